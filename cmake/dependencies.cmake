@@ -1,0 +1,16 @@
+# Each library that weft stands on, as one target each. Only the component named in CMakeLists.txt sees it.
+find_package(PkgConfig REQUIRED)
+find_package(Threads REQUIRED)
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+pkg_check_modules(CJSON REQUIRED IMPORTED_TARGET libcjson)
+pkg_check_modules(ZMQ REQUIRED IMPORTED_TARGET libzmq)
+find_package(MPI REQUIRED COMPONENTS C)
+
+add_library(weft_xxhash ALIAS PkgConfig::XXHASH)
+add_library(weft_cjson ALIAS PkgConfig::CJSON)
+add_library(weft_zmq ALIAS PkgConfig::ZMQ)
+add_library(weft_mpi ALIAS MPI::MPI_C)
+target_link_libraries(weft_flags INTERFACE Threads::Threads)
+if(WEFT_TESTS)
+  pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
+endif()

@@ -1,0 +1,31 @@
+# What a user may switch, and the compile flags that every target shares.
+option(WEFT_CUDA "Build the CUDA kernels and the device transports" OFF)
+option(WEFT_TESTS "Build the tests" ON)
+set(WEFT_SANITIZE "" CACHE STRING "address, undefined or thread: build everything under that sanitizer")
+
+set(CMAKE_C_STANDARD 11)
+set(CMAKE_C_STANDARD_REQUIRED ON)
+set(CMAKE_C_EXTENSIONS OFF)
+set(CMAKE_C_VISIBILITY_PRESET hidden)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE RelWithDebInfo CACHE STRING "" FORCE)
+endif()
+
+add_library(weft_flags INTERFACE)
+target_compile_options(weft_flags INTERFACE
+  -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-missing-field-initializers
+  # Host and device must give the same bytes: no contraction into fused multiply-adds, no fast-math.
+  -ffp-contract=off -fno-fast-math)
+target_compile_definitions(weft_flags INTERFACE _GNU_SOURCE)
+target_include_directories(weft_flags INTERFACE
+  $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
+target_link_libraries(weft_flags INTERFACE m)
+if(WEFT_SANITIZE)
+  target_compile_options(weft_flags INTERFACE -fsanitize=${WEFT_SANITIZE} -fno-omit-frame-pointer)
+  target_link_options(weft_flags INTERFACE -fsanitize=${WEFT_SANITIZE})
+  if(WEFT_SANITIZE MATCHES undefined)
+    target_compile_options(weft_flags INTERFACE -fno-sanitize-recover=all)
+  endif()
+endif()

@@ -1,0 +1,65 @@
+#include "src/base/error.h"
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct {
+    const char *name;
+    const char *text;
+    weft_status_group_t group;
+} statuses[] = {
+#define X(id, group_id, text_) [WEFT_##id] = {#id, text_, WEFT_STATUS_GROUP_##group_id},
+    WEFT_STATUS_LIST(X)
+#undef X
+};
+
+static bool status_known(weft_status_t status)
+{
+    return (size_t)status < sizeof statuses / sizeof statuses[0];
+}
+
+const char *weft_status_name(weft_status_t status)
+{
+    return status_known(status) ? statuses[status].name : "ERR_UNKNOWN";
+}
+
+const char *weft_status_text(weft_status_t status)
+{
+    return status_known(status) ? statuses[status].text : "an unknown status";
+}
+
+weft_status_group_t weft_status_group(weft_status_t status)
+{
+    return status_known(status) ? statuses[status].group : WEFT_STATUS_GROUP_PROCESS;
+}
+
+weft_status_t weft_fail(weft_error_t *error, weft_status_t status, const char *format, ...)
+{
+    if (error) {
+        va_list args;
+        va_start(args, format);
+        error->status = status;
+        vsnprintf(error->message, sizeof error->message, format, args);
+        va_end(args);
+    }
+    return status;
+}
+
+weft_status_t weft_error_prefix(weft_error_t *error, const char *format, ...)
+{
+    if (!error)
+        return WEFT_ERR_INTERNAL;
+    char text[WEFT_ERROR_MESSAGE_BYTES];
+    va_list args;
+    va_start(args, format);
+    int used = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (used >= 0 && (size_t)used + 3 < sizeof text) {
+        strcpy(text + used, ": ");
+        strncat(text, error->message, sizeof text - strlen(text) - 1);
+        memcpy(error->message, text, sizeof text);
+    }
+    return error->status;
+}
