@@ -1,0 +1,104 @@
+/* The operations on bytes: quantize a unit, find an amax, pack a fragment, digest a run; and the table that finds
+ * them by backend and scheme. Everything here is a plain-C entry; `ref/` is the complete, readable host backend that
+ * every other one must equal to the byte.
+ *
+ * A unit is at most 128 rows of one part of a layer by the rank's columns. Its input is a list of segments, because
+ * the wire, the trainer's shards and another process's memory all cut it differently; its output goes straight to
+ * its place in the stage:
+ *
+ *      segments (rects of the unit)                 out: `rows` rows of the output tensor, contiguous
+ *      +--------+-------------+  row 0              +----------------------+  + scale outputs of the scheme
+ *      | seg 0  |   seg 1     |           ====>     |  rows * cols codes   |
+ *      |        +-------------+                     +----------------------+
+ *      |        |   zero      |  row 127
+ *      +--------+-------------+
+ */
+#ifndef WEFT_KERNELS_H
+#define WEFT_KERNELS_H
+
+#include <weft/types.h>
+
+/* A rectangle of the unit and where its elements are. Segments of a unit do not overlap and cover it. */
+typedef struct weft_segment {
+    const void *data; /* element (row, col) of the unit; NULL: zeros (padding). Aligned to the element */
+    size_t ld_elems;  /* elements from one row of `data` to the next */
+    uint32_t row, col, rows, cols; /* within the unit */
+} weft_segment_t;
+
+typedef enum weft_kernel_id {
+    WEFT_KERNEL_CAST,        /* weight only: bf16, or fp16 kept (out_dtype says which) */
+    WEFT_KERNEL_FP8_BLOCK,   /* 128 x 128 blocks; scale f32 [ceil(rows/128), ceil(cols/128)] */
+    WEFT_KERNEL_FP8_CHANNEL, /* a scale for each row; scale f32 [rows, 1] */
+    WEFT_KERNEL_COUNT,
+} weft_kernel_id_t;
+
+/* Exact arithmetic within a kernel; docs/numerics.md. Kernels without profiles take WEFT_PROFILE_DEFAULT only. */
+typedef enum weft_profile {
+    WEFT_PROFILE_DEFAULT, /* fp8-block: the same as IEEE */
+    WEFT_PROFILE_IEEE,
+    WEFT_PROFILE_VLLM,
+    WEFT_PROFILE_POW2,
+    WEFT_PROFILE_VLLM_POW2,
+    WEFT_PROFILE_COUNT,
+} weft_profile_t;
+
+typedef struct weft_quantize_unit {
+    const weft_segment_t *segments;
+    uint32_t num_segments;
+    weft_dtype_t dtype;  /* of the source: F32, F16 or BF16; F32 is rounded to bf16 before anything else */
+    uint32_t rows, cols; /* rows <= 128 */
+    weft_profile_t profile;
+    bool allow_nonfinite;
+    const uint16_t *row_amax; /* [rows], the amax of each whole row as bits of bf16 (fp16 for an F16 source), when
+                                 columns are split over ranks; NULL: the unit holds whole rows, find it here */
+    weft_dtype_t out_dtype;   /* CAST: BF16 or F16; the fp8 kernels: F8_E4M3 */
+    void *out;                /* [rows, cols], contiguous */
+    float *scale;             /* FP8_BLOCK: [ceil(cols/128)] (one row of the grid); FP8_CHANNEL: [rows]; CAST: NULL */
+} weft_quantize_unit_t;
+
+/* What a unit's pass found besides its output. */
+typedef struct weft_quantize_result {
+    bool nonfinite;                        /* a NaN or Inf was met */
+    uint32_t nonfinite_row, nonfinite_col; /* the first in row-major order of the unit */
+} weft_quantize_result_t;
+
+/* Quantize one unit.
+ * **Returns** WEFT_OK (a non-finite input is reported in `result`, and `out` is then unspecified unless allowed),
+ * WEFT_ERR_ARGUMENT (a dtype or profile the kernel has not). */
+typedef weft_status_t (*weft_quantize_fn)(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
+
+/* Fold max(|x|) of each row of a rows x cols rectangle into `amax` [rows] (bits of the value dtype: bf16 for BF16 and
+ * F32, fp16 for F16; the caller sets them to 0 first). Integer compares only: exact, order-free.
+ * **Returns** true when all finite; else false with the first non-finite element in *row, *col. */
+typedef bool (*weft_amax_fn)(const void *data, size_t ld_elems, uint32_t rows, uint32_t cols, weft_dtype_t dtype,
+                             uint16_t *amax, uint32_t *row, uint32_t *col);
+
+/* Copy a rows x row_bytes rectangle with leading dimension `ld_bytes` into a contiguous run at `out`. */
+typedef void (*weft_pack_fn)(const void *data, size_t ld_bytes, uint32_t rows, size_t row_bytes, void *out);
+
+/* Add the words of bytes [begin, begin + bytes) of a tensor to its digest sums: word i is bytes [8i, 8i+8) of the tensor,
+ * and `begin` must be a multiple of 8; a last word that is not whole is padded with zeros. The length word is added
+ * by weft_digest_finish. */
+typedef void (*weft_digest_fn)(const void *data, uint64_t begin, size_t bytes, weft_digest_t *sums);
+
+typedef struct weft_kernels {
+    const char *name; /* "ref", "avx512", "cuda" */
+    weft_quantize_fn quantize[WEFT_KERNEL_COUNT];
+    weft_amax_fn amax;
+    weft_pack_fn pack;
+    weft_digest_fn digest;
+} weft_kernels_t;
+
+/* The kernels of a backend by name ("ref" always exists); NULL when this build or machine has it not. */
+const weft_kernels_t *weft_kernels_find(const char *name);
+
+/* Add the length word (the unpadded length in bytes, at word index ceil(bytes/8)) and so end a digest of `bytes`. */
+void weft_digest_finish(uint64_t bytes, weft_digest_t *sums);
+
+/* The whole digest of one contiguous run. */
+weft_digest_t weft_digest_run(const weft_kernels_t *kernels, const void *data, size_t bytes);
+
+/* Give this thread the arithmetic that the kernels promise (fesetenv(FE_DFL_ENV)): a host program may have set FTZ. */
+void weft_kernels_thread_begin(void);
+
+#endif

@@ -1,0 +1,73 @@
+/* A model seen as the list of layers an engine holds: what a recipe makes of a checkpoint.
+ *
+ * A layer is one module that is produced together in kernel format (`qkv_proj`, `experts.w13`, a norm). It is made of
+ * parts: tensors of the checkpoint laid below each other along the rows. A layer with experts has the same parts
+ * once for each expert.
+ *
+ *     layer "model.layers.0.self_attn.qkv_proj"        layer "model.layers.0.mlp.experts.w13", 8 experts
+ *     +-----------+ part 0: q_proj, split by heads     expert 0: +------+ part 0: experts.0.gate_proj, rows
+ *     |     q     |                                              | gate |
+ *     +-----------+ part 1: k_proj, by KV heads                  +------+ part 1: experts.0.up_proj, rows
+ *     |     k     |                                              |  up  |
+ *     +-----------+ part 2: v_proj, by KV heads                  +------+
+ *     |     v     |                                    expert 1: ...
+ *     +-----------+
+ *
+ * A part is always a matrix of `rows` x `cols`, K (the reduction) along the columns; a tensor of one dimension is one
+ * row. Splits say how tensor parallelism cuts it, on the trainer's side and on the rollout's.
+ */
+#ifndef WEFT_MODEL_LAYER_H
+#define WEFT_MODEL_LAYER_H
+
+#include <weft/model.h>
+
+typedef enum weft_split {
+    WEFT_SPLIT_NONE,     /* every rank holds it whole */
+    WEFT_SPLIT_ROWS,     /* output rows, in equal runs (for a tensor of one dimension: its elements) */
+    WEFT_SPLIT_COLS,     /* the reduction dimension, in equal runs */
+    WEFT_SPLIT_HEADS,    /* rows in runs of whole heads of `head_rows` */
+    WEFT_SPLIT_KV_HEADS, /* like HEADS; when ranks outnumber heads each head is held by ranks/heads ranks */
+    WEFT_SPLIT_VOCAB,    /* rows, padded with zeros to 64 and then to the number of ranks */
+} weft_split_t;
+
+#define WEFT_MAX_PARTS 4
+
+typedef struct weft_part {
+    const char *role; /* the last name of the tensor: "q_proj", "gate_proj", for messages; lives as long as the recipe */
+    weft_split_t split;
+    uint64_t rows, cols;
+    uint64_t head_rows; /* rows of one head for HEADS and KV_HEADS, else 0 */
+    bool vector;        /* the tensor has one dimension, seen here as one row */
+} weft_part_t;
+
+typedef struct weft_layer {
+    char *name;       /* "model.layers.0.self_attn.qkv_proj", "model.layers.0.mlp.experts.w13" */
+    char joint;       /* between name and leaf in kernel-format names: '.', for experts '_' */
+    const char *leaf; /* "weight" or "bias": outputs are name+joint+leaf and what the scheme adds to it */
+    int32_t block;    /* index of the transformer block, -1 outside of them */
+    bool quantize;    /* false: kept in high precision by every scheme (embeddings, head, norms, router, biases) */
+    weft_dtype_t dtype;   /* of all its tensors: F32, F16 or BF16 */
+    uint32_t num_experts; /* 0: no expert dimension in the kernel format */
+    uint32_t num_parts;
+    weft_part_t parts[WEFT_MAX_PARTS];
+    uint32_t *tensors; /* index in the model of the tensor of [expert][part]; max(1, num_experts) * num_parts of them */
+    uint32_t row;      /* index of the recipe row it came from: layers of one row and equal shapes are alike */
+} weft_layer_t;
+
+typedef struct weft_layers {
+    weft_layer_t *items; /* in forward order: embedding, blocks, final norm, head */
+    uint32_t count;
+    uint32_t num_ignored; /* tensors of the checkpoint that the recipe says may be left out */
+} weft_layers_t;
+
+/* Apply the recipe that the model's `model_type` names.
+ * **Returns** WEFT_OK; WEFT_ERR_UNKNOWN_NAME when no recipe knows the model_type (the message lists those there are)
+ * or when tensors are left that no row takes and none may ignore (it names the first few and their number);
+ * WEFT_ERR_MISSING_TENSOR, WEFT_ERR_SHAPE (name, found, expected), WEFT_ERR_NO_MEMORY.
+ * **Ownership** free with weft_layers_destroy; `model` must live as long. */
+weft_status_t weft_layers_create(const weft_model_t *model, weft_layers_t **layers, weft_error_t *error);
+
+/* Free the list; NULL is accepted. */
+void weft_layers_destroy(weft_layers_t *layers);
+
+#endif
