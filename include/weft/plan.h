@@ -1,0 +1,107 @@
+/* Plans: who sends which bytes to whom, in which order, proven complete before a byte moves.
+ *
+ * A plan is a pure function of a model's shapes, the two layouts, the scheme and the options: no GPU, no MPI, no
+ * files. Every rank computes it by itself; the hash says whether they agree.
+ *
+ *     weft_layout_parse("fsdp:2", WEFT_SIDE_TRAINER, &trainer, &error);
+ *     weft_layout_parse("tp:2x2", WEFT_SIDE_ROLLOUT, &rollout, &error);
+ *     weft_plan_options_t options = WEFT_PLAN_OPTIONS;
+ *     weft_plan_create(model, trainer, rollout, "fp8-block", &options, &plan, &error);
+ *     ...
+ *     weft_plan_destroy(plan);
+ */
+#ifndef WEFT_PLAN_H
+#define WEFT_PLAN_H
+
+#include <weft/model.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct weft_layout weft_layout_t;
+typedef struct weft_plan weft_plan_t;
+
+typedef enum weft_side {
+    WEFT_SIDE_TRAINER,
+    WEFT_SIDE_ROLLOUT,
+} weft_side_t;
+
+/* Parse a layout.
+ * Trainer: a product of `fsdp:N` (dimension 0 in ceil-sized chunks, as FSDP2 cuts it; trailing ranks may hold nothing), `tp:N`
+ * (as the recipe splits) and `dp:N` (copies), separated by commas; the leftmost factor varies fastest with the rank.
+ * Rollout: `tp:T`, `tp:TxR` for R replicas, `,ep` for whole experts over the same T ranks.
+ * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT (the message shows what may be written), WEFT_ERR_NO_MEMORY. */
+WEFT_API weft_status_t weft_layout_parse(const char *text, weft_side_t side, weft_layout_t **layout,
+                                         weft_error_t *error);
+WEFT_API void weft_layout_destroy(weft_layout_t *layout);
+
+/* The number of ranks, and the text it was parsed from. */
+WEFT_API uint32_t weft_layout_num_ranks(const weft_layout_t *layout);
+WEFT_API const char *weft_layout_text(const weft_layout_t *layout);
+
+typedef struct weft_plan_options {
+    size_t struct_size;
+    const char *profile;       /* exact arithmetic of the scheme, NULL: its default */
+    uint64_t budget_bytes;     /* staging memory of a rollout rank, and of a trainer for packing; default 256 MiB */
+    uint32_t max_bucket_bytes; /* largest broadcast; default 64 MiB, never more than half the budget */
+    uint32_t max_groups;       /* communicators a rank may hold before routes become relays; default 16, 0 forces relay */
+} weft_plan_options_t;
+
+#define WEFT_PLAN_OPTIONS                                                                                    \
+    ((weft_plan_options_t){.struct_size = sizeof(weft_plan_options_t),                                       \
+                           .budget_bytes = 256u << 20,                                                       \
+                           .max_bucket_bytes = 64u << 20,                                                    \
+                           .max_groups = 16})
+
+/* Make the plan from `model`'s shapes (its bytes are not read).
+ * **Returns** WEFT_OK; WEFT_ERR_UNKNOWN_NAME (scheme, profile, model_type, tensors); WEFT_ERR_MISSING_TENSOR, WEFT_ERR_SHAPE;
+ * WEFT_ERR_MISFIT (layer, dimension and what would fit); WEFT_ERR_BUDGET (the least that works); WEFT_ERR_NO_MEMORY.
+ * **Ownership** `model` must outlive the plan; the layouts need not. */
+WEFT_API weft_status_t weft_plan_create(const weft_model_t *model, const weft_layout_t *trainer,
+                                        const weft_layout_t *rollout, const char *scheme,
+                                        const weft_plan_options_t *options, weft_plan_t **plan, weft_error_t *error);
+WEFT_API void weft_plan_destroy(weft_plan_t *plan);
+
+/* XXH3-128 over everything that ranks must agree on, the certificate included. */
+WEFT_API weft_digest_t weft_plan_hash(const weft_plan_t *plan);
+
+/* What the plan was made of: the model's type, the layouts as written, the scheme and the profile. */
+WEFT_API const char *weft_plan_model_type(const weft_plan_t *plan);
+WEFT_API const char *weft_plan_trainer_text(const weft_plan_t *plan);
+WEFT_API const char *weft_plan_rollout_text(const weft_plan_t *plan);
+WEFT_API const char *weft_plan_scheme(const weft_plan_t *plan);
+WEFT_API const char *weft_plan_profile(const weft_plan_t *plan);
+
+/* Sizes of both sides; the TP ranks of a replica. */
+WEFT_API uint32_t weft_plan_tp(const weft_plan_t *plan);
+WEFT_API uint32_t weft_plan_num_trainers(const weft_plan_t *plan);
+WEFT_API uint32_t weft_plan_num_rollouts(const weft_plan_t *plan);
+
+/* Numbers that a plan is judged by. Ranks are the worst of their side unless said otherwise. */
+typedef struct weft_plan_summary {
+    uint32_t num_tensors, num_layers, num_patterns, num_rounds;
+    uint64_t checkpoint_bytes;        /* of the tensors that travel */
+    uint64_t needed_bytes_total;      /* data + amax that all rollout ranks need, summed */
+    uint64_t egress_bytes_total;      /* what leaves all trainers, alignment not counted */
+    uint64_t unique_bytes_total;      /* what one replica needs at least once: the least that can leave */
+    uint64_t ingress_bytes_max;       /* payload of a rollout rank */
+    uint64_t egress_bytes_min, egress_bytes_max; /* payload of a trainer rank */
+    uint64_t kernel_bytes_max;        /* kernel-format weights of a rollout rank; staged once more beside them */
+    uint64_t staging_bytes;           /* peak of a rollout rank: both rounds and the amax tables */
+    uint64_t least_budget_bytes;      /* the smallest budget this plan could have */
+    uint32_t num_routes, num_sets;
+    uint32_t groups_max;              /* communicators of a rank */
+    bool relay;
+} weft_plan_summary_t;
+
+WEFT_API void weft_plan_summarize(const weft_plan_t *plan, weft_plan_summary_t *summary);
+
+/* Print the plan as a page for a person, or as JSON; malloc'ed text in *text.
+ * `link_bytes_per_s` is the speed of a rank's link for the predicted time; 0: 50e9. */
+WEFT_API weft_status_t weft_plan_print(const weft_plan_t *plan, bool json, double link_bytes_per_s, char **text);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

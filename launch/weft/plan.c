@@ -1,0 +1,80 @@
+/* weft plan: print a plan, or say why there is none. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+
+#include "launch/weft/commands.h"
+#include "launch/weft/options.h"
+#include "src/base/clock.h"
+
+static long peak_memory_kib(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_maxrss;
+}
+
+static int print_plan(const weft_plan_t *plan, bool json, double link, uint64_t plan_us)
+{
+    char *text;
+    weft_status_t status = weft_plan_print(plan, json, link, &text);
+    if (status != WEFT_OK)
+        return exit_code_of(status);
+    fputs(text, stdout);
+    if (!json)
+        printf("planned   in %.1f ms, peak memory of this process %.1f MiB\n", (double)plan_us / 1e3,
+               (double)peak_memory_kib() / 1024);
+    free(text);
+    return EXIT_OK;
+}
+
+int command_plan(int argc, char **argv)
+{
+    plan_arguments_t arguments = PLAN_ARGUMENTS;
+    bool json = false;
+    double link = 0;
+    const option_row_t options[] = {
+        {"trainer", OPTION_TEXT, &arguments.trainer, "LAYOUT", "fsdp:N, tp:N, dp:N or a product such as tp:2,dp:2"},
+        {"rollout", OPTION_TEXT, &arguments.rollout, "LAYOUT", "tp:T or tp:TxR for R replicas; ,ep for whole experts a rank"},
+        {"scheme", OPTION_TEXT, &arguments.scheme, "NAME", "bf16 (default), fp8-block, fp8-channel"},
+        {"profile", OPTION_TEXT, &arguments.profile, "NAME", "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
+        {"budget", OPTION_BYTES, &arguments.budget_bytes, "BYTES", "staging memory of a rank (default 256MiB)"},
+        {"bucket", OPTION_BYTES, &arguments.bucket_bytes, "BYTES", "largest broadcast (default 64MiB)"},
+        {"max-groups", OPTION_COUNT, &arguments.max_groups, "N", "communicators a rank may hold (default 16; 0 forces relay)"},
+        {"link", OPTION_RATE, &link, "RATE", "speed of a rank's link for the predicted time (default 50GB/s)"},
+        {"json", OPTION_FLAG, &json, NULL, "print JSON"},
+    };
+    const command_spec_t spec = {
+        .name = "plan",
+        .synopsis = "DIR --trainer LAYOUT --rollout LAYOUT [options]",
+        .about = "Plan the sync of the checkpoint in DIR (only its header is read) and print layers, bytes, staging,\n"
+                 "communicators and predicted time. A layout that does not fit is refused with what would (exit 4).",
+        .options = options,
+        .num_options = sizeof options / sizeof options[0],
+        .min_positional = 1,
+        .max_positional = 1,
+        .positional_names = "DIR",
+    };
+    const char *dir;
+    unsigned count;
+    int code = options_parse(&spec, argc, argv, false, &dir, &count);
+    if (code >= 0)
+        return code;
+    if (!arguments.trainer || !arguments.rollout) {
+        fprintf(stderr, "weft plan: --trainer and --rollout are needed, such as --trainer fsdp:4 --rollout tp:2\n");
+        return EXIT_USAGE;
+    }
+    weft_error_t error;
+    weft_model_t *model = NULL;
+    weft_plan_t *plan = NULL;
+    if (weft_model_open(dir, &model, &error) != WEFT_OK)
+        return report_error("plan", &error);
+    uint64_t start = weft_now_us();
+    if (plan_from_arguments(model, &arguments, &plan, &error) == WEFT_OK)
+        code = print_plan(plan, json, link, weft_now_us() - start);
+    else
+        code = report_error("plan", &error);
+    weft_plan_destroy(plan);
+    weft_model_close(model);
+    return code;
+}

@@ -1,0 +1,36 @@
+/* Layouts after parsing. */
+#ifndef WEFT_PLAN_LAYOUT_H
+#define WEFT_PLAN_LAYOUT_H
+
+#include <weft/plan.h>
+
+typedef enum weft_axis {
+    WEFT_AXIS_FSDP, /* chunks of dimension 0 of what the other axes leave */
+    WEFT_AXIS_TP,   /* as the recipe splits */
+    WEFT_AXIS_DP,   /* copies */
+    WEFT_AXIS_COUNT,
+} weft_axis_t;
+
+struct weft_layout {
+    char *text;
+    weft_side_t side;
+    uint32_t num_ranks;
+
+    /* trainer: the size of each axis (1 when absent) and how many ranks lie between neighbours on it */
+    uint32_t size[WEFT_AXIS_COUNT], stride[WEFT_AXIS_COUNT];
+
+    /* rollout */
+    uint32_t tp, replicas;
+    bool ep;
+};
+
+/* Where trainer rank `rank` stands on `axis`. */
+static inline uint32_t weft_layout_coordinate(const weft_layout_t *layout, uint32_t rank, weft_axis_t axis)
+{
+    return rank / layout->stride[axis] % layout->size[axis];
+}
+
+/* Copy a layout; NULL when memory ran out. */
+weft_layout_t *weft_layout_copy(const weft_layout_t *layout);
+
+#endif

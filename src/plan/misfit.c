@@ -1,0 +1,92 @@
+/* In: layers and layouts. Out: nothing, or a refusal that names layer, part, dimension and what would fit.
+ * Invariant: what passes here can be cut without a block or a head lying on two ranks. */
+#include <stdio.h>
+
+#include "src/base/error.h"
+#include "src/base/text.h"
+#include "src/plan/plan.h"
+
+static bool layer_misfit(const weft_layer_t *layer, const weft_scheme_t *scheme, uint32_t tp, bool ep, uint32_t *part,
+                         char reason[256])
+{
+    bool whole = ep && layer->num_experts > 0;
+    uint32_t block = layer->quantize ? scheme->block : 1;
+    for (*part = 0; *part < layer->num_parts; ++*part)
+        if (weft_rollout_misfit(&layer->parts[*part], tp, whole, block, *part + 1 == layer->num_parts, reason))
+            return true;
+    if (whole && layer->num_experts < tp) {
+        *part = 0;
+        snprintf(reason, 256, "%u experts are fewer than %u ranks", layer->num_experts, tp);
+        return true;
+    }
+    return false;
+}
+
+static bool layout_fits(const weft_layers_t *layers, const weft_scheme_t *scheme, uint32_t tp, bool ep)
+{
+    char reason[256];
+    uint32_t part;
+    for (uint32_t i = 0; i < layers->count; i++)
+        if (layer_misfit(&layers->items[i], scheme, tp, ep, &part, reason))
+            return false;
+    return true;
+}
+
+static bool has_experts(const weft_layers_t *layers)
+{
+    for (uint32_t i = 0; i < layers->count; i++)
+        if (layers->items[i].num_experts)
+            return true;
+    return false;
+}
+
+/* Add the rollout layouts up to twice the size asked for that this scheme can take. */
+static void list_fitting(const weft_plan_t *plan, const weft_scheme_t *scheme, weft_text_t *text)
+{
+    uint32_t most = 2 * plan->rollout->tp < 16 ? 16 : 2 * plan->rollout->tp;
+    for (uint32_t ep = 0; ep <= has_experts(plan->layers); ep++)
+        for (uint32_t tp = 1 + ep; tp <= most; tp++)
+            if (layout_fits(plan->layers, scheme, tp, ep))
+                weft_text_add(text, "%stp:%u%s", text->length ? ", " : "", tp, ep ? ",ep" : "");
+}
+
+static weft_status_t refuse_rollout(const weft_plan_t *plan, const weft_layer_t *layer, uint32_t part,
+                                    const char *reason, weft_error_t *error)
+{
+    weft_text_t fitting = {0};
+    list_fitting(plan, plan->scheme, &fitting);
+    const weft_scheme_t *other;
+    bool channel_fits = plan->scheme->block > 1 && weft_scheme_find("fp8-channel", &other, NULL) == WEFT_OK &&
+                        layout_fits(plan->layers, other, plan->rollout->tp, plan->rollout->ep);
+    weft_fail(error, WEFT_ERR_MISFIT, "rollout %s with %s does not fit: layer %s, part %s: %s. With %s these fit: %s%s",
+              plan->rollout->text, plan->scheme->name, layer->name, layer->parts[part].role, reason,
+              plan->scheme->name, fitting.length ? fitting.data : "none",
+              channel_fits ? "; or keep the layout and use fp8-channel" : "");
+    weft_text_free(&fitting);
+    return WEFT_ERR_MISFIT;
+}
+
+static weft_status_t check_trainer(const weft_plan_t *plan, const weft_layer_t *layer, weft_error_t *error)
+{
+    char reason[256];
+    for (uint32_t part = 0; part < layer->num_parts; part++)
+        if (weft_trainer_misfit(plan->trainer, &layer->parts[part], reason))
+            return weft_fail(error, WEFT_ERR_MISFIT,
+                             "trainer %s does not fit: layer %s, part %s: %s; choose a tp that divides it, or fsdp:N, "
+                             "which cuts anywhere",
+                             plan->trainer->text, layer->name, layer->parts[part].role, reason);
+    return WEFT_OK;
+}
+
+weft_status_t weft_plan_check_fit(const weft_plan_t *plan, weft_error_t *error)
+{
+    char reason[256];
+    for (uint32_t i = 0; i < plan->layers->count; i++) {
+        const weft_layer_t *layer = &plan->layers->items[i];
+        uint32_t part;
+        if (layer_misfit(layer, plan->scheme, plan->rollout->tp, plan->rollout->ep, &part, reason))
+            return refuse_rollout(plan, layer, part, reason, error);
+        WEFT_TRY(check_trainer(plan, layer, error));
+    }
+    return WEFT_OK;
+}

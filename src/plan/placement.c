@@ -1,0 +1,226 @@
+#include "src/plan/placement.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "src/base/array.h"
+
+#define VOCAB_PAD 64u
+
+/* The run of one dimension that a split cuts: rows, or the elements of a vector. */
+static uint64_t split_extent(const weft_part_t *part)
+{
+    return part->vector ? part->cols : part->split == WEFT_SPLIT_COLS ? part->cols : part->rows;
+}
+
+/* A box over `length` from `start` of the dimension that is cut, whole in the other. */
+static weft_rect_t cut_box(const weft_part_t *part, uint64_t start, uint64_t length)
+{
+    if (part->vector || part->split == WEFT_SPLIT_COLS)
+        return (weft_rect_t){0, (uint32_t)start, (uint32_t)part->rows, (uint32_t)length};
+    return (weft_rect_t){(uint32_t)start, 0, (uint32_t)length, (uint32_t)part->cols};
+}
+
+static uint64_t num_heads(const weft_part_t *part)
+{
+    return split_extent(part) / part->head_rows;
+}
+
+/* The part of rank `index` of `count` under the recipe's split, without padding. */
+static weft_rect_t split_box(const weft_part_t *part, uint32_t count, uint32_t index)
+{
+    uint64_t extent = split_extent(part);
+    switch (part->split) {
+    case WEFT_SPLIT_NONE:
+        break;
+    case WEFT_SPLIT_KV_HEADS:
+        if (count > num_heads(part))
+            return cut_box(part, index * num_heads(part) / count * part->head_rows, part->head_rows);
+        return cut_box(part, extent / count * index, extent / count);
+    case WEFT_SPLIT_ROWS:
+    case WEFT_SPLIT_COLS:
+    case WEFT_SPLIT_HEADS:
+    case WEFT_SPLIT_VOCAB:
+        return cut_box(part, extent / count * index, extent / count);
+    }
+    return (weft_rect_t){0, 0, (uint32_t)part->rows, (uint32_t)part->cols};
+}
+
+/* Why `count` ranks cannot share the part as its split says. */
+static bool split_misfit(const weft_part_t *part, uint32_t count, char reason[256])
+{
+    uint64_t extent = split_extent(part);
+    switch (part->split) {
+    case WEFT_SPLIT_NONE:
+        return false;
+    case WEFT_SPLIT_HEADS:
+        if (num_heads(part) % count == 0)
+            return false;
+        snprintf(reason, 256, "%llu heads cannot be shared by %u ranks", (unsigned long long)num_heads(part), count);
+        return true;
+    case WEFT_SPLIT_KV_HEADS:
+        if (num_heads(part) % count == 0 || count % num_heads(part) == 0)
+            return false;
+        snprintf(reason, 256, "%llu KV heads can neither be shared nor copied evenly by %u ranks",
+                 (unsigned long long)num_heads(part), count);
+        return true;
+    case WEFT_SPLIT_ROWS:
+    case WEFT_SPLIT_COLS:
+    case WEFT_SPLIT_VOCAB:
+        if (extent % count == 0)
+            return false;
+        snprintf(reason, 256, "%llu %s cannot be divided by %u ranks", (unsigned long long)extent,
+                 part->split == WEFT_SPLIT_COLS ? "columns" : "rows", count);
+        return true;
+    }
+    return false;
+}
+
+/* Chunk `index` of `count` of dimension 0 as torch.chunk cuts it: ceil-sized, the last ones short or empty. */
+static weft_rect_t fsdp_chunk(weft_rect_t box, bool vector, uint32_t count, uint32_t index)
+{
+    uint32_t extent = vector ? box.cols : box.rows;
+    uint32_t chunk = (extent + count - 1) / count;
+    uint64_t start = (uint64_t)chunk * index;
+    uint32_t length = start >= extent ? 0 : extent - start < chunk ? (uint32_t)(extent - start) : chunk;
+    if (vector) {
+        box.col += length ? (uint32_t)start : 0;
+        box.cols = length;
+    } else {
+        box.row += length ? (uint32_t)start : 0;
+        box.rows = length;
+    }
+    return box;
+}
+
+weft_rect_t weft_trainer_box(const weft_layout_t *trainer, const weft_part_t *part, uint32_t rank)
+{
+    weft_rect_t box = split_box(part, trainer->size[WEFT_AXIS_TP], weft_layout_coordinate(trainer, rank, WEFT_AXIS_TP));
+    return fsdp_chunk(box, part->vector, trainer->size[WEFT_AXIS_FSDP],
+                      weft_layout_coordinate(trainer, rank, WEFT_AXIS_FSDP));
+}
+
+bool weft_trainer_misfit(const weft_layout_t *trainer, const weft_part_t *part, char reason[256])
+{
+    return split_misfit(part, trainer->size[WEFT_AXIS_TP], reason);
+}
+
+typedef struct box_order {
+    weft_rect_t box;
+    uint32_t rank;
+} box_order_t;
+
+static int compare_boxes(const void *left, const void *right)
+{
+    const box_order_t *a = left, *b = right;
+    const uint32_t x[] = {a->box.row, a->box.col, a->box.rows, a->box.cols, a->rank};
+    const uint32_t y[] = {b->box.row, b->box.col, b->box.rows, b->box.cols, b->rank};
+    for (unsigned i = 0; i < 5; i++)
+        if (x[i] != y[i])
+            return x[i] < y[i] ? -1 : 1;
+    return 0;
+}
+
+static uint32_t list_boxes(const weft_layout_t *trainer, const weft_part_t *part, box_order_t *order)
+{
+    uint32_t count = 0;
+    for (uint32_t rank = 0; rank < trainer->num_ranks; rank++) {
+        weft_rect_t box = weft_trainer_box(trainer, part, rank);
+        if (!weft_rect_empty(box))
+            order[count++] = (box_order_t){box, rank};
+    }
+    qsort(order, count, sizeof *order, compare_boxes);
+    return count;
+}
+
+weft_status_t weft_placement_create(const weft_layout_t *trainer, const weft_part_t *part,
+                                    weft_placement_t *placement)
+{
+    uint32_t ranks = trainer->num_ranks;
+    box_order_t *order = malloc(ranks * sizeof *order);
+    weft_placement_t made = {
+        .boxes = malloc(ranks * sizeof *made.boxes),
+        .first_holder = malloc((ranks + 1) * sizeof *made.first_holder),
+        .holders = malloc(ranks * sizeof *made.holders),
+    };
+    if (!order || !made.boxes || !made.first_holder || !made.holders) {
+        free(order);
+        weft_placement_destroy(&made);
+        return WEFT_ERR_NO_MEMORY;
+    }
+    uint32_t count = list_boxes(trainer, part, order);
+    for (uint32_t i = 0; i < count; i++) {
+        if (i == 0 || !weft_rect_equal(order[i].box, order[i - 1].box)) {
+            made.first_holder[made.num_boxes] = i;
+            made.boxes[made.num_boxes++] = order[i].box;
+        }
+        made.holders[i] = order[i].rank;
+    }
+    made.first_holder[made.num_boxes] = count;
+    free(order);
+    *placement = made;
+    return WEFT_OK;
+}
+
+void weft_placement_destroy(weft_placement_t *placement)
+{
+    free(placement->boxes);
+    free(placement->first_holder);
+    free(placement->holders);
+    *placement = (weft_placement_t){0};
+}
+
+/* A vocabulary is padded to 64 rows and then to the ranks; the last ranks' rows may be padding in part or whole. */
+static weft_need_t vocab_need(const weft_part_t *part, uint32_t tp, uint32_t tp_rank)
+{
+    uint64_t padded = (part->rows + VOCAB_PAD - 1) / VOCAB_PAD * VOCAB_PAD;
+    uint64_t rows = (padded + tp - 1) / tp;
+    uint64_t start = rows * tp_rank;
+    uint64_t real = start >= part->rows ? 0 : part->rows - start < rows ? part->rows - start : rows;
+    weft_rect_t box = {(uint32_t)(real ? start : 0), 0, (uint32_t)real, (uint32_t)part->cols};
+    return (weft_need_t){box, (uint32_t)rows, (uint32_t)part->cols};
+}
+
+weft_need_t weft_rollout_need(const weft_part_t *part, uint32_t tp, uint32_t tp_rank, bool whole)
+{
+    if (!whole && part->split == WEFT_SPLIT_VOCAB)
+        return vocab_need(part, tp, tp_rank);
+    weft_rect_t box = whole ? (weft_rect_t){0, 0, (uint32_t)part->rows, (uint32_t)part->cols}
+                            : split_box(part, tp, tp_rank);
+    return (weft_need_t){box, box.rows, box.cols};
+}
+
+bool weft_rollout_misfit(const weft_part_t *part, uint32_t tp, bool whole, uint32_t block, bool last,
+                         char reason[256])
+{
+    if (!whole && part->split != WEFT_SPLIT_VOCAB && split_misfit(part, tp, reason))
+        return true;
+    if (block <= 1)
+        return false;
+    weft_need_t need = weft_rollout_need(part, tp, 0, whole);
+    bool ragged_end = last && need.rows == part->rows;
+    if (need.rows % block && !ragged_end) {
+        snprintf(reason, 256, "rows: %llu over %u ranks leave %u, a cut inside a block of %u",
+                 (unsigned long long)part->rows, whole ? 1 : tp, need.rows, block);
+        return true;
+    }
+    if (need.cols % block && need.cols != part->cols) {
+        snprintf(reason, 256, "columns: %llu over %u ranks leave %u, a cut inside a block of %u",
+                 (unsigned long long)part->cols, tp, need.cols, block);
+        return true;
+    }
+    return false;
+}
+
+void weft_rollout_experts(uint32_t num_experts, uint32_t tp, uint32_t tp_rank, bool ep, uint32_t *first,
+                          uint32_t *count)
+{
+    if (!ep) {
+        *first = 0;
+        *count = num_experts;
+        return;
+    }
+    uint32_t base = num_experts / tp, more = num_experts % tp;
+    *count = base + (tp_rank < more);
+    *first = base * tp_rank + (tp_rank < more ? tp_rank : more);
+}

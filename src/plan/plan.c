@@ -1,0 +1,174 @@
+#include "src/plan/plan.h"
+
+#include <stdlib.h>
+
+#include "src/base/array.h"
+#include "src/base/error.h"
+
+const weft_pattern_t *weft_plan_pattern(const weft_plan_t *plan, uint32_t layer)
+{
+    return &plan->patterns[plan->layer_pattern[layer]];
+}
+
+static weft_status_t share_patterns(weft_plan_t *plan)
+{
+    const weft_layers_t *layers = plan->layers;
+    WEFT_ARRAY(weft_pattern_t) patterns = {0};
+    plan->layer_pattern = calloc(layers->count, sizeof *plan->layer_pattern);
+    plan->layer_ordinal = calloc(layers->count, sizeof *plan->layer_ordinal);
+    weft_status_t status = plan->layer_pattern && plan->layer_ordinal ? WEFT_OK : WEFT_ERR_NO_MEMORY;
+    for (uint32_t i = 0; i < layers->count && status == WEFT_OK; i++) {
+        size_t found = 0;
+        while (found < patterns.count && !weft_layers_alike(patterns.items[found].example, &layers->items[i]))
+            found++;
+        if (found == patterns.count) {
+            weft_pattern_t pattern;
+            status = weft_pattern_create(&layers->items[i], plan->scheme, plan->trainer, plan->rollout, &plan->sets,
+                                         &pattern);
+            if (status == WEFT_OK && !WEFT_ARRAY_PUSH(&patterns, pattern))
+                status = WEFT_ERR_NO_MEMORY;
+            if (status != WEFT_OK)
+                break;
+        }
+        plan->layer_pattern[i] = (uint32_t)found;
+        plan->layer_ordinal[i] = patterns.items[found].num_layers++;
+    }
+    plan->patterns = patterns.items;
+    plan->num_patterns = (uint32_t)patterns.count;
+    return status;
+}
+
+static weft_status_t prove(const weft_plan_t *plan, weft_error_t *error)
+{
+    char reason[256];
+    for (uint32_t i = 0; i < plan->num_patterns; i++)
+        if (!weft_pattern_prove(&plan->patterns[i], plan->rollout, &plan->sets, reason))
+            return weft_fail(error, WEFT_ERR_INTERNAL, "the plan does not cover every element once: %s", reason);
+    return WEFT_OK;
+}
+
+static weft_status_t take_options(weft_plan_t *plan, const char *scheme, const weft_plan_options_t *options,
+                                  weft_error_t *error)
+{
+    plan->options = options ? *options : WEFT_PLAN_OPTIONS;
+    if (plan->options.struct_size != sizeof(weft_plan_options_t))
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "weft_plan_options_t has %zu bytes, expected %zu: start from WEFT_PLAN_OPTIONS",
+                         plan->options.struct_size, sizeof(weft_plan_options_t));
+    WEFT_TRY(weft_scheme_find(scheme, &plan->scheme, error));
+    WEFT_TRY(weft_scheme_profile(plan->scheme, plan->options.profile, &plan->profile, error));
+    plan->options.profile = NULL;
+    return WEFT_OK;
+}
+
+static weft_status_t build(weft_plan_t *plan, const char *scheme, const weft_plan_options_t *options,
+                           weft_error_t *error)
+{
+    WEFT_TRY(take_options(plan, scheme, options, error));
+    WEFT_TRY(weft_layers_create(plan->model, &plan->layers, error));
+    WEFT_TRY(weft_plan_check_fit(plan, error));
+    weft_status_t status = share_patterns(plan);
+    if (status == WEFT_OK)
+        status = prove(plan, error);
+    if (status == WEFT_OK)
+        status = weft_plan_make_routes(plan);
+    if (status == WEFT_OK)
+        status = weft_plan_make_rounds(plan, error);
+    if (status == WEFT_OK)
+        status = weft_plan_make_hash(plan);
+    return status == WEFT_ERR_NO_MEMORY ? weft_fail(error, status, "no memory for the plan") : status;
+}
+
+weft_status_t weft_plan_create(const weft_model_t *model, const weft_layout_t *trainer, const weft_layout_t *rollout,
+                               const char *scheme, const weft_plan_options_t *options, weft_plan_t **plan,
+                               weft_error_t *error)
+{
+    if (trainer->side != WEFT_SIDE_TRAINER || rollout->side != WEFT_SIDE_ROLLOUT)
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "a plan takes a trainer layout and a rollout layout, in this order");
+    weft_plan_t *made = calloc(1, sizeof *made);
+    if (!made)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the plan");
+    made->model = model;
+    made->trainer = weft_layout_copy(trainer);
+    made->rollout = weft_layout_copy(rollout);
+    weft_status_t status = made->trainer && made->rollout ? build(made, scheme, options, error)
+                                                          : weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the plan");
+    if (status != WEFT_OK) {
+        weft_plan_destroy(made);
+        return status;
+    }
+    *plan = made;
+    return WEFT_OK;
+}
+
+void weft_plan_destroy(weft_plan_t *plan)
+{
+    if (!plan)
+        return;
+    for (uint32_t i = 0; i < plan->num_patterns; i++)
+        weft_pattern_destroy(&plan->patterns[i]);
+    free(plan->patterns);
+    free(plan->layer_pattern);
+    free(plan->layer_ordinal);
+    free(plan->rounds);
+    WEFT_ARRAY_FREE(&plan->routes);
+    weft_sets_destroy(&plan->sets);
+    weft_layers_destroy(plan->layers);
+    weft_layout_destroy(plan->trainer);
+    weft_layout_destroy(plan->rollout);
+    free(plan);
+}
+
+weft_digest_t weft_plan_hash(const weft_plan_t *plan)
+{
+    return plan->hash;
+}
+
+const char *weft_plan_model_type(const weft_plan_t *plan)
+{
+    return weft_model_type(plan->model);
+}
+
+const char *weft_plan_trainer_text(const weft_plan_t *plan)
+{
+    return plan->trainer->text;
+}
+
+const char *weft_plan_rollout_text(const weft_plan_t *plan)
+{
+    return plan->rollout->text;
+}
+
+const char *weft_plan_scheme(const weft_plan_t *plan)
+{
+    return plan->scheme->name;
+}
+
+const char *weft_plan_profile(const weft_plan_t *plan)
+{
+    return weft_profile_name(plan->profile);
+}
+
+uint32_t weft_plan_tp(const weft_plan_t *plan)
+{
+    return plan->rollout->tp;
+}
+
+uint32_t weft_plan_num_trainers(const weft_plan_t *plan)
+{
+    return plan->trainer->num_ranks;
+}
+
+uint32_t weft_plan_num_rollouts(const weft_plan_t *plan)
+{
+    return plan->rollout->num_ranks;
+}
+
+uint32_t weft_plan_num_ranks(const weft_plan_t *plan)
+{
+    return plan->trainer->num_ranks + plan->rollout->num_ranks;
+}
+
+uint32_t weft_plan_rollout_rank(const weft_plan_t *plan, uint32_t replica, uint32_t tp_rank)
+{
+    return plan->trainer->num_ranks + replica * plan->rollout->tp + tp_rank;
+}

@@ -1,0 +1,450 @@
+/* In: the plan and a rank. Out: its buckets, fragments and units, round by round.
+ * Invariant: the buckets of a route are the same on every rank of the route, in the same order. */
+#include "src/plan/program.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/array.h"
+#include "src/base/error.h"
+
+/* A run this long is worth a bucket of its own: it is sent from where it lies. */
+#define CONTIGUOUS_BYTES (1u << 20)
+
+/* How a fragment lies in its source's memory. */
+typedef struct source_run {
+    bool continues; /* goes on where the fragment before ends */
+    bool solid;     /* is one run by itself */
+} source_run_t;
+
+/* The fragments of one route in the round at hand. */
+typedef struct route_list {
+    WEFT_ARRAY(weft_fragment_t) fragments;
+    WEFT_ARRAY(source_run_t) runs; /* of each fragment */
+    weft_piece_t last;
+    uint32_t sequence; /* of the next bucket, over all rounds */
+} route_list_t;
+
+typedef struct builder {
+    const weft_plan_t *plan;
+    const weft_outputs_t *outputs;
+    weft_program_t *program;
+    route_list_t *lists; /* [routes] */
+    bool *mine;          /* [routes]: this rank is source or member */
+    uint32_t unit;       /* the unit whose pieces are being walked */
+    uint32_t *set_ranks; /* scratch */
+    WEFT_ARRAY(weft_bucket_t) buckets;
+    WEFT_ARRAY(weft_fragment_t) fragments;
+    WEFT_ARRAY(weft_unit_t) units;
+} builder_t;
+
+static uint64_t align_up(uint64_t bytes)
+{
+    return (bytes + WEFT_FRAGMENT_ALIGN - 1) / WEFT_FRAGMENT_ALIGN * WEFT_FRAGMENT_ALIGN;
+}
+
+uint32_t weft_set_ranks(const weft_plan_t *plan, uint32_t set, uint32_t *ranks)
+{
+    const weft_set_t *members = &plan->sets.items[set];
+    uint32_t count = 0;
+    for (uint32_t replica = 0; replica < plan->rollout->replicas; replica++)
+        for (uint32_t i = 0; i < members->count; i++)
+            ranks[count++] = weft_plan_rollout_rank(plan, replica, members->tp_ranks[i]);
+    return count;
+}
+
+/* Whether `next` starts in the source's memory where `last` ended. */
+static bool runs_on(const weft_piece_t *last, const weft_piece_t *next)
+{
+    return last->kind == WEFT_PIECE_DATA && next->kind == WEFT_PIECE_DATA && last->tensor == next->tensor &&
+           last->whole_rows && next->whole_rows && last->rect.col == next->rect.col &&
+           last->rect.cols == next->rect.cols && last->rect.row + last->rect.rows == next->rect.row;
+}
+
+static weft_status_t list_piece(void *user, const weft_piece_t *piece)
+{
+    builder_t *b = user;
+    uint32_t route = weft_routes_find(&b->plan->routes, piece->source, piece->set);
+    if (!b->mine[route])
+        return WEFT_OK;
+    route_list_t *list = &b->lists[route];
+    weft_fragment_t fragment = {
+        .kind = piece->kind,
+        .tensor = piece->tensor,
+        .rect = piece->rect,
+        .unit = b->unit,
+        .to_row = piece->to_row,
+        .to_col = piece->to_col,
+        .bytes = (uint32_t)weft_piece_bytes(b->plan, piece),
+    };
+    source_run_t run = {
+        .continues = list->fragments.count && runs_on(&list->last, piece),
+        .solid = piece->kind == WEFT_PIECE_DATA && (piece->whole_rows || piece->rect.rows == 1),
+    };
+    list->last = *piece;
+    if (!WEFT_ARRAY_PUSH(&list->fragments, fragment) || !WEFT_ARRAY_PUSH(&list->runs, run))
+        return WEFT_ERR_NO_MEMORY;
+    return WEFT_OK;
+}
+
+/* One past the last fragment of the run that starts at `first`, and its bytes; a run ends at the bucket limit. */
+static size_t run_end(const route_list_t *list, size_t first, uint64_t limit, uint64_t *bytes)
+{
+    size_t end = first + 1;
+    *bytes = list->fragments.items[first].bytes;
+    while (end < list->fragments.count && list->runs.items[end].continues &&
+           *bytes + list->fragments.items[end].bytes <= limit)
+        *bytes += list->fragments.items[end++].bytes;
+    return end;
+}
+
+static weft_status_t open_bucket(builder_t *b, uint32_t route, uint32_t round, bool contiguous)
+{
+    const weft_route_t *r = &b->plan->routes.items[route];
+    uint32_t sequence = b->lists[route].sequence++;
+    uint32_t relay = r->source;
+    if (b->plan->relay) {
+        uint32_t members = weft_set_ranks(b->plan, r->set, b->set_ranks);
+        relay = b->set_ranks[(sequence + round + r->source) % members];
+    }
+    weft_bucket_t bucket = {
+        .round = round,
+        .route = route,
+        .source = r->source,
+        .set = r->set,
+        .relay = relay,
+        .sequence = sequence,
+        .first_fragment = (uint32_t)b->fragments.count,
+        .contiguous = contiguous,
+    };
+    return WEFT_ARRAY_PUSH(&b->buckets, bucket) ? WEFT_OK : WEFT_ERR_NO_MEMORY;
+}
+
+/* Append fragments [first, end) of a list to the bucket opened last, the first of them aligned. */
+static weft_status_t fill_bucket(builder_t *b, const route_list_t *list, size_t first, size_t end)
+{
+    weft_bucket_t *bucket = &b->buckets.items[b->buckets.count - 1];
+    uint64_t offset = align_up(bucket->bytes);
+    for (size_t i = first; i < end; i++) {
+        weft_fragment_t fragment = list->fragments.items[i];
+        fragment.offset = (uint32_t)offset;
+        offset += fragment.bytes;
+        bucket->payload_bytes += fragment.kind == WEFT_PIECE_DIGEST ? 0 : fragment.bytes;
+        bucket->num_fragments++;
+        if (!WEFT_ARRAY_PUSH(&b->fragments, fragment))
+            return WEFT_ERR_NO_MEMORY;
+    }
+    bucket->bytes = (uint32_t)offset;
+    return WEFT_OK;
+}
+
+/* Cut one route's list of a round into buckets: long runs alone, the rest packed together. */
+static weft_status_t cut_route(builder_t *b, uint32_t route, uint32_t round)
+{
+    route_list_t *list = &b->lists[route];
+    uint64_t limit = b->plan->options.max_bucket_bytes;
+    bool packing = false;
+    for (size_t first = 0; first < list->fragments.count;) {
+        uint64_t bytes;
+        size_t end = run_end(list, first, limit, &bytes);
+        bool alone = bytes >= CONTIGUOUS_BYTES && list->runs.items[first].solid;
+        bool fits = packing && align_up(b->buckets.items[b->buckets.count - 1].bytes) + bytes <= limit;
+        if (alone || !fits)
+            WEFT_TRY(open_bucket(b, route, round, alone));
+        WEFT_TRY(fill_bucket(b, list, first, end));
+        packing = !alone;
+        first = end;
+    }
+    list->fragments.count = list->runs.count = 0;
+    return WEFT_OK;
+}
+
+/* Partners rotate: sets in the order (set - source), so that all sources send at once to different sets. */
+typedef struct bucket_key {
+    uint32_t turn, source, sequence, index;
+} bucket_key_t;
+
+static int compare_keys(const void *left, const void *right)
+{
+    const bucket_key_t *a = left, *b = right;
+    if (a->turn != b->turn)
+        return a->turn < b->turn ? -1 : 1;
+    if (a->source != b->source)
+        return a->source < b->source ? -1 : 1;
+    return a->sequence < b->sequence ? -1 : a->sequence > b->sequence;
+}
+
+static weft_status_t order_buckets(builder_t *b, size_t first)
+{
+    size_t count = b->buckets.count - first;
+    uint32_t sets = (uint32_t)b->plan->sets.count;
+    bucket_key_t *keys = malloc((count + 1) * sizeof *keys);
+    weft_bucket_t *sorted = malloc((count + 1) * sizeof *sorted);
+    if (!keys || !sorted) {
+        free(keys);
+        free(sorted);
+        return WEFT_ERR_NO_MEMORY;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const weft_bucket_t *bucket = &b->buckets.items[first + i];
+        keys[i] = (bucket_key_t){(bucket->set + sets - bucket->source % sets) % sets, bucket->source,
+                                 bucket->sequence, (uint32_t)i};
+    }
+    qsort(keys, count, sizeof *keys, compare_keys);
+    for (size_t i = 0; i < count; i++)
+        sorted[i] = b->buckets.items[first + keys[i].index];
+    if (count)
+        memcpy(b->buckets.items + first, sorted, count * sizeof *sorted);
+    free(keys);
+    free(sorted);
+    return WEFT_OK;
+}
+
+static uint64_t place_slots(builder_t *b, size_t first)
+{
+    uint64_t slot = 0;
+    for (size_t i = first; i < b->buckets.count; i++) {
+        weft_bucket_t *bucket = &b->buckets.items[i];
+        bucket->slot = slot;
+        slot += align_up(bucket->bytes);
+        if (bucket->bytes > b->program->largest_bucket)
+            b->program->largest_bucket = bucket->bytes;
+        b->program->payload_bytes += bucket->payload_bytes;
+        b->program->wire_bytes += bucket->bytes;
+    }
+    return slot;
+}
+
+/* Where the unit's output lies in the stage. */
+static void place_outputs(const builder_t *b, weft_cursor_t cursor, weft_unit_t *unit)
+{
+    const weft_pattern_t *pattern = weft_plan_pattern(b->plan, cursor.layer);
+    const weft_layer_outputs_t *layer = &b->outputs->layers[cursor.layer];
+    const weft_output_t *weight = &b->outputs->items[layer->weight];
+    uint64_t row = pattern->parts[cursor.part].row_offset + (uint64_t)cursor.unit * WEFT_UNIT_ROWS;
+    unit->weight_offset =
+        weight->offset + ((uint64_t)cursor.expert * layer->rows + row) * layer->cols * weft_dtype_bytes(weight->dtype);
+    unit->scale_offset = UINT64_MAX;
+    if (layer->scale == UINT32_MAX)
+        return;
+    const weft_output_t *scale = &b->outputs->items[layer->scale];
+    uint64_t per_expert = scale->bytes / layer->num_experts;
+    uint64_t row_bytes = pattern->scheme->scale == WEFT_SCALE_BLOCK
+                             ? (layer->cols + WEFT_UNIT_ROWS - 1) / WEFT_UNIT_ROWS * sizeof(float)
+                             : sizeof(float);
+    uint64_t scale_row = pattern->scheme->scale == WEFT_SCALE_BLOCK ? row / WEFT_UNIT_ROWS : row;
+    unit->scale_offset = scale->offset + cursor.expert * per_expert + scale_row * row_bytes;
+}
+
+static weft_unit_t describe_unit(const builder_t *b, weft_cursor_t cursor, weft_round_t *round)
+{
+    const weft_pattern_t *pattern = weft_plan_pattern(b->plan, cursor.layer);
+    const weft_unit_pattern_t *shape = weft_cursor_unit(b->plan, cursor);
+    weft_need_t need = weft_rollout_need(&pattern->example->parts[cursor.part], b->plan->rollout->tp,
+                                         b->program->tp_rank, pattern->whole);
+    uint32_t first_row = cursor.unit * WEFT_UNIT_ROWS;
+    uint32_t real = need.box.rows > first_row ? need.box.rows - first_row : 0;
+    weft_unit_t unit = {
+        .layer = cursor.layer,
+        .part = cursor.part,
+        .rows = shape->rows,
+        .cols = pattern->cols,
+        .real_rows = real < shape->rows ? real : shape->rows,
+        .amax_row = UINT32_MAX,
+    };
+    if (shape->num_amax) {
+        unit.amax_row = round->amax_rows;
+        round->amax_rows += shape->rows;
+    }
+    place_outputs(b, cursor, &unit);
+    return unit;
+}
+
+/* Walk the units of plan round `index`, listing pieces of one kind. `first_unit` numbers this rank's units. */
+static weft_status_t walk_round(builder_t *b, uint32_t index, weft_piece_kind_t kind, uint32_t first_unit)
+{
+    const weft_plan_round_t *round = &b->plan->rounds[index];
+    weft_cursor_t cursor = round->first;
+    b->unit = first_unit;
+    for (uint32_t u = 0; u < round->num_units; u++) {
+        uint32_t expert;
+        WEFT_TRY(weft_plan_walk(b->plan, cursor, kind, list_piece, b));
+        if (!b->program->is_trainer && weft_cursor_expert(b->plan, cursor, b->program->tp_rank, &expert))
+            b->unit++;
+        weft_cursor_next(b->plan, &cursor);
+    }
+    return WEFT_OK;
+}
+
+static weft_status_t list_units(builder_t *b, uint32_t index, weft_round_t *round)
+{
+    const weft_plan_round_t *planned = &b->plan->rounds[index];
+    weft_cursor_t cursor = planned->first;
+    round->first_unit = (uint32_t)b->units.count;
+    for (uint32_t u = 0; u < planned->num_units && !b->program->is_trainer; u++) {
+        uint32_t expert;
+        if (weft_cursor_expert(b->plan, cursor, b->program->tp_rank, &expert)) {
+            weft_unit_t unit = describe_unit(b, cursor, round);
+            b->program->layer_units[cursor.layer]++;
+            if (!WEFT_ARRAY_PUSH(&b->units, unit))
+                return WEFT_ERR_NO_MEMORY;
+        }
+        weft_cursor_next(b->plan, &cursor);
+    }
+    round->num_units = (uint32_t)b->units.count - round->first_unit;
+    return WEFT_OK;
+}
+
+static weft_status_t list_digests(builder_t *b)
+{
+    for (uint32_t i = 0; i < b->plan->routes.count; i++) {
+        const weft_route_t *route = &b->plan->routes.items[i];
+        weft_piece_t piece = {.kind = WEFT_PIECE_DIGEST, .source = route->source, .set = route->set};
+        WEFT_TRY(list_piece(b, &piece));
+    }
+    return WEFT_OK;
+}
+
+static weft_status_t build_round(builder_t *b, uint32_t index)
+{
+    weft_round_t *round = &b->program->rounds[index];
+    bool last = index + 1 == b->plan->num_rounds;
+    round->first_bucket = (uint32_t)b->buckets.count;
+    WEFT_TRY(list_units(b, index, round));
+    WEFT_TRY(walk_round(b, index, WEFT_PIECE_DATA, round->first_unit));
+    if (!last)
+        WEFT_TRY(walk_round(b, index + 1, WEFT_PIECE_AMAX, (uint32_t)b->units.count));
+    if (b->plan->rounds[index].digests)
+        WEFT_TRY(list_digests(b));
+    for (uint32_t route = 0; route < b->plan->routes.count; route++)
+        if (b->lists[route].fragments.count)
+            WEFT_TRY(cut_route(b, route, index));
+    WEFT_TRY(order_buckets(b, round->first_bucket));
+    round->num_buckets = (uint32_t)b->buckets.count - round->first_bucket;
+    round->slot_bytes = place_slots(b, round->first_bucket);
+    if (round->slot_bytes > b->program->slot_bytes)
+        b->program->slot_bytes = round->slot_bytes;
+    if (round->amax_rows > b->program->amax_rows)
+        b->program->amax_rows = round->amax_rows;
+    return WEFT_OK;
+}
+
+/* Tell each fragment its bucket; it could not be known before the buckets of a round were in order. */
+static void number_buckets(weft_program_t *program)
+{
+    for (uint32_t i = 0; i < program->num_buckets; i++)
+        for (uint32_t f = 0; f < program->buckets[i].num_fragments; f++)
+            program->fragments[program->buckets[i].first_fragment + f].bucket = i;
+}
+
+/* List the fragments of each unit together. */
+static weft_status_t index_inputs(weft_program_t *program)
+{
+    uint32_t total = 0;
+    program->inputs = calloc(program->num_fragments + 1, sizeof *program->inputs);
+    if (!program->inputs)
+        return WEFT_ERR_NO_MEMORY;
+    for (size_t i = 0; i < program->num_fragments; i++)
+        if (program->fragments[i].kind != WEFT_PIECE_DIGEST)
+            program->units[program->fragments[i].unit].num_inputs++;
+    for (size_t u = 0; u < program->num_units; u++) {
+        program->units[u].first_input = total;
+        total += program->units[u].num_inputs;
+        program->units[u].num_inputs = 0;
+    }
+    for (size_t i = 0; i < program->num_fragments; i++) {
+        if (program->fragments[i].kind == WEFT_PIECE_DIGEST)
+            continue;
+        weft_unit_t *unit = &program->units[program->fragments[i].unit];
+        program->inputs[unit->first_input + unit->num_inputs++] = (uint32_t)i;
+    }
+    return WEFT_OK;
+}
+
+static void find_mine(builder_t *b)
+{
+    for (uint32_t i = 0; i < b->plan->routes.count; i++) {
+        const weft_route_t *route = &b->plan->routes.items[i];
+        b->mine[i] = b->program->is_trainer ? route->source == b->program->rank
+                                            : weft_set_has(&b->plan->sets.items[route->set], b->program->tp_rank);
+    }
+}
+
+static weft_status_t build(builder_t *b)
+{
+    weft_program_t *program = b->program;
+    find_mine(b);
+    weft_status_t status = WEFT_OK;
+    for (uint32_t round = 0; round < b->plan->num_rounds && status == WEFT_OK; round++)
+        status = build_round(b, round);
+    program->buckets = b->buckets.items;
+    program->num_buckets = b->buckets.count;
+    program->fragments = b->fragments.items;
+    program->num_fragments = b->fragments.count;
+    program->units = b->units.items;
+    program->num_units = b->units.count;
+    number_buckets(program);
+    if (status == WEFT_OK && !program->is_trainer)
+        status = index_inputs(program);
+    return status;
+}
+
+static void free_builder(builder_t *b)
+{
+    for (size_t i = 0; b->lists && i < b->plan->routes.count; i++) {
+        free(b->lists[i].fragments.items);
+        free(b->lists[i].runs.items);
+    }
+    free(b->lists);
+    free(b->mine);
+    free(b->set_ranks);
+}
+
+weft_status_t weft_program_create(const weft_plan_t *plan, uint32_t rank, const weft_outputs_t *outputs,
+                                  weft_program_t **program)
+{
+    weft_program_t *made = calloc(1, sizeof *made);
+    if (!made)
+        return WEFT_ERR_NO_MEMORY;
+    uint32_t trainers = plan->trainer->num_ranks;
+    *made = (weft_program_t){
+        .plan = plan,
+        .rank = rank,
+        .is_trainer = rank < trainers,
+        .replica = rank < trainers ? 0 : (rank - trainers) / plan->rollout->tp,
+        .tp_rank = rank < trainers ? 0 : (rank - trainers) % plan->rollout->tp,
+        .num_rounds = plan->num_rounds,
+        .rounds = calloc(plan->num_rounds, sizeof *made->rounds),
+        .layer_units = calloc((size_t)plan->layers->count + 1, sizeof *made->layer_units),
+    };
+    builder_t b = {
+        .plan = plan,
+        .outputs = outputs,
+        .program = made,
+        .lists = calloc(plan->routes.count + 1, sizeof *b.lists),
+        .mine = calloc(plan->routes.count + 1, sizeof *b.mine),
+        .set_ranks = calloc(plan->rollout->num_ranks, sizeof *b.set_ranks),
+    };
+    bool ready = made->rounds && made->layer_units && b.lists && b.mine && b.set_ranks;
+    weft_status_t status = ready ? build(&b) : WEFT_ERR_NO_MEMORY;
+    free_builder(&b);
+    if (status != WEFT_OK) {
+        weft_program_destroy(made);
+        return status;
+    }
+    *program = made;
+    return WEFT_OK;
+}
+
+void weft_program_destroy(weft_program_t *program)
+{
+    if (!program)
+        return;
+    free(program->rounds);
+    free(program->buckets);
+    free(program->fragments);
+    free(program->units);
+    free(program->inputs);
+    free(program->layer_units);
+    free(program);
+}

@@ -1,0 +1,131 @@
+/* In: a unit of the global order. Out: its pieces, with source and tensor filled in from the instance table.
+ * Invariant: every rank walks the same pieces in the same order. */
+#include "src/base/error.h"
+#include "src/plan/plan.h"
+
+uint32_t weft_plan_local_experts(const weft_plan_t *plan, uint32_t layer)
+{
+    uint32_t experts = plan->layers->items[layer].num_experts;
+    uint32_t first, count;
+    if (experts == 0)
+        return 1;
+    weft_rollout_experts(experts, plan->rollout->tp, 0, plan->rollout->ep, &first, &count);
+    return count;
+}
+
+const weft_unit_pattern_t *weft_cursor_unit(const weft_plan_t *plan, weft_cursor_t cursor)
+{
+    return &weft_plan_pattern(plan, cursor.layer)->parts[cursor.part].units[cursor.unit];
+}
+
+bool weft_cursor_next(const weft_plan_t *plan, weft_cursor_t *cursor)
+{
+    const weft_pattern_t *pattern = weft_plan_pattern(plan, cursor->layer);
+    if (++cursor->unit < pattern->parts[cursor->part].num_units)
+        return true;
+    cursor->unit = 0;
+    if (++cursor->part < pattern->num_parts)
+        return true;
+    cursor->part = 0;
+    if (++cursor->expert < weft_plan_local_experts(plan, cursor->layer))
+        return true;
+    cursor->expert = 0;
+    return ++cursor->layer < plan->layers->count;
+}
+
+bool weft_cursor_expert(const weft_plan_t *plan, weft_cursor_t cursor, uint32_t tp_rank, uint32_t *expert)
+{
+    uint32_t experts = plan->layers->items[cursor.layer].num_experts;
+    uint32_t first = 0, count = 1;
+    if (experts)
+        weft_rollout_experts(experts, plan->rollout->tp, tp_rank, plan->rollout->ep, &first, &count);
+    *expert = first + cursor.expert;
+    return cursor.expert < count;
+}
+
+/* Among equal holders the choice rotates with the instance and the unit, so that egress is even. */
+static uint32_t pick_source(const weft_plan_t *plan, weft_cursor_t cursor, const weft_placement_t *placement,
+                            uint32_t box, uint32_t expert)
+{
+    uint32_t first = placement->first_holder[box];
+    uint32_t count = placement->first_holder[box + 1] - first;
+    return placement->holders[first + (plan->layer_ordinal[cursor.layer] + expert + cursor.unit) % count];
+}
+
+static uint32_t tensor_of(const weft_plan_t *plan, weft_cursor_t cursor, uint32_t expert)
+{
+    const weft_layer_t *layer = &plan->layers->items[cursor.layer];
+    return layer->tensors[expert * layer->num_parts + cursor.part];
+}
+
+static uint32_t single_set(const weft_plan_t *plan, uint32_t tp_rank)
+{
+    for (uint32_t i = 0; i < plan->sets.count; i++)
+        if (plan->sets.items[i].count == 1 && plan->sets.items[i].tp_ranks[0] == tp_rank)
+            return i;
+    return UINT32_MAX;
+}
+
+typedef struct walk {
+    const weft_plan_t *plan;
+    weft_cursor_t cursor;
+    const weft_placement_t *placement;
+    weft_piece_fn fn;
+    void *user;
+} walk_t;
+
+static weft_status_t emit(const walk_t *w, const weft_fragment_pattern_t *fragment, weft_piece_kind_t kind, uint32_t set,
+                          uint32_t expert)
+{
+    weft_rect_t box = w->placement->boxes[fragment->box];
+    weft_piece_t piece = {
+        .kind = kind,
+        .source = pick_source(w->plan, w->cursor, w->placement, fragment->box, expert),
+        .set = set,
+        .tensor = tensor_of(w->plan, w->cursor, expert),
+        .rect = fragment->rect,
+        .to_row = fragment->to_row,
+        .to_col = fragment->to_col,
+        .whole_rows = fragment->rect.col == box.col && fragment->rect.cols == box.cols,
+    };
+    return w->fn(w->user, &piece);
+}
+
+static weft_status_t emit_each(const walk_t *w, const weft_fragment_pattern_t *fragment, weft_piece_kind_t kind)
+{
+    for (uint32_t t = 0; t < w->plan->rollout->tp; t++) {
+        uint32_t expert;
+        if (weft_cursor_expert(w->plan, w->cursor, t, &expert))
+            WEFT_TRY(emit(w, fragment, kind, single_set(w->plan, t), expert));
+    }
+    return WEFT_OK;
+}
+
+weft_status_t weft_plan_walk(const weft_plan_t *plan, weft_cursor_t cursor, weft_piece_kind_t kind, weft_piece_fn fn,
+                             void *user)
+{
+    const weft_part_pattern_t *part = &weft_plan_pattern(plan, cursor.layer)->parts[cursor.part];
+    const weft_unit_pattern_t *unit = &part->units[cursor.unit];
+    uint32_t first = kind == WEFT_PIECE_AMAX ? unit->first_amax : unit->first_fragment;
+    uint32_t count = kind == WEFT_PIECE_AMAX ? unit->num_amax : unit->num_fragments;
+    walk_t w = {plan, cursor, &part->placement, fn, user};
+    for (uint32_t i = 0; i < count; i++) {
+        const weft_fragment_pattern_t *fragment = &part->fragments[first + i];
+        WEFT_TRY(fragment->set == WEFT_SET_EACH ? emit_each(&w, fragment, kind)
+                                                : emit(&w, fragment, kind, fragment->set, cursor.expert));
+    }
+    return WEFT_OK;
+}
+
+uint64_t weft_piece_bytes(const weft_plan_t *plan, const weft_piece_t *piece)
+{
+    switch (piece->kind) {
+    case WEFT_PIECE_DATA:
+        return weft_rect_area(piece->rect) * weft_dtype_bytes(weft_model_tensor(plan->model, piece->tensor)->dtype);
+    case WEFT_PIECE_AMAX:
+        return (uint64_t)piece->rect.rows * 2;
+    case WEFT_PIECE_DIGEST:
+        return 16;
+    }
+    return 0;
+}

@@ -1,0 +1,102 @@
+/* In: a checkpoint's own bytes. Out: a rank's whole range. Invariant: unit for unit the same calls as on a rollout rank;
+ * only where a fragment lies differs. */
+#include "src/quantize/offline.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/error.h"
+
+typedef struct source {
+    const weft_program_t *program;
+    uint8_t *bounce; /* one unit, for tensors that a file holds unaligned */
+    size_t used;
+} source_t;
+
+static const uint8_t *element_at(const weft_tensor_t *tensor, weft_rect_t rect, size_t *ld_elems)
+{
+    *ld_elems = tensor->num_dims ? tensor->shape[tensor->num_dims - 1] : 1;
+    size_t element = weft_dtype_bytes(tensor->dtype);
+    return (const uint8_t *)tensor->data + (rect.row * *ld_elems + rect.col) * element;
+}
+
+/* safetensors promises no alignment: rows that are off it are copied to where they are not. */
+static const void *align_rows(source_t *s, const uint8_t *data, weft_rect_t rect, size_t element, size_t *ld_elems)
+{
+    if ((uintptr_t)data % element == 0)
+        return data;
+    uint8_t *out = s->bounce + s->used;
+    for (uint32_t row = 0; row < rect.rows; row++)
+        memcpy(out + (size_t)row * rect.cols * element, data + row * *ld_elems * element, rect.cols * element);
+    s->used += weft_rect_area(rect) * element;
+    *ld_elems = rect.cols;
+    return out;
+}
+
+static const void *locate(void *user, const weft_fragment_t *fragment, size_t *ld_elems)
+{
+    source_t *s = user;
+    const weft_tensor_t *tensor = weft_model_tensor(s->program->plan->model, fragment->tensor);
+    const uint8_t *data = element_at(tensor, fragment->rect, ld_elems);
+    return align_rows(s, data, fragment->rect, weft_dtype_bytes(tensor->dtype), ld_elems);
+}
+
+/* The amax of whole rows, from the fragments that would have carried it. */
+static void find_amax(source_t *s, const weft_kernels_t *kernels, const weft_unit_t *unit, uint16_t *amax)
+{
+    memset(amax, 0, WEFT_UNIT_ROWS * sizeof *amax);
+    for (uint32_t i = 0; i < unit->num_inputs; i++) {
+        const weft_fragment_t *f = &s->program->fragments[s->program->inputs[unit->first_input + i]];
+        if (f->kind != WEFT_PIECE_AMAX)
+            continue;
+        size_t ld;
+        uint32_t row, col;
+        s->used = 0;
+        const void *data = locate(s, f, &ld);
+        kernels->amax(data, ld, f->rect.rows, f->rect.cols,
+                      weft_model_tensor(s->program->plan->model, f->tensor)->dtype, amax + f->to_row, &row, &col);
+    }
+}
+
+static size_t largest_unit_bytes(const weft_program_t *program)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < program->num_fragments; i++) {
+        const weft_fragment_t *f = &program->fragments[i];
+        size_t bytes = WEFT_UNIT_ROWS * (size_t)(f->rect.col + f->rect.cols) * 8;
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+weft_status_t weft_quantize_offline(const weft_program_t *program, const weft_outputs_t *outputs,
+                                    const weft_kernels_t *kernels, uint8_t *memory, weft_digest_t *digest,
+                                    weft_error_t *error)
+{
+    if (weft_model_num_tensors(program->plan->model) && !weft_model_tensor(program->plan->model, 0)->data)
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "the model has no bytes: open it from a checkpoint directory");
+    weft_quantizer_t *quantizer;
+    source_t source = {.program = program, .bounce = malloc(largest_unit_bytes(program) + 1)};
+    if (!source.bounce || weft_quantizer_create(program, outputs, kernels, &quantizer) != WEFT_OK) {
+        free(source.bounce);
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory to quantize");
+    }
+    weft_kernels_thread_begin();
+    weft_status_t status = WEFT_OK;
+    uint16_t amax[WEFT_UNIT_ROWS];
+    for (uint32_t u = 0; u < program->num_units && status == WEFT_OK; u++) {
+        const weft_unit_t *unit = &program->units[u];
+        if (unit->amax_row != UINT32_MAX)
+            find_amax(&source, kernels, unit, amax);
+        source.used = 0;
+        status = weft_quantizer_run(quantizer, u, unit->amax_row != UINT32_MAX ? amax : NULL, locate, &source, memory,
+                                    error);
+    }
+    for (uint32_t layer = 0; layer < program->plan->layers->count && status == WEFT_OK; layer++)
+        weft_quantizer_layer_done(quantizer, layer, memory);
+    if (status == WEFT_OK)
+        *digest = weft_quantizer_model_digest(quantizer);
+    weft_quantizer_destroy(quantizer);
+    free(source.bounce);
+    return status;
+}

@@ -1,0 +1,40 @@
+/* The weights of a rollout rank: the live range, the stage beside it, and how one becomes the other.
+ *
+ *     copy                                   flip
+ *     live  [ addresses the engine holds ]   live  [ reserved range ] --> memory A
+ *     stage [ next version ]                 stage [ second range   ] --> memory B
+ *     swap: memcpy stage -> live             swap: live --> B, stage --> A; no byte moves
+ *
+ * Addresses of the live range never change. After a flip the stage holds the version before. A mode is a row of a
+ * table in weights.c; the caller proves that nobody reads while weft_weights_swap runs (src/swap/guard.h).
+ */
+#ifndef WEFT_SWAP_WEIGHTS_H
+#define WEFT_SWAP_WEIGHTS_H
+
+#include <weft/types.h>
+
+typedef struct weft_weights weft_weights_t;
+
+/* Make both ranges of `bytes` bytes, zeroed. `mode` is "copy" or "flip".
+ * **Returns** WEFT_OK, WEFT_ERR_UNKNOWN_NAME (the message lists the modes), WEFT_ERR_NO_MEMORY, WEFT_ERR_SYSTEM. */
+weft_status_t weft_weights_create(const char *mode, uint64_t bytes, weft_weights_t **weights, weft_error_t *error);
+void weft_weights_destroy(weft_weights_t *weights);
+
+/* Use the caller's memory for bytes [offset, offset + bytes) of the live range; copy only.
+ * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT (another mode, outside of the range), WEFT_ERR_NO_MEMORY. */
+weft_status_t weft_weights_bind(weft_weights_t *weights, uint64_t offset, uint64_t bytes, void *memory,
+                                weft_error_t *error);
+
+/* The live address of an offset; constant for the life of the weights. */
+void *weft_weights_live(const weft_weights_t *weights, uint64_t offset);
+
+/* The start of the stage; constant too. */
+uint8_t *weft_weights_stage(const weft_weights_t *weights);
+
+/* Make the stage live. Nobody may read the live range meanwhile.
+ * **Returns** WEFT_OK; WEFT_ERR_SYSTEM when the system refused to remap: the live range is then as it was. */
+weft_status_t weft_weights_swap(weft_weights_t *weights, weft_error_t *error);
+
+const char *weft_weights_mode(const weft_weights_t *weights);
+
+#endif
