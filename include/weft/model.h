@@ -53,13 +53,15 @@ WEFT_API void weft_model_close(weft_model_t *model);
 WEFT_API uint32_t weft_model_num_tensors(const weft_model_t *model);
 WEFT_API const weft_tensor_t *weft_model_tensor(const weft_model_t *model, uint32_t index);
 
-/* Find a tensor by name; NULL when there is none. Constant time. */
+/* Find a tensor by name; NULL when there is none. Constant time.
+ * **Threads** a model that no one adds to may be read by any number of threads. */
 WEFT_API const weft_tensor_t *weft_model_find(const weft_model_t *model, const char *name);
 
 /* The configuration's `model_type`, such as "qwen3"; never NULL, "" when it has none. */
 WEFT_API const char *weft_model_type(const weft_model_t *model);
 
-/* A number from the configuration, or `fallback` when it is absent or null. */
+/* A number from the configuration, or a bool as 1 or 0; `fallback` when it is absent or something else. A dotted key
+ * reaches into nested objects: "rope_parameters.rope_theta". */
 WEFT_API double weft_model_config_number(const weft_model_t *model, const char *key, double fallback);
 
 #ifdef __cplusplus

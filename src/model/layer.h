@@ -61,9 +61,12 @@ typedef struct weft_layers {
 } weft_layers_t;
 
 /* Apply the recipe that the model's `model_type` names.
+ * Layers of one module, `weight` and then `bias`, share their name. Where the configuration ties the embeddings, lm_head
+ * is a layer all the same, its tensor being the embedding's.
  * **Returns** WEFT_OK; WEFT_ERR_UNKNOWN_NAME when no recipe knows the model_type (the message lists those there are)
  * or when tensors are left that no row takes and none may ignore (it names the first few and their number);
- * WEFT_ERR_MISSING_TENSOR, WEFT_ERR_SHAPE (name, found, expected), WEFT_ERR_NO_MEMORY.
+ * WEFT_ERR_MISSING_TENSOR, WEFT_ERR_SHAPE (name, found, expected), WEFT_ERR_FILE (a field of the configuration),
+ * WEFT_ERR_NO_MEMORY.
  * **Ownership** free with weft_layers_destroy; `model` must live as long. */
 weft_status_t weft_layers_create(const weft_model_t *model, weft_layers_t **layers, weft_error_t *error);
 

@@ -1,0 +1,64 @@
+/* Sessions: the ranks of one plan, joined over a transport, with the control plane that agrees on versions.
+ *
+ * Each rank opens a session with the same plan; rank numbers are the transport's, trainers first. The session runs
+ * the control thread of this rank (and, in rank 0, the coordinator); a trainer or a rollout object on top of it runs
+ * the progress thread that moves bytes.
+ *
+ *     weft_session_config_t config = WEFT_SESSION_CONFIG;
+ *     config.plan = plan;
+ *     config.transport = transport;
+ *     weft_session_open(&config, &session, &error);
+ *     ... weft_trainer_create(session, ...) or weft_rollout_create(session, ...) ...
+ *     weft_session_close(session);
+ */
+#ifndef WEFT_SESSION_H
+#define WEFT_SESSION_H
+
+#include <weft/plan.h>
+#include <weft/transport.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct weft_session weft_session_t;
+
+typedef struct weft_session_config {
+    size_t struct_size;
+    const weft_plan_t *plan;
+    weft_transport_t *transport; /* of as many ranks as the plan has; used by this session alone while it is open */
+    const char *host;            /* address that this rank's control messages come to; NULL: 127.0.0.1 */
+    weft_log_t log;
+    uint64_t transfer_timeout_us; /* from the first trainer's publish to every rank prepared; default 120 s */
+    uint64_t commit_timeout_us;   /* from armed to committed, after which a rank is fenced; default 10 s */
+    uint64_t dead_after_us;       /* silence after which a peer counts as lost; default 1.5 s */
+    uint32_t margin_steps;        /* steps a rank may run between its answer and the commit; default 4 */
+    double rate_bytes_per_s;      /* a trainer sends no faster than this; 0: as fast as it goes */
+} weft_session_config_t;
+
+#define WEFT_SESSION_CONFIG                                                                                  \
+    ((weft_session_config_t){.struct_size = sizeof(weft_session_config_t),                                   \
+                             .transfer_timeout_us = 120000000,                                               \
+                             .commit_timeout_us = 10000000,                                                  \
+                             .dead_after_us = 1500000,                                                       \
+                             .margin_steps = 4})
+
+/* Open the session on this rank: compare plans, create communicators, meet the coordinator.
+ * **Returns** WEFT_OK; WEFT_ERR_ARGUMENT; WEFT_ERR_PLAN_MISMATCH naming the first rank with another hash; WEFT_ERR_TIMEOUT,
+ * WEFT_ERR_TRANSPORT, WEFT_ERR_NO_MEMORY.
+ * **Collective** over all ranks. **Blocks** until all ranks are there or the transport's deadline passes.
+ * **Ownership** plan and transport must outlive the session. */
+WEFT_API weft_status_t weft_session_open(const weft_session_config_t *config, weft_session_t **session,
+                                         weft_error_t *error);
+
+/* Close it; destroy the trainer or rollout first. NULL is accepted. **Collective** over all ranks that still live. */
+WEFT_API void weft_session_close(weft_session_t *session);
+
+/* This rank of the session; whether it is a trainer. */
+WEFT_API uint32_t weft_session_rank(const weft_session_t *session);
+WEFT_API bool weft_session_is_trainer(const weft_session_t *session);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,316 @@
+/* Applies a recipe to a model.
+ *
+ * In:        a model and the recipe of its model_type.
+ * Out:       layers in forward order, each part with its tensor.
+ * Invariant: when this succeeds every tensor of the checkpoint is in a layer or counted as ignored.
+ */
+#include <fnmatch.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/array.h"
+#include "src/base/error.h"
+#include "src/base/text.h"
+#include "src/model/layer.h"
+#include "src/model/model_private.h"
+#include "src/model/names.h"
+#include "src/model/recipe.h"
+#include "src/model/shape.h"
+
+#define NAME_BYTES 256 /* templates are short and belong to the library */
+
+typedef struct builder {
+    const weft_model_t *model;
+    const weft_config_t *config;
+    const weft_recipe_t *recipe;
+    weft_recipe_dims_t dims;
+    bool tied;   /* the head reads the embedding */
+    bool *taken; /* by position of the tensor in the model */
+    WEFT_ARRAY(weft_layer_t) layers;
+    uint32_t num_ignored;
+} builder_t;
+
+/* Where a row stands while it is applied. */
+typedef struct place {
+    uint32_t row;
+    int32_t block; /* -1: outside of blocks */
+    uint32_t expert;
+} place_t;
+
+/* Write the template with {L} and {E} filled in, and ".leaf" behind it unless leaf is NULL. */
+static void expand(const char *template, const place_t *place, const char *leaf, char out[NAME_BYTES])
+{
+    size_t used = 0;
+    for (const char *c = template; *c && used < NAME_BYTES - 16;) {
+        bool block = strncmp(c, "{L}", 3) == 0, expert = strncmp(c, "{E}", 3) == 0;
+        if (block || expert)
+            used += (size_t)snprintf(out + used, NAME_BYTES - used, "%" PRIu32,
+                                     block ? (uint32_t)place->block : place->expert);
+        else
+            out[used++] = *c;
+        c += block || expert ? 3 : 1;
+    }
+    out[used] = 0;
+    if (leaf)
+        snprintf(out + used, NAME_BYTES - used, ".%s", leaf);
+}
+
+static const char *part_template(const builder_t *builder, const weft_recipe_row_t *row, uint32_t part)
+{
+    return row->tied_to && builder->tied ? row->tied_to : row->parts[part].tensor;
+}
+
+static uint32_t count_parts(const weft_recipe_row_t *row)
+{
+    uint32_t count = 0;
+    while (count < WEFT_MAX_PARTS && row->parts[count].tensor)
+        count++;
+    return count;
+}
+
+static bool any_part_there(const builder_t *builder, const weft_recipe_row_t *row, const place_t *place)
+{
+    char name[NAME_BYTES];
+    for (uint32_t i = 0; i < count_parts(row); i++) {
+        expand(part_template(builder, row, i), place, row->leaf, name);
+        if (weft_model_find(builder->model, name))
+            return true;
+    }
+    return false;
+}
+
+static bool row_applies(const builder_t *builder, const weft_recipe_row_t *row, const place_t *place)
+{
+    if (row->when && !row->when(builder->config, (uint32_t)place->block))
+        return false;
+    if (!(row->flags & WEFT_ROW_OPTIONAL))
+        return true;
+    if (row->required_by && weft_config_bool(builder->config, row->required_by, false))
+        return true;
+    return any_part_there(builder, row, place);
+}
+
+static weft_part_t make_part(const builder_t *builder, const weft_recipe_part_t *from, const char *template)
+{
+    const char *dot = strrchr(template, '.');
+    weft_part_t part = {.role = dot ? dot + 1 : template, .split = from->split};
+    part.vector = from->rows == WEFT_DIM_VECTOR;
+    part.rows = part.vector ? 1 : builder->dims.of[from->rows];
+    part.cols = builder->dims.of[from->cols];
+    if (from->split == WEFT_SPLIT_HEADS || from->split == WEFT_SPLIT_KV_HEADS)
+        part.head_rows = builder->dims.of[WEFT_DIM_HEAD];
+    return part;
+}
+
+static weft_status_t check_tensor(const weft_tensor_t *tensor, const weft_part_t *part,
+                                  const weft_layer_t *layer, weft_error_t *error)
+{
+    uint64_t expected[2] = {part->rows, part->cols};
+    const uint64_t *shape = part->vector ? expected + 1 : expected;
+    uint32_t num_dims = part->vector ? 1 : 2;
+    if (tensor->num_dims != num_dims || memcmp(tensor->shape, shape, num_dims * sizeof *shape) != 0) {
+        char found_text[WEFT_SHAPE_TEXT_BYTES], expected_text[WEFT_SHAPE_TEXT_BYTES];
+        return weft_fail(
+            error, WEFT_ERR_SHAPE, "layer '%s': tensor '%s' has shape %s, expected %s by the configuration",
+            layer->name, tensor->name, weft_shape_text(tensor->shape, tensor->num_dims, found_text),
+            weft_shape_text(shape, num_dims, expected_text));
+    }
+    if (tensor->dtype != WEFT_DTYPE_F32 && tensor->dtype != WEFT_DTYPE_F16 &&
+        tensor->dtype != WEFT_DTYPE_BF16)
+        return weft_fail(error, WEFT_ERR_SHAPE,
+                         "layer '%s': tensor '%s' has dtype %s, expected F32, F16 or BF16", layer->name,
+                         tensor->name, weft_dtype_name(tensor->dtype));
+    return WEFT_OK;
+}
+
+static weft_status_t take_tensor(builder_t *builder, const weft_recipe_row_t *row, const place_t *place,
+                                 uint32_t part, weft_layer_t *layer, weft_error_t *error)
+{
+    char name[NAME_BYTES];
+    expand(part_template(builder, row, part), place, row->leaf, name);
+    uint32_t index = weft_model_index(builder->model, name);
+    if (index == WEFT_NAMES_NONE)
+        return weft_fail(error, WEFT_ERR_MISSING_TENSOR, "layer '%s': tensor '%s' is not in the checkpoint",
+                         layer->name, name);
+    const weft_tensor_t *tensor = weft_model_tensor(builder->model, index);
+    WEFT_TRY(check_tensor(tensor, &layer->parts[part], layer, error));
+    uint32_t position = place->expert * layer->num_parts + part;
+    if (position == 0)
+        layer->dtype = tensor->dtype;
+    if (tensor->dtype != layer->dtype)
+        return weft_fail(error, WEFT_ERR_SHAPE,
+                         "layer '%s': tensor '%s' has dtype %s, expected %s as the others have", layer->name,
+                         name, weft_dtype_name(tensor->dtype), weft_dtype_name(layer->dtype));
+    layer->tensors[position] = index;
+    builder->taken[index] = true;
+    return WEFT_OK;
+}
+
+/* The layer without its tensors; its name and the room for them are allocated. */
+static weft_status_t begin_layer(builder_t *builder, const weft_recipe_row_t *row, const place_t *place,
+                                 weft_layer_t *layer, weft_error_t *error)
+{
+    char name[NAME_BYTES];
+    bool experts = row->flags & WEFT_ROW_EXPERTS;
+    expand(row->layer, place, NULL, name);
+    *layer = (weft_layer_t){.joint = experts ? '_' : '.',
+                            .leaf = row->leaf,
+                            .block = place->block,
+                            .quantize = row->flags & WEFT_ROW_QUANTIZE,
+                            .num_experts = experts ? builder->dims.num_experts : 0,
+                            .num_parts = count_parts(row),
+                            .row = place->row};
+    for (uint32_t i = 0; i < layer->num_parts; i++)
+        layer->parts[i] = make_part(builder, &row->parts[i], part_template(builder, row, i));
+    /* Before the configuration's word sizes an allocation. */
+    if (layer->num_experts > weft_model_num_tensors(builder->model))
+        return weft_fail(error, WEFT_ERR_MISSING_TENSOR,
+                         "layer '%s': the configuration has %" PRIu32 " experts, the checkpoint only %" PRIu32
+                         " tensors",
+                         name, layer->num_experts, weft_model_num_tensors(builder->model));
+    size_t count = (size_t)(experts ? layer->num_experts : 1) * layer->num_parts;
+    layer->name = strdup(name);
+    layer->tensors = calloc(count, sizeof *layer->tensors);
+    if (!layer->name || !layer->tensors || !WEFT_ARRAY_PUSH(&builder->layers, *layer)) {
+        free(layer->name);
+        free(layer->tensors);
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for layer '%s'", name);
+    }
+    return WEFT_OK;
+}
+
+static weft_status_t add_layer(builder_t *builder, place_t place, weft_error_t *error)
+{
+    const weft_recipe_row_t *row = &builder->recipe->rows[place.row];
+    if (!row_applies(builder, row, &place))
+        return WEFT_OK;
+    weft_layer_t made;
+    WEFT_TRY(begin_layer(builder, row, &place, &made, error));
+    weft_layer_t *layer = &builder->layers.items[builder->layers.count - 1];
+    uint32_t experts = layer->num_experts ? layer->num_experts : 1;
+    for (place.expert = 0; place.expert < experts; place.expert++) {
+        for (uint32_t part = 0; part < layer->num_parts; part++)
+            WEFT_TRY(take_tensor(builder, row, &place, part, layer, error));
+    }
+    return WEFT_OK;
+}
+
+static bool row_repeats(const weft_recipe_row_t *row)
+{
+    return strstr(row->layer, "{L}") != NULL;
+}
+
+/* Rows in order; a run of rows that name {L} is gone through once for each block. */
+static weft_status_t add_layers(builder_t *builder, weft_error_t *error)
+{
+    const weft_recipe_t *recipe = builder->recipe;
+    for (uint32_t first = 0, end; first < recipe->num_rows; first = end) {
+        bool repeats = row_repeats(&recipe->rows[first]);
+        for (end = first + 1; end < recipe->num_rows && row_repeats(&recipe->rows[end]) == repeats;)
+            end++;
+        uint32_t times = repeats ? builder->dims.num_blocks : 1;
+        for (uint32_t block = 0; block < times; block++) {
+            for (uint32_t row = first; row < end; row++)
+                WEFT_TRY(add_layer(builder, (place_t){row, repeats ? (int32_t)block : -1, 0}, error));
+        }
+    }
+    return WEFT_OK;
+}
+
+/* The own tensor of a tied layer, which some checkpoints ship all the same. */
+static bool is_spare(const builder_t *builder, const char *name)
+{
+    char own[NAME_BYTES];
+    for (uint32_t i = 0; builder->tied && i < builder->recipe->num_rows; i++) {
+        const weft_recipe_row_t *row = &builder->recipe->rows[i];
+        if (!row->tied_to)
+            continue;
+        expand(row->parts[0].tensor, &(place_t){0}, row->leaf, own);
+        if (strcmp(own, name) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool may_ignore(const builder_t *builder, const char *name)
+{
+    for (const char *const *pattern = builder->recipe->ignore; *pattern; pattern++) {
+        if (fnmatch(*pattern, name, 0) == 0)
+            return true;
+    }
+    return is_spare(builder, name);
+}
+
+static weft_status_t check_left_over(builder_t *builder, weft_error_t *error)
+{
+    weft_text_t first_few = {0};
+    uint32_t unknown = 0;
+    for (uint32_t i = 0; i < weft_model_num_tensors(builder->model); i++) {
+        const char *name = weft_model_tensor(builder->model, i)->name;
+        if (builder->taken[i])
+            continue;
+        if (may_ignore(builder, name))
+            builder->num_ignored++;
+        else if (unknown++ < 3)
+            weft_text_add(&first_few, "%s'%.200s'", unknown > 1 ? ", " : "", name);
+    }
+    weft_status_t status = WEFT_OK;
+    if (unknown)
+        status = weft_fail(error, WEFT_ERR_UNKNOWN_NAME,
+                           "%" PRIu32 " tensor%s of the checkpoint %s not known to the recipe for %s: %s%s",
+                           unknown, unknown == 1 ? "" : "s", unknown == 1 ? "is" : "are",
+                           builder->recipe->model_type, first_few.data ? first_few.data : "",
+                           unknown > 3 ? ", ..." : "");
+    weft_text_free(&first_few);
+    return status;
+}
+
+static void free_layers(weft_layer_t *items, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        free(items[i].name);
+        free(items[i].tensors);
+    }
+    free(items);
+}
+
+static weft_status_t build(builder_t *builder, weft_error_t *error)
+{
+    WEFT_TRY(weft_recipe_find(weft_model_type(builder->model), &builder->recipe, error));
+    WEFT_TRY(builder->recipe->read_dims(builder->config, &builder->dims, error));
+    builder->tied = weft_config_bool(builder->config, "tie_word_embeddings", false);
+    uint32_t num_tensors = weft_model_num_tensors(builder->model);
+    builder->taken = calloc(num_tensors + 1, sizeof *builder->taken);
+    if (!builder->taken)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for %" PRIu32 " tensors", num_tensors);
+    WEFT_TRY(add_layers(builder, error));
+    return check_left_over(builder, error);
+}
+
+weft_status_t weft_layers_create(const weft_model_t *model, weft_layers_t **layers, weft_error_t *error)
+{
+    weft_layers_t *made = malloc(sizeof *made);
+    if (!made)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the layers");
+    builder_t builder = {.model = model, .config = weft_model_config(model)};
+    weft_status_t status = build(&builder, error);
+    free(builder.taken);
+    if (status != WEFT_OK) {
+        free_layers(builder.layers.items, builder.layers.count);
+        free(made);
+        return status;
+    }
+    *made = (weft_layers_t){builder.layers.items, (uint32_t)builder.layers.count, builder.num_ignored};
+    *layers = made;
+    return WEFT_OK;
+}
+
+void weft_layers_destroy(weft_layers_t *layers)
+{
+    if (!layers)
+        return;
+    free_layers(layers->items, layers->count);
+    free(layers);
+}

@@ -1,0 +1,81 @@
+/* Recipes: what an architecture's checkpoint becomes, written as tables.
+ *
+ * A recipe is a list of rows in forward order. A row is one layer, once or (with {L} in its name) once for
+ * each transformer block; its parts say which tensors lie below each other in it, how tensor parallelism cuts
+ * them and what shape the configuration gives them. One family, one file recipe_<family>.c; recipe.c lists
+ * them, layers.c applies them. docs/recipes.md says how to add one.
+ *
+ *     {.layer = "model.layers.{L}.self_attn.qkv_proj", .leaf = "weight", .flags = WEFT_ROW_QUANTIZE,
+ *      .parts = {{"model.layers.{L}.self_attn.q_proj", WEFT_SPLIT_HEADS, WEFT_DIM_Q, WEFT_DIM_HIDDEN}, ...}}
+ */
+#ifndef WEFT_MODEL_RECIPE_H
+#define WEFT_MODEL_RECIPE_H
+
+#include "src/model/config.h"
+#include "src/model/layer.h"
+
+/* Extents that rows refer to by name. */
+typedef enum weft_dim {
+    WEFT_DIM_VECTOR, /* as rows: the tensor has one dimension, that of the columns */
+    WEFT_DIM_HIDDEN,
+    WEFT_DIM_VOCAB,
+    WEFT_DIM_HEAD, /* of one attention head */
+    WEFT_DIM_Q,    /* of all query heads */
+    WEFT_DIM_KV,   /* of all key (or value) heads */
+    WEFT_DIM_MLP,
+    WEFT_DIM_EXPERT_MLP,
+    WEFT_DIM_EXPERTS,
+    WEFT_DIM_COUNT,
+} weft_dim_t;
+
+typedef enum weft_row_flags {
+    WEFT_ROW_QUANTIZE = 1,
+    WEFT_ROW_EXPERTS = 2,  /* parts have {E}, the layer an expert dimension and the joint '_' */
+    WEFT_ROW_OPTIONAL = 4, /* taken when one of its tensors is there; then all must be */
+} weft_row_flags_t;
+
+typedef struct weft_recipe_part {
+    const char *tensor; /* name without ".leaf"; NULL ends the parts */
+    weft_split_t split;
+    weft_dim_t rows, cols;
+} weft_recipe_part_t;
+
+typedef struct weft_recipe_row {
+    const char *layer; /* kernel-format name without joint and leaf */
+    const char *leaf;  /* in the checkpoint and in the kernel format */
+    unsigned flags;
+    bool (*when)(const weft_config_t *config, uint32_t block); /* (optional, default: every block) */
+    const char *required_by; /* (optional) bool of the configuration that makes an OPTIONAL row mandatory */
+    const char *tied_to; /* (optional) source of the only part when the configuration ties the embeddings */
+    weft_recipe_part_t parts[WEFT_MAX_PARTS];
+} weft_recipe_row_t;
+
+/* The configuration's extents as a recipe sees them; 0 where the architecture has none. */
+typedef struct weft_recipe_dims {
+    uint64_t of[WEFT_DIM_COUNT];
+    uint32_t num_blocks, num_experts;
+} weft_recipe_dims_t;
+
+typedef struct weft_recipe {
+    const char *model_type;
+    const weft_recipe_row_t *rows;
+    uint32_t num_rows;
+    const char *const *ignore; /* glob patterns of tensors that may be left out, NULL-terminated */
+    weft_status_t (*read_dims)(const weft_config_t *config, weft_recipe_dims_t *dims, weft_error_t *error);
+} weft_recipe_t;
+
+extern const weft_recipe_t weft_recipe_llama;
+extern const weft_recipe_t weft_recipe_qwen3;
+extern const weft_recipe_t weft_recipe_qwen3_moe;
+
+/* Find the recipe of a model_type.
+ * **Returns** WEFT_OK, or WEFT_ERR_UNKNOWN_NAME with the list of those there are. */
+weft_status_t weft_recipe_find(const char *model_type, const weft_recipe_t **recipe, weft_error_t *error);
+
+/* Read the extents of a decoder with grouped-query attention; the same with experts. */
+weft_status_t weft_recipe_dims_dense(const weft_config_t *config, weft_recipe_dims_t *dims,
+                                     weft_error_t *error);
+weft_status_t weft_recipe_dims_experts(const weft_config_t *config, weft_recipe_dims_t *dims,
+                                       weft_error_t *error);
+
+#endif
