@@ -1,9 +1,9 @@
 /* Transports: how bytes of a bucket move from one rank to a set of ranks.
  *
- * A transport joins a fixed number of ranks, numbered as in the plan (trainers first). The session uses it from one
- * thread, the progress thread; only the open, bootstrap and close calls come from elsewhere, and never at the same time.
- * Starts return at once; test moves things forward. A backend is a folder with the same file set and one
- * table of these operations (`transport/transport.h`).
+ * A transport joins a fixed number of ranks, numbered as in the plan (trainers first). The session uses it
+ * from one thread, the progress thread; only the open, bootstrap and close calls come from elsewhere, and
+ * never at the same time. Starts return at once; test moves things forward. A backend is a folder with the
+ * same file set and one table of these operations (`transport/transport.h`).
  *
  *     weft_transport_t *transport;
  *     weft_transport_config_t config = WEFT_TRANSPORT_CONFIG;
@@ -26,8 +26,8 @@ typedef struct weft_loopback weft_loopback_t;
 
 typedef struct weft_transport_config {
     size_t struct_size;
-    const void *mpi_comm;      /* mpi: an MPI_Comm * over exactly the session's ranks; MPI must be initialized with
-                                  MPI_THREAD_MULTIPLE. Duplicated, not kept */
+    const void *mpi_comm; /* mpi: an MPI_Comm * over exactly the session's ranks; MPI must be initialized with
+                             MPI_THREAD_MULTIPLE. Duplicated, not kept */
     weft_loopback_t *loopback; /* loopback: the hub that the ranks (threads of this process) share */
     uint32_t rank;             /* loopback: which rank this is */
     uint64_t timeout_us;       /* deadline of blocking calls (open, allgather, group creation); 0: 30 s */
@@ -36,20 +36,23 @@ typedef struct weft_transport_config {
 #define WEFT_TRANSPORT_CONFIG ((weft_transport_config_t){.struct_size = sizeof(weft_transport_config_t)})
 
 /* Open the backend `name` ("mpi" or "loopback").
- * **Returns** WEFT_OK, WEFT_ERR_UNKNOWN_NAME (the message lists what this build has), WEFT_ERR_ARGUMENT, WEFT_ERR_UNSUPPORTED (MPI
- * without MPI_THREAD_MULTIPLE: the message says how to get it), WEFT_ERR_NO_MEMORY.
+ * **Returns** WEFT_OK, WEFT_ERR_UNKNOWN_NAME (the message lists what this build has), WEFT_ERR_ARGUMENT,
+ * WEFT_ERR_UNSUPPORTED (MPI without MPI_THREAD_MULTIPLE: the message says how to get it), WEFT_ERR_TIMEOUT (a
+ * rank did not come), WEFT_ERR_TRANSPORT, WEFT_ERR_NO_MEMORY.
  * **Collective** over all ranks. */
 WEFT_API weft_status_t weft_transport_open(const char *name, const weft_transport_config_t *config,
                                            weft_transport_t **transport, weft_error_t *error);
 
-/* Free everything, open groups included; NULL is accepted. **Collective** over all ranks unless aborted. */
+/* Free everything, open groups included; NULL is accepted. mpi: before MPI_Finalize.
+ * **Collective** over all ranks unless aborted. */
 WEFT_API void weft_transport_close(weft_transport_t *transport);
 
 /* This rank's number and the number of ranks. */
 WEFT_API uint32_t weft_transport_rank(const weft_transport_t *transport);
 WEFT_API uint32_t weft_transport_num_ranks(const weft_transport_t *transport);
 
-/* Create the hub of a loopback world of `num_ranks` ranks (threads of one process); destroy it after every rank closed. */
+/* Create the hub of a loopback world of `num_ranks` ranks (threads of one process); destroy it after every
+ * rank closed. */
 WEFT_API weft_status_t weft_loopback_create(uint32_t num_ranks, weft_loopback_t **hub);
 WEFT_API void weft_loopback_destroy(weft_loopback_t *hub);
 

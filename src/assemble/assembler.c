@@ -200,6 +200,11 @@ bool weft_assembler_missing(const weft_assembler_t *a, uint32_t *bucket)
     return false;
 }
 
+uint32_t weft_assembler_unit_round(const weft_assembler_t *a, uint32_t unit)
+{
+    return a->unit_round[unit];
+}
+
 weft_unit_state_t weft_assembler_unit_state(const weft_assembler_t *a, uint32_t unit)
 {
     return a->units[unit].state;

@@ -51,6 +51,9 @@ bool weft_assembler_done(const weft_assembler_t *assembler);
 /* The first bucket of a granted round that has not arrived: what a stall waits for. False when none is missing. */
 bool weft_assembler_missing(const weft_assembler_t *assembler, uint32_t *bucket);
 
+/* The round that a unit belongs to. */
+uint32_t weft_assembler_unit_round(const weft_assembler_t *assembler, uint32_t unit);
+
 weft_unit_state_t weft_assembler_unit_state(const weft_assembler_t *assembler, uint32_t unit);
 uint32_t weft_assembler_layers_staged(const weft_assembler_t *assembler);
 

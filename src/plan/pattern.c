@@ -234,7 +234,18 @@ static weft_dtype_t output_dtype(const weft_layer_t *layer, const weft_scheme_t 
     return keep && layer->dtype == WEFT_DTYPE_F16 ? WEFT_DTYPE_F16 : scheme->dtype;
 }
 
-weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t *scheme,
+/* vLLM requantizes to powers of two where DeepGEMM takes the layer: linear layers of whole 64 x 128 tiles, and experts only when
+ * they are whole. The rest keeps the profile that requantizing starts from. */
+static weft_profile_t layer_profile(const weft_pattern_t *pattern, weft_profile_t profile)
+{
+    if (pattern->scheme->kernel == WEFT_KERNEL_CAST)
+        return WEFT_PROFILE_DEFAULT;
+    bool experts = pattern->example->num_experts > 0;
+    bool taken = experts ? pattern->whole : pattern->rows % 64 == 0 && pattern->cols % 128 == 0;
+    return profile == WEFT_PROFILE_VLLM_POW2 && !taken ? WEFT_PROFILE_VLLM : profile;
+}
+
+weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t *scheme, weft_profile_t profile,
                                   const weft_layout_t *trainer, const weft_layout_t *rollout, weft_sets_t *sets,
                                   weft_pattern_t *pattern)
 {
@@ -259,6 +270,7 @@ weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t
     weft_status_t status = b.members && b.grouped && b.bytes ? WEFT_OK : WEFT_ERR_NO_MEMORY;
     for (uint32_t part = 0; part < layer->num_parts && status == WEFT_OK; part++)
         status = build_part(&b, trainer, part);
+    pattern->profile = layer_profile(pattern, profile);
     free(b.members);
     free(b.grouped);
     free(b.bytes);

@@ -43,6 +43,7 @@ typedef struct weft_part_pattern {
 typedef struct weft_pattern {
     const weft_layer_t *example;
     const weft_scheme_t *scheme;
+    weft_profile_t profile;
     weft_dtype_t dtype; /* of the kernel-format weight */
     bool whole;         /* experts under ep: each TP rank has its own, uncut */
     bool amax_ahead;    /* row amax vectors travel before the data */
@@ -54,7 +55,7 @@ typedef struct weft_pattern {
 
 /* Compute the fragments of `layer`. `sets` is added to.
  * **Returns** WEFT_OK, WEFT_ERR_NO_MEMORY. The layer must fit (misfit.h). */
-weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t *scheme,
+weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t *scheme, weft_profile_t profile,
                                   const weft_layout_t *trainer, const weft_layout_t *rollout, weft_sets_t *sets,
                                   weft_pattern_t *pattern);
 void weft_pattern_destroy(weft_pattern_t *pattern);

@@ -93,7 +93,7 @@ static weft_rect_t fsdp_chunk(weft_rect_t box, bool vector, uint32_t count, uint
     return box;
 }
 
-weft_rect_t weft_trainer_box(const weft_layout_t *trainer, const weft_part_t *part, uint32_t rank)
+weft_rect_t weft_placement_box(const weft_layout_t *trainer, const weft_part_t *part, uint32_t rank)
 {
     weft_rect_t box = split_box(part, trainer->size[WEFT_AXIS_TP], weft_layout_coordinate(trainer, rank, WEFT_AXIS_TP));
     return fsdp_chunk(box, part->vector, trainer->size[WEFT_AXIS_FSDP],
@@ -125,7 +125,7 @@ static uint32_t list_boxes(const weft_layout_t *trainer, const weft_part_t *part
 {
     uint32_t count = 0;
     for (uint32_t rank = 0; rank < trainer->num_ranks; rank++) {
-        weft_rect_t box = weft_trainer_box(trainer, part, rank);
+        weft_rect_t box = weft_placement_box(trainer, part, rank);
         if (!weft_rect_empty(box))
             order[count++] = (box_order_t){box, rank};
     }

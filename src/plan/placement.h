@@ -8,7 +8,7 @@
 
 /* The box of `part` that trainer `rank` holds; empty when it holds nothing.
  * The part must have passed weft_trainer_misfit. */
-weft_rect_t weft_trainer_box(const weft_layout_t *trainer, const weft_part_t *part, uint32_t rank);
+weft_rect_t weft_placement_box(const weft_layout_t *trainer, const weft_part_t *part, uint32_t rank);
 
 /* Why `part` cannot be cut over the trainer's tp axis: fills `reason` and returns true, or returns false. */
 bool weft_trainer_misfit(const weft_layout_t *trainer, const weft_part_t *part, char reason[256]);

@@ -23,8 +23,8 @@ static weft_status_t share_patterns(weft_plan_t *plan)
             found++;
         if (found == patterns.count) {
             weft_pattern_t pattern;
-            status = weft_pattern_create(&layers->items[i], plan->scheme, plan->trainer, plan->rollout, &plan->sets,
-                                         &pattern);
+            status = weft_pattern_create(&layers->items[i], plan->scheme, plan->profile, plan->trainer, plan->rollout,
+                                         &plan->sets, &pattern);
             if (status == WEFT_OK && !WEFT_ARRAY_PUSH(&patterns, pattern))
                 status = WEFT_ERR_NO_MEMORY;
             if (status != WEFT_OK)

@@ -70,6 +70,7 @@ weft_status_t weft_plan_make_hash(weft_plan_t *plan)
     for (uint32_t i = 0; i < plan->num_patterns; i++) {
         const weft_pattern_t *pattern = &plan->patterns[i];
         weft_hasher_add_u64(hasher, pattern->dtype);
+        weft_hasher_add_u64(hasher, pattern->profile);
         weft_hasher_add_u64(hasher, pattern->example->dtype);
         weft_hasher_add_u64(hasher, pattern->scheme->kernel);
         for (uint32_t p = 0; p < pattern->num_parts; p++)

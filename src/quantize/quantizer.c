@@ -129,7 +129,7 @@ weft_status_t weft_quantizer_run(weft_quantizer_t *q, uint32_t index, const uint
         .dtype = pattern->example->dtype,
         .rows = unit->rows,
         .cols = unit->cols,
-        .profile = pattern->scheme->kernel == WEFT_KERNEL_CAST ? WEFT_PROFILE_DEFAULT : q->program->plan->profile,
+        .profile = pattern->profile,
         .row_amax = row_amax,
         .out_dtype = pattern->dtype,
         .out = stage + unit->weight_offset,

@@ -231,13 +231,14 @@ bool weft_guard_swap_begin(weft_guard_t *guard, uint64_t *version, uint64_t *at_
     return true;
 }
 
-void weft_guard_swap_end(weft_guard_t *guard)
+void weft_guard_swap_end(weft_guard_t *guard, bool applied)
 {
     uint64_t word = look(guard);
     /* No step is open and none can begin while SWAPPING is set: nobody reads `live` between its two values. */
-    if ((word & FENCED) == 0)
+    if (applied)
         atomic_store_explicit(&guard->live, atomic_load_explicit(&guard->pending, memory_order_relaxed),
                               memory_order_release);
-    while (!move(guard, &word, with_remaining(word & ~(COMMITTED | SWAPPING), UNLIMITED)))
+    uint64_t fence = applied ? 0 : FENCED;
+    while (!move(guard, &word, with_remaining(word & ~(COMMITTED | SWAPPING), UNLIMITED) | fence))
         ;
 }

@@ -102,7 +102,8 @@ bool weft_guard_swap_due(const weft_guard_t *guard);
  * **Threads** step thread and progress thread. */
 bool weft_guard_swap_begin(weft_guard_t *guard, uint64_t *version, uint64_t *at_step);
 
-/* Publish the swapped weights: `version` is live, steps go on without limit. If the swap failed, fence first. */
-void weft_guard_swap_end(weft_guard_t *guard);
+/* Finish the swap. `applied`: the claimed version is live and steps go on without limit. Otherwise the weights are in an
+ * unknown state: the rank is fenced and `live` keeps its value. */
+void weft_guard_swap_end(weft_guard_t *guard, bool applied);
 
 #endif

@@ -1,0 +1,65 @@
+/* fp8-channel: one scale for each output row.
+ *
+ *     unit                                         scale
+ *     +-----------------------+                    +-+   +-----------------------+
+ *     | row 0                 |  amax over all K   |s|   | codes of row 0        |
+ *     | row 1                 |  ===============>  |s|   | codes of row 1        |
+ *     +-----------------------+                    +-+   +-----------------------+
+ *
+ * Where columns are split over ranks the amax of the whole rows has come ahead (row_amax); the unit is then
+ * still searched for NaN and Inf. A row of zeros keeps its signs under the least scale.
+ *
+ * 2 bytes read twice, 1 written, an element (and 4 bytes a row).
+ */
+#include <string.h>
+
+#include "kernels/arith.h"
+#include "kernels/ref/ref.h"
+#include "kernels/ref/tile.h"
+
+/* Find the amax of every row of the unit, and its first NaN or Inf. */
+static void find_row_amax(const weft_quantize_unit_t *unit, uint16_t amax[WEFT_TILE],
+                          weft_quantize_result_t *result)
+{
+    for (uint32_t col = 0; col < unit->cols; col += WEFT_TILE) {
+        weft_tile_t tile;
+        weft_tile_gather(unit, col, &tile);
+        for (uint32_t row = 0; row < unit->rows; row++) {
+            uint16_t row_amax = weft_tile_row_amax(&tile, row, result);
+            amax[row] = row_amax > amax[row] ? row_amax : amax[row];
+        }
+    }
+}
+
+static void encode_tile(const weft_tile_t *tile, const float *scale, uint8_t *out, size_t ld)
+{
+    for (uint32_t row = 0; row < tile->rows; row++) {
+        float x[WEFT_TILE];
+        uint8_t code[WEFT_TILE];
+        weft_tile_row_f32(tile, row, x);
+        for (int i = 0; i < WEFT_TILE; i++)
+            code[i] = weft_channel_code(x[i], scale[row]);
+        memcpy(out + row * ld, code, tile->cols);
+    }
+}
+
+weft_status_t weft_ref_fp8_channel(const weft_quantize_unit_t *unit, weft_quantize_result_t *result)
+{
+    if (!weft_tile_accepts(unit) || unit->profile != WEFT_PROFILE_DEFAULT)
+        return WEFT_ERR_ARGUMENT;
+    if (unit->out_dtype != WEFT_DTYPE_F8_E4M3)
+        return WEFT_ERR_ARGUMENT;
+    weft_quantize_result_t found = {0};
+    uint16_t found_amax[WEFT_TILE] = {0};
+    find_row_amax(unit, found_amax, &found);
+    const uint16_t *amax = unit->row_amax != NULL ? unit->row_amax : found_amax;
+    for (uint32_t row = 0; row < unit->rows; row++)
+        unit->scale[row] = weft_channel_scale(weft_value_f32(unit->dtype, amax[row]));
+    for (uint32_t col = 0; col < unit->cols; col += WEFT_TILE) {
+        weft_tile_t tile;
+        weft_tile_gather(unit, col, &tile);
+        encode_tile(&tile, unit->scale, (uint8_t *)unit->out + col, unit->cols);
+    }
+    *result = found;
+    return WEFT_OK;
+}

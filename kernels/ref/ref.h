@@ -1,0 +1,17 @@
+/* The host backend that defines the bytes: complete, readable, and what every other backend is compared with.
+ */
+#ifndef WEFT_KERNELS_REF_H
+#define WEFT_KERNELS_REF_H
+
+#include "kernels/kernels.h"
+
+weft_status_t weft_ref_cast(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
+weft_status_t weft_ref_fp8_block(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
+weft_status_t weft_ref_fp8_channel(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
+
+bool weft_ref_amax(const void *data, size_t ld_elems, uint32_t rows, uint32_t cols, weft_dtype_t dtype,
+                   uint16_t *amax, uint32_t *row, uint32_t *col);
+void weft_ref_pack(const void *data, size_t ld_bytes, uint32_t rows, size_t row_bytes, void *out);
+void weft_ref_digest(const void *data, uint64_t begin, size_t bytes, weft_digest_t *sums);
+
+#endif

@@ -1,0 +1,79 @@
+/* The main job: what its files share. Rank 0 prints the closing table, the leader of the first replica the text. */
+#ifndef WEFT_LAUNCH_RUN_H
+#define WEFT_LAUNCH_RUN_H
+
+#include <mpi.h>
+
+#include <weft/weft.h>
+
+#include "launch/weft/commands.h"
+
+#define RUN_MAX_MODELS 64
+
+typedef struct run_options {
+    plan_arguments_t plan;
+    const char *models; /* as given: DIR[,DIR...] */
+    const char *model_dirs[RUN_MAX_MODELS];
+    uint32_t num_models;
+    const char *transport, *swap, *dump, *prompt, *json, *eval, *host;
+    double rate, pace;      /* bytes a second, tokens a second; 0: as fast as it goes */
+    uint32_t updates;       /* versions to publish, cycling through the models; 0: each once */
+    uint32_t tokens;        /* on each version before the next is published */
+    uint64_t eval_bytes;    /* of the text, scored on each version */
+    uint64_t timeout_us;
+    bool quiet, verbose;
+} run_options_t;
+
+/* What one version cost one rollout rank. */
+typedef struct run_record {
+    weft_rollout_stats_t stats;
+    uint32_t tokens_during; /* steps begun while it was on its way */
+    uint32_t failed;        /* the version was refused or aborted */
+    double bits_per_byte;   /* NaN when not scored */
+} run_record_t;
+
+/* What one rank brings to the closing table, besides its records. */
+typedef struct run_account {
+    uint64_t steps, torn_steps;
+    uint64_t rss_early_bytes, rss_late_bytes; /* after a tenth of the updates, and at the end */
+    uint64_t step_us_total;
+    uint64_t sent_bytes; /* trainer: payload over all versions */
+} run_account_t;
+
+typedef struct run_job {
+    run_options_t options;
+    weft_model_t *model; /* of the first version: shapes and configuration */
+    weft_plan_t *plan;
+    weft_transport_t *transport;
+    weft_session_t *session;
+    MPI_Comm world;   /* for the command's own messages */
+    MPI_Comm replica; /* rollout ranks of one replica; MPI_COMM_NULL on trainers */
+    uint32_t rank, num_ranks, num_versions;
+    run_record_t *records; /* rollout: [num_versions] */
+    run_account_t account;
+} run_job_t;
+
+/* Messages of the command itself, on job->world. */
+enum {
+    RUN_TAG_GO = 1, /* first leader -> trainers: publish this version (uint32_t index) */
+    RUN_TAG_RESULT, /* trainer 0 -> leaders: run_result_t */
+};
+
+typedef struct run_result {
+    uint32_t index; /* of the version, from 0 */
+    uint32_t failed;
+} run_result_t;
+
+/* The two roles. Return an exit code; they print what went wrong. */
+int run_trainer(run_job_t *job);
+int run_rollout(run_job_t *job);
+
+/* Gather the records and print the table on rank 0; collective over job->world. Returns an exit code. */
+int run_report(run_job_t *job);
+
+/* End the whole job now: a rank cannot go on and the others may be waiting for it. Does not return. */
+void run_abort(const run_job_t *job, const weft_error_t *error);
+
+uint64_t run_resident_bytes(void);
+
+#endif

@@ -1,0 +1,204 @@
+/* The closing table of the main job, and the same as JSON. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "launch/weft/options.h"
+#include "launch/weft/run.h"
+#include "src/base/text.h"
+
+#define SHOWN_VERSIONS 12u
+
+/* Everything that rank 0 gathered. */
+typedef struct gathered {
+    run_job_t *job;
+    run_account_t *accounts; /* [ranks] */
+    run_record_t *records;   /* [ranks][versions] */
+    uint32_t trainers;
+} gathered_t;
+
+/* One version over all rollout ranks: sums of bytes, the worst of times. */
+typedef struct version_line {
+    uint64_t payload, needed, wire, receive_us, quantize_us, update_us, swap_us, pause_us, at_step;
+    uint32_t tokens;
+    double bits;
+    bool failed;
+} version_line_t;
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+static version_line_t line_of(const gathered_t *g, uint32_t version)
+{
+    version_line_t line = {.bits = NAN};
+    for (uint32_t rank = g->trainers; rank < g->job->num_ranks; rank++) {
+        const run_record_t *record = &g->records[(size_t)rank * g->job->num_versions + version];
+        line.payload += record->stats.payload_bytes;
+        line.needed += record->stats.needed_bytes;
+        line.wire += record->stats.wire_bytes;
+        line.receive_us = larger(line.receive_us, record->stats.receive_us);
+        line.quantize_us = larger(line.quantize_us, record->stats.quantize_us);
+        line.update_us = larger(line.update_us, record->stats.update_us);
+        line.swap_us = larger(line.swap_us, record->stats.swap_us);
+        line.pause_us = larger(line.pause_us, record->stats.pause_us);
+        if (rank == g->trainers) {
+            line.at_step = record->stats.at_step;
+            line.tokens = record->tokens_during;
+            line.bits = record->bits_per_byte;
+        }
+        line.failed |= record->failed != 0;
+    }
+    return line;
+}
+
+static double factor(uint64_t payload, uint64_t needed)
+{
+    return needed ? (double)payload / (double)needed : NAN;
+}
+
+static void print_line(uint32_t version, const version_line_t *line, const char *dir)
+{
+    if (line->failed) {
+        printf("%7u  failed; the version before went on serving                                            %s\n", version, dir);
+        return;
+    }
+    char bits[16] = "-";
+    if (!isnan(line->bits))
+        snprintf(bits, sizeof bits, "%.4f", line->bits);
+    printf("%7u %9.2f %6.2f %9.2f %9.2f %9.2f %8.3f %8.3f %7u %9llu %8s  %s\n", version, (double)line->payload / 1048576,
+           factor(line->payload, line->needed), (double)line->receive_us / 1e3, (double)line->quantize_us / 1e3, (double)line->update_us / 1e3,
+           (double)line->swap_us / 1e3, (double)line->pause_us / 1e3, line->tokens, (unsigned long long)line->at_step, bits, dir);
+}
+
+static void print_versions(const gathered_t *g)
+{
+    const run_options_t *o = &g->job->options;
+    printf("#version  received wanted   receive  quantize    update     swap    pause  tokens   at step     bits  checkpoint\n");
+    printf("#              MiB  ratio        ms        ms        ms       ms       ms  during            a byte\n");
+    for (uint32_t v = 0; v < g->job->num_versions; v++) {
+        if (g->job->num_versions > SHOWN_VERSIONS && v == SHOWN_VERSIONS / 2) {
+            v = g->job->num_versions - SHOWN_VERSIONS / 2;
+            printf("    ...\n");
+        }
+        version_line_t line = line_of(g, v);
+        print_line(v + 1, &line, o->model_dirs[v % o->num_models]);
+    }
+}
+
+typedef struct totals {
+    uint64_t steps, torn, payload, needed, sent, rss_early, rss_late, staging;
+    uint32_t failed;
+    int64_t growth; /* of the rank that grew most */
+} totals_t;
+
+static totals_t sum_up(const gathered_t *g)
+{
+    totals_t t = {.growth = INT64_MIN};
+    for (uint32_t rank = 0; rank < g->job->num_ranks; rank++) {
+        const run_account_t *account = &g->accounts[rank];
+        int64_t growth = (int64_t)account->rss_late_bytes - (int64_t)account->rss_early_bytes;
+        t.steps = larger(t.steps, account->steps);
+        t.torn += account->torn_steps;
+        t.sent += account->sent_bytes;
+        t.growth = growth > t.growth ? growth : t.growth;
+        t.rss_late = larger(t.rss_late, account->rss_late_bytes);
+        const run_record_t *last = &g->records[(size_t)(rank + 1) * g->job->num_versions - 1];
+        t.staging = larger(t.staging, last->stats.staging_bytes);
+    }
+    for (uint32_t v = 0; v < g->job->num_versions; v++) {
+        version_line_t line = line_of(g, v);
+        t.payload += line.payload;
+        t.needed += line.needed;
+        t.failed += line.failed;
+    }
+    return t;
+}
+
+static void print_totals(const gathered_t *g, const totals_t *t)
+{
+    char memory[24], staging[24];
+    weft_plan_summary_t plan;
+    weft_plan_summarize(g->job->plan, &plan);
+    uint32_t good = g->job->num_versions - t->failed;
+    printf("\nreceived over needed   %.4f; each slice left the trainers %.4f times\n", factor(t->payload, t->needed),
+           good ? (double)t->sent / (double)plan.egress_bytes_total / g->job->num_versions : NAN);
+    printf("steps                  %llu, torn %llu; %u versions, %u failed\n", (unsigned long long)t->steps, (unsigned long long)t->torn,
+           g->job->num_versions, t->failed);
+    printf("memory                 staging %s a rank, resident %s at most", weft_text_bytes((double)t->staging, staging),
+           weft_text_bytes((double)t->rss_late, memory));
+    if (g->job->num_versions >= 20)
+        printf(", %+.1f MiB since a tenth of the updates", (double)t->growth / 1048576);
+    printf("\n");
+}
+
+static void json_number(FILE *file, const char *name, double value)
+{
+    if (isnan(value))
+        fprintf(file, ", \"%s\": null", name);
+    else
+        fprintf(file, ", \"%s\": %.6f", name, value);
+}
+
+static void json_version(FILE *file, const gathered_t *g, uint32_t v)
+{
+    version_line_t line = line_of(g, v);
+    fprintf(file, "    {\"version\": %u, \"failed\": %s, \"payload_bytes\": %llu, \"needed_bytes\": %llu, \"wire_bytes\": %llu", v + 1,
+            line.failed ? "true" : "false", (unsigned long long)line.payload, (unsigned long long)line.needed, (unsigned long long)line.wire);
+    fprintf(file, ", \"receive_us\": %llu, \"quantize_us\": %llu, \"update_us\": %llu, \"swap_us\": %llu, \"pause_us\": %llu",
+            (unsigned long long)line.receive_us, (unsigned long long)line.quantize_us, (unsigned long long)line.update_us,
+            (unsigned long long)line.swap_us, (unsigned long long)line.pause_us);
+    fprintf(file, ", \"tokens_during\": %u, \"at_step\": %llu", line.tokens, (unsigned long long)line.at_step);
+    json_number(file, "bits_per_byte", line.bits);
+    fprintf(file, "}%s\n", v + 1 < g->job->num_versions ? "," : "");
+}
+
+static int write_json(const gathered_t *g, const totals_t *t)
+{
+    FILE *file = fopen(g->job->options.json, "w");
+    if (!file) {
+        fprintf(stderr, "weft run: %s cannot be written\n", g->job->options.json);
+        return EXIT_ENVIRONMENT;
+    }
+    fprintf(file, "{\n  \"trainer\": \"%s\", \"rollout\": \"%s\", \"scheme\": \"%s\", \"profile\": \"%s\", \"swap\": \"%s\",\n",
+            weft_plan_trainer_text(g->job->plan), weft_plan_rollout_text(g->job->plan), weft_plan_scheme(g->job->plan),
+            weft_plan_profile(g->job->plan), g->job->options.swap);
+    fprintf(file, "  \"steps\": %llu, \"torn_steps\": %llu, \"failed_versions\": %u, \"sent_bytes\": %llu,\n", (unsigned long long)t->steps,
+            (unsigned long long)t->torn, t->failed, (unsigned long long)t->sent);
+    fprintf(file, "  \"received_bytes\": %llu, \"needed_bytes\": %llu, \"staging_bytes\": %llu, \"rss_growth_bytes\": %lld,\n",
+            (unsigned long long)t->payload, (unsigned long long)t->needed, (unsigned long long)t->staging, (long long)t->growth);
+    fprintf(file, "  \"versions\": [\n");
+    for (uint32_t v = 0; v < g->job->num_versions; v++)
+        json_version(file, g, v);
+    fprintf(file, "  ]\n}\n");
+    return fclose(file) == 0 ? EXIT_OK : EXIT_ENVIRONMENT;
+}
+
+int run_report(run_job_t *job)
+{
+    gathered_t g = {.job = job, .trainers = weft_plan_num_trainers(job->plan)};
+    size_t bytes = job->num_versions * sizeof *job->records;
+    if (job->rank == 0) {
+        g.accounts = calloc(job->num_ranks, sizeof *g.accounts);
+        g.records = calloc(job->num_ranks, bytes);
+        if (!g.accounts || !g.records)
+            run_abort(job, &(weft_error_t){WEFT_ERR_NO_MEMORY, "no memory for the table"});
+    }
+    MPI_Gather(&job->account, sizeof job->account, MPI_BYTE, g.accounts, sizeof job->account, MPI_BYTE, 0, job->world);
+    MPI_Gather(job->records, (int)bytes, MPI_BYTE, g.records, (int)bytes, MPI_BYTE, 0, job->world);
+    int code = EXIT_OK;
+    if (job->rank == 0) {
+        totals_t totals = sum_up(&g);
+        fflush(stdout);
+        printf("\n");
+        print_versions(&g);
+        print_totals(&g, &totals);
+        code = totals.torn || totals.failed ? EXIT_CHECK_FAILED : EXIT_OK;
+        if (job->options.json && write_json(&g, &totals) != EXIT_OK)
+            code = EXIT_ENVIRONMENT;
+    }
+    free(g.accounts);
+    free(g.records);
+    return code;
+}

@@ -1,0 +1,418 @@
+/* A rollout of the main job: an engine that never stops decoding. Every step is bracketed by step_begin and step_end, and
+ * every step checks that all ranks of the replica run it on the same version. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "launch/decoder/decoder.h"
+#include "launch/weft/dump.h"
+#include "launch/weft/options.h"
+#include "launch/weft/run.h"
+#include "src/base/clock.h"
+#include "src/base/error.h"
+
+#define MAX_TOKENS     512  /* of one sequence; then the prompt begins anew */
+#define SCORE_WINDOW   512
+#define STEP_TIMEOUT_US 10000000
+#define PROGRESS_US    250000
+
+typedef enum engine_order {
+    ORDER_STEP,
+    ORDER_SCORE,
+    ORDER_STOP,
+} engine_order_t;
+
+/* What the leader tells its replica before each step. */
+typedef struct engine_command {
+    uint32_t order, token, reset, record; /* record: the version that a score belongs to */
+} engine_command_t;
+
+typedef struct engine {
+    run_job_t *job;
+    weft_rollout_t *rollout;
+    decoder_t *decoder;
+    float *logits;
+    uint8_t *eval_text;
+    size_t eval_size;
+    bool leader, first_replica;
+    uint64_t step, version;
+    uint32_t next_token;
+    size_t prompt_at;
+
+    /* leader: the progress of the job */
+    uint32_t asked, concluded;      /* versions asked for, and heard of */
+    uint32_t tokens_on_version;     /* since the last one was concluded */
+    bool scored;                    /* the version that is live */
+    uint64_t shown_us, paced_us;
+    bool line_open;
+} engine_t;
+
+/* ---- what is seen ---- */
+
+static bool talks(const engine_t *e)
+{
+    return e->leader && e->first_replica && !e->job->options.quiet;
+}
+
+static void show_token(engine_t *e, uint32_t token)
+{
+    if (!talks(e))
+        return;
+    fputc(token == '\n' || (token >= 32 && token < 127) ? (int)token : '?', stdout);
+    e->line_open = token != '\n';
+    fflush(stdout);
+}
+
+static void end_line(engine_t *e)
+{
+    if (e->line_open)
+        fputc('\n', stdout);
+    e->line_open = false;
+}
+
+static void show_progress(engine_t *e, const weft_rollout_status_t *status)
+{
+    uint64_t now = weft_now_us();
+    if (!talks(e) || now - e->shown_us < PROGRESS_US || !status->expected_bytes)
+        return;
+    e->shown_us = now;
+    end_line(e);
+    printf("  [version %llu on its way: %3.0f %%, %.1f of %.1f MiB a rank, %u of %u layers staged]\n",
+           (unsigned long long)status->pending_version, 100.0 * (double)status->received_bytes / (double)status->expected_bytes,
+           (double)status->received_bytes / 1048576, (double)status->expected_bytes / 1048576, status->layers_staged, status->num_layers);
+    fflush(stdout);
+}
+
+static void show_version(engine_t *e, uint64_t version, uint64_t step)
+{
+    if (!talks(e))
+        return;
+    end_line(e);
+    printf("  [version %llu is live from step %llu: %s]\n", (unsigned long long)version, (unsigned long long)step,
+           e->job->options.model_dirs[(version - 1) % e->job->options.num_models]);
+    fflush(stdout);
+}
+
+/* ---- the engine ---- */
+
+/* What the decoder's callbacks reach. */
+typedef struct engine_links {
+    weft_rollout_t *rollout;
+    MPI_Comm replica;
+} engine_links_t;
+
+static bool find_weight(void *user, const char *name, decoder_weight_t *weight)
+{
+    weft_tensor_t tensor;
+    if (weft_rollout_get(((engine_links_t *)user)->rollout, name, &tensor) != WEFT_OK)
+        return false;
+    *weight = (decoder_weight_t){.data = tensor.data, .dtype = tensor.dtype, .shape = {1, 1, 1}};
+    for (uint32_t d = 0; d < tensor.num_dims && d < 3; d++)
+        weight->shape[d] = tensor.shape[d];
+    return true;
+}
+
+static bool all_reduce(void *user, float *data, size_t count)
+{
+    MPI_Comm replica = ((engine_links_t *)user)->replica;
+    return MPI_Allreduce(MPI_IN_PLACE, data, (int)count, MPI_FLOAT, MPI_SUM, replica) == MPI_SUCCESS;
+}
+
+static weft_status_t make_decoder(engine_t *e, engine_links_t *links, weft_error_t *error)
+{
+    run_job_t *job = e->job;
+    uint32_t tp = weft_plan_tp(job->plan);
+    decoder_config_t config = {
+        .model = job->model,
+        .tp_rank = (job->rank - weft_plan_num_trainers(job->plan)) % tp,
+        .tp_size = tp,
+        .expert_parallel = strstr(weft_plan_rollout_text(job->plan), ",ep") != NULL,
+        .max_tokens = MAX_TOKENS,
+        .find = find_weight,
+        .all_reduce = tp > 1 ? all_reduce : NULL,
+        .user = links,
+    };
+    WEFT_TRY(decoder_create(&config, &e->decoder, error));
+    e->logits = malloc(decoder_vocab(e->decoder) * sizeof *e->logits);
+    return e->logits ? WEFT_OK : weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for logits");
+}
+
+/* All ranks of the replica must run this step on one version. */
+static void check_step(engine_t *e, uint64_t version)
+{
+    uint64_t both[2] = {version, ~version}, least[2];
+    MPI_Allreduce(both, least, 2, MPI_UINT64_T, MPI_MIN, e->job->replica);
+    if (least[0] == version && ~least[1] == version)
+        return;
+    e->job->account.torn_steps++;
+    weft_error_t error;
+    weft_fail(&error, WEFT_ERR_INTERNAL, "step %llu is torn: rank %u runs it on version %llu, others on %llu to %llu", (unsigned long long)e->step,
+              e->job->rank, (unsigned long long)version, (unsigned long long)least[0], (unsigned long long)~least[1]);
+    run_abort(e->job, &error);
+}
+
+static void note_version(engine_t *e, uint64_t version)
+{
+    if (version == e->version)
+        return;
+    e->version = version;
+    show_version(e, version, e->step);
+}
+
+static void begin_step(engine_t *e)
+{
+    weft_error_t error;
+    uint64_t version;
+    if (weft_rollout_step_begin(e->rollout, ++e->step, STEP_TIMEOUT_US, &version, &error) != WEFT_OK)
+        run_abort(e->job, &error);
+    note_version(e, version);
+    check_step(e, version);
+    weft_rollout_get_stats(e->rollout, &e->job->records[version - 1].stats);
+}
+
+static void count_token(engine_t *e)
+{
+    weft_rollout_status_t status;
+    weft_rollout_get_status(e->rollout, &status);
+    if (status.phase == WEFT_ROLLOUT_IDLE || !status.pending_version)
+        return;
+    if (status.pending_version <= e->job->num_versions)
+        e->job->records[status.pending_version - 1].tokens_during++;
+    if (status.phase == WEFT_ROLLOUT_RECEIVING)
+        show_progress(e, &status);
+}
+
+static void decode_token(engine_t *e, const engine_command_t *command)
+{
+    uint64_t start = weft_now_us();
+    if (command->reset)
+        decoder_reset(e->decoder);
+    begin_step(e);
+    weft_status_t status = decoder_step(e->decoder, command->token, e->logits);
+    weft_rollout_step_end(e->rollout, e->step);
+    if (status != WEFT_OK)
+        run_abort(e->job, &(weft_error_t){status, "the decoder lost a peer"});
+    count_token(e);
+    e->job->account.steps++;
+    e->job->account.step_us_total += weft_now_us() - start;
+}
+
+static void score(engine_t *e, uint32_t record)
+{
+    double bits;
+    begin_step(e);
+    weft_status_t status = decoder_score(e->decoder, e->eval_text, e->eval_size, SCORE_WINDOW, &bits);
+    weft_rollout_step_end(e->rollout, e->step);
+    if (status != WEFT_OK)
+        run_abort(e->job, &(weft_error_t){status, "the decoder lost a peer"});
+    e->job->records[record].bits_per_byte = bits;
+}
+
+/* ---- the leader: what comes next ---- */
+
+static void hear_results(engine_t *e)
+{
+    int waiting = 1;
+    while (waiting) {
+        run_result_t result;
+        MPI_Iprobe(0, RUN_TAG_RESULT, e->job->world, &waiting, MPI_STATUS_IGNORE);
+        if (!waiting)
+            break;
+        MPI_Recv(&result, sizeof result, MPI_BYTE, 0, RUN_TAG_RESULT, e->job->world, MPI_STATUS_IGNORE);
+        e->concluded = result.index + 1;
+        e->job->records[result.index].failed = result.failed;
+        e->tokens_on_version = 0;
+        e->scored = result.failed;
+    }
+}
+
+static void ask_for_next(engine_t *e)
+{
+    uint32_t trainers = weft_plan_num_trainers(e->job->plan);
+    for (uint32_t t = 0; e->first_replica && t < trainers; t++)
+        MPI_Send(&e->asked, 1, MPI_UINT32_T, (int)t, RUN_TAG_GO, e->job->world);
+    e->asked++;
+}
+
+static uint32_t argmax(const float *logits, uint32_t count)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < count; i++)
+        if (logits[i] > logits[best])
+            best = i;
+    return best;
+}
+
+static engine_command_t next_token(engine_t *e)
+{
+    engine_command_t command = {.order = ORDER_STEP};
+    const char *prompt = e->job->options.prompt;
+    if (decoder_position(e->decoder) == MAX_TOKENS) {
+        end_line(e);
+        e->prompt_at = 0;
+        command.reset = 1;
+    }
+    if (e->prompt_at < strlen(prompt))
+        command.token = (uint8_t)prompt[e->prompt_at++];
+    else
+        command.token = argmax(e->logits, decoder_vocab(e->decoder));
+    return command;
+}
+
+static void keep_pace(engine_t *e)
+{
+    if (e->job->options.pace <= 0)
+        return;
+    uint64_t now = weft_now_us();
+    if (e->paced_us > now)
+        weft_sleep_us(e->paced_us - now);
+    e->paced_us = (e->paced_us > now ? e->paced_us : now) + (uint64_t)(1e6 / e->job->options.pace);
+}
+
+/* Decode; when enough was decoded on a concluded version, score it, then ask for the next or stop. */
+static engine_command_t decide(engine_t *e)
+{
+    hear_results(e);
+    bool rested = e->concluded == e->asked && e->tokens_on_version >= e->job->options.tokens;
+    if (rested && e->eval_text && e->first_replica && !e->scored) {
+        e->scored = true;
+        return (engine_command_t){.order = ORDER_SCORE, .record = (uint32_t)e->version - 1};
+    }
+    if (rested && e->concluded == e->job->num_versions)
+        return (engine_command_t){.order = ORDER_STOP};
+    if (rested)
+        ask_for_next(e);
+    keep_pace(e);
+    e->tokens_on_version++;
+    return next_token(e);
+}
+
+/* ---- the loop ---- */
+
+static void sample_memory(run_job_t *job, uint64_t version)
+{
+    if (!job->account.rss_early_bytes && version > job->num_versions / 10)
+        job->account.rss_early_bytes = run_resident_bytes();
+}
+
+static void serve(engine_t *e)
+{
+    for (;;) {
+        engine_command_t command;
+        if (e->leader)
+            command = decide(e);
+        MPI_Bcast(&command, sizeof command, MPI_BYTE, 0, e->job->replica);
+        if (command.order == ORDER_STOP)
+            return;
+        if (command.order == ORDER_SCORE) {
+            score(e, command.record);
+            continue;
+        }
+        decode_token(e, &command);
+        show_token(e, command.token);
+        sample_memory(e->job, e->version);
+    }
+}
+
+static weft_status_t read_eval(engine_t *e, weft_error_t *error)
+{
+    const char *path = e->job->options.eval;
+    if (!path)
+        return WEFT_OK;
+    FILE *file = fopen(path, "rb");
+    if (!file)
+        return weft_fail(error, WEFT_ERR_IO, "%s cannot be read", path);
+    fseek(file, 0, SEEK_END);
+    long size = ftell(file);
+    rewind(file);
+    e->eval_size = size > 0 ? (size_t)size : 0;
+    if (e->job->options.eval_bytes && e->job->options.eval_bytes < e->eval_size)
+        e->eval_size = e->job->options.eval_bytes;
+    e->eval_text = malloc(e->eval_size + 1);
+    bool whole = e->eval_text && e->eval_size > 1 && fread(e->eval_text, 1, e->eval_size, file) == e->eval_size;
+    fclose(file);
+    return whole ? WEFT_OK : weft_fail(error, WEFT_ERR_IO, "%s cannot be read whole, or holds fewer than 2 bytes", path);
+}
+
+/* The first version that does not fail is waited for without a step open: the replica is parked. */
+static bool wait_for_first(engine_t *e, weft_error_t *error)
+{
+    e->asked = 1;
+    for (;;) {
+        uint32_t go_on[2] = {0, 0}; /* live, over */
+        if (e->leader) {
+            hear_results(e);
+            weft_rollout_status_t status;
+            weft_rollout_get_status(e->rollout, &status);
+            go_on[0] = status.live_version > 0 && e->concluded == e->asked;
+            go_on[1] = !go_on[0] && e->concluded == e->job->num_versions;
+            if (!go_on[0] && !go_on[1] && e->concluded == e->asked)
+                ask_for_next(e);
+            if (status.phase == WEFT_ROLLOUT_LOST)
+                run_abort(e->job, &(weft_error_t){WEFT_ERR_PEER_LOST, "the replica lost a rank before the first version"});
+        }
+        MPI_Bcast(go_on, 2, MPI_UINT32_T, 0, e->job->replica);
+        if (go_on[0])
+            return weft_rollout_wait(e->rollout, 1, STEP_TIMEOUT_US, error) == WEFT_OK;
+        if (go_on[1]) {
+            weft_fail(error, WEFT_ERR_NOT_READY, "no version could be applied");
+            return false;
+        }
+        weft_sleep_us(500);
+    }
+}
+
+static weft_status_t dump(engine_t *e, weft_error_t *error)
+{
+    run_job_t *job = e->job;
+    uint32_t count = weft_rollout_num_tensors(e->rollout);
+    weft_rollout_stats_t stats;
+    weft_tensor_t *tensors = malloc((count + 1) * sizeof *tensors);
+    if (!tensors)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for a dump");
+    for (uint32_t i = 0; i < count; i++)
+        tensors[i] = weft_rollout_tensor(e->rollout, i);
+    weft_rollout_get_stats(e->rollout, &stats);
+    weft_status_t status = dump_write(job->options.dump, job->rank - weft_plan_num_trainers(job->plan), tensors, count, job->plan,
+                                      stats.digest, error);
+    free(tensors);
+    return status;
+}
+
+static weft_status_t live(engine_t *e, engine_links_t *links, weft_error_t *error)
+{
+    run_job_t *job = e->job;
+    weft_rollout_config_t config = WEFT_ROLLOUT_CONFIG;
+    config.swap = job->options.swap;
+    for (uint32_t i = 0; i < job->num_versions; i++)
+        job->records[i].bits_per_byte = NAN;
+    WEFT_TRY(read_eval(e, error));
+    WEFT_TRY(weft_rollout_create(job->session, &config, &e->rollout, error));
+    *links = (engine_links_t){e->rollout, job->replica};
+    WEFT_TRY(make_decoder(e, links, error));
+    if (!wait_for_first(e, error))
+        return error->status;
+    serve(e);
+    end_line(e);
+    job->account.rss_late_bytes = run_resident_bytes();
+    return job->options.dump ? dump(e, error) : WEFT_OK;
+}
+
+int run_rollout(run_job_t *job)
+{
+    uint32_t place = job->rank - weft_plan_num_trainers(job->plan), tp = weft_plan_tp(job->plan);
+    engine_t e = {.job = job, .leader = place % tp == 0, .first_replica = place < tp};
+    engine_links_t links;
+    weft_error_t error = {.message = ""};
+    weft_status_t status = live(&e, &links, &error);
+    if (status != WEFT_OK && status != WEFT_ERR_NOT_READY)
+        run_abort(job, &error);
+    if (status != WEFT_OK && talks(&e))
+        fprintf(stderr, "weft run: %s\n", error.message);
+    decoder_destroy(e.decoder);
+    weft_rollout_destroy(e.rollout);
+    free(e.logits);
+    free(e.eval_text);
+    return status == WEFT_OK ? EXIT_OK : EXIT_CHECK_FAILED;
+}

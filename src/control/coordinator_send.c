@@ -1,0 +1,210 @@
+/* In: what each peer last reported, and the state of the version. Out: at most one command for each peer.
+ * Invariant: a command is a function of (state here, state reported), so that saying it again changes nothing. */
+#include "src/control/coordinator_internal.h"
+
+#include "src/control/mutate.h"
+
+#define NOTHING WEFT_MESSAGE_TYPE_COUNT
+
+static weft_message_t message_to(const weft_coordinator_t *c, uint32_t peer, weft_message_type_t type)
+{
+    return (weft_message_t){
+        .type = (uint8_t)type,
+        .role = weft_is_trainer(c, peer) ? WEFT_ROLE_TRAINER : WEFT_ROLE_RANK,
+        .from = c->rank,
+        .to = peer,
+        .epoch = c->config.epoch,
+        .term = c->term,
+        .version = c->version,
+        .stop_round = type == WEFT_MESSAGE_STOP_AT ? c->stop_round : 0,
+        .members = c->members,
+    };
+}
+
+/* ---- trainers ---- */
+
+static weft_message_type_t during_transfer(const weft_coordinator_t *c, const weft_peer_view_t *view)
+{
+    bool wanted = c->state == WEFT_COORDINATOR_TRANSFER && view->state == WEFT_TRAINER_PUBLISHED;
+    return wanted ? WEFT_MESSAGE_BEGIN : NOTHING;
+}
+
+static weft_message_type_t to_stop_trainer(const weft_coordinator_t *c, const weft_peer_view_t *view)
+{
+    switch (view->state) {
+    case WEFT_TRAINER_PUBLISHED:
+    case WEFT_TRAINER_SENDING:
+    case WEFT_TRAINER_SENT:
+    case WEFT_TRAINER_REFUSED:
+        return WEFT_MESSAGE_STOP;
+    case WEFT_TRAINER_STOPPING:
+        return c->state == WEFT_COORDINATOR_DRAINING ? WEFT_MESSAGE_STOP_AT : NOTHING;
+    default:
+        return NOTHING;
+    }
+}
+
+static weft_message_type_t to_break_trainer(const weft_peer_view_t *view)
+{
+    bool through = view->state == WEFT_TRAINER_SENT || view->state == WEFT_TRAINER_DRAINED ||
+                   view->state == WEFT_TRAINER_BROKEN;
+    return through ? NOTHING : WEFT_MESSAGE_ABORT_TRANSFER;
+}
+
+static bool awaits_outcome(const weft_peer_view_t *view)
+{
+    return view->state == WEFT_TRAINER_PUBLISHED || view->state == WEFT_TRAINER_SENT ||
+           view->state == WEFT_TRAINER_DRAINED || view->state == WEFT_TRAINER_BROKEN;
+}
+
+static weft_message_type_t for_trainer(const weft_coordinator_t *c, const weft_peer_view_t *view)
+{
+    if (view->version != 0 && view->version <= c->done)
+        return awaits_outcome(view) ? WEFT_MESSAGE_OUTCOME : NOTHING;
+    if (view->version == 0 || view->version != c->version)
+        return NOTHING;
+    switch (c->state) {
+    case WEFT_COORDINATOR_TRANSFER:
+        return during_transfer(c, view);
+    case WEFT_COORDINATOR_STOPPING:
+    case WEFT_COORDINATOR_DRAINING:
+        return to_stop_trainer(c, view);
+    case WEFT_COORDINATOR_BREAKING:
+        return to_break_trainer(view);
+    default:
+        return NOTHING;
+    }
+}
+
+/* ---- ranks ---- */
+
+static weft_message_type_t to_stop_rank(const weft_coordinator_t *c, const weft_peer_view_t *view)
+{
+    switch (view->state) {
+    case WEFT_RANK_IDLE:
+    case WEFT_RANK_RECEIVING:
+    case WEFT_RANK_REFUSED:
+    case WEFT_RANK_PREPARED:
+        return WEFT_MESSAGE_STOP;
+    case WEFT_RANK_STOPPING:
+        return c->state == WEFT_COORDINATOR_DRAINING ? WEFT_MESSAGE_STOP_AT : NOTHING;
+    default:
+        return NOTHING;
+    }
+}
+
+static weft_message_type_t for_receiving(const weft_coordinator_t *c, const weft_peer_view_t *view)
+{
+    switch (c->state) {
+    case WEFT_COORDINATOR_TRANSFER:
+        return view->state == WEFT_RANK_IDLE ? WEFT_MESSAGE_BEGIN : NOTHING;
+    case WEFT_COORDINATOR_STOPPING:
+    case WEFT_COORDINATOR_DRAINING:
+        return to_stop_rank(c, view);
+    case WEFT_COORDINATOR_BREAKING:
+        return WEFT_MESSAGE_ABORT_TRANSFER;
+    default:
+        return NOTHING;
+    }
+}
+
+static weft_message_type_t for_rank(const weft_coordinator_t *c, uint32_t peer, const weft_peer_view_t *view)
+{
+    switch (weft_replica_of(c, peer)) {
+    case WEFT_REPLICA_LOST:
+        return view->state == WEFT_RANK_FENCED ? NOTHING : WEFT_MESSAGE_FENCE;
+    case WEFT_REPLICA_RECEIVING:
+        return view->done < c->version ? for_receiving(c, view) : NOTHING;
+    case WEFT_REPLICA_DROPPED:
+        return view->state == WEFT_RANK_PREPARED ? WEFT_MESSAGE_DROP : NOTHING;
+    case WEFT_REPLICA_AUTHORIZED:
+        return weft_topology_tp_rank(&c->config.topology, peer) == 0 ? WEFT_MESSAGE_AUTHORIZE : NOTHING;
+    default:
+        return NOTHING;
+    }
+}
+
+static weft_message_type_t lacks(const weft_coordinator_t *c, uint32_t peer)
+{
+    const weft_peer_view_t *view = &c->peer[peer];
+    if (view->dead) {
+        bool fenced = weft_is_trainer(c, peer) ? view->state == WEFT_TRAINER_FENCED : view->state == WEFT_RANK_FENCED;
+        return fenced ? NOTHING : WEFT_MESSAGE_FENCE;
+    }
+    if (view->term != c->term)
+        return WEFT_MESSAGE_WELCOME;
+    if (c->state == WEFT_COORDINATOR_RECOVERING)
+        return NOTHING;
+    return weft_is_trainer(c, peer) ? for_trainer(c, view) : for_rank(c, peer, view);
+}
+
+/* ---- telling ---- */
+
+static void fill_outcome(const weft_coordinator_t *c, const weft_peer_view_t *view, weft_message_t *out)
+{
+    out->version = view->version;
+    if (view->version == c->done && c->outcome != WEFT_OUTCOME_NONE) {
+        out->outcome = (uint8_t)c->outcome;
+        out->status = c->outcome_status;
+        weft_copy_text(out->text, c->outcome_text);
+    } else {
+        out->outcome = WEFT_OUTCOME_FAILED;
+        out->status = WEFT_ERR_VERSION_ORDER;
+        weft_copy_text(out->text, "a version at least as high was seen before: versions must rise");
+    }
+}
+
+static void fill(const weft_coordinator_t *c, const weft_peer_view_t *view, weft_message_t *out)
+{
+    if (out->type == WEFT_MESSAGE_OUTCOME)
+        fill_outcome(c, view, out);
+    if (out->type == WEFT_MESSAGE_AUTHORIZE) {
+        out->role = WEFT_ROLE_LEADER;
+        out->flags = c->recovered ? WEFT_FLAG_RECOVER : 0;
+    }
+    if (out->type == WEFT_MESSAGE_FENCE) {
+        out->status = WEFT_ERR_PEER_LOST;
+        weft_copy_text(out->text, view->dead ? "this rank was declared dead; its session must be rebuilt"
+                                             : "another rank of the replica is dead; the session must be rebuilt");
+    }
+}
+
+static void tell(weft_coordinator_t *c, uint32_t peer, weft_message_type_t type, const weft_sink_t *sink)
+{
+    weft_peer_view_t *view = &c->peer[peer];
+    bool repeated = view->told_type == type && view->told_version == c->version && view->told_us != 0;
+    if (repeated && (c->now_us - view->told_us < c->config.beat_us || WEFT_BROKEN(NO_REPEAT)))
+        return;
+    view->told_type = (uint8_t)type;
+    view->told_version = c->version;
+    view->told_us = c->now_us;
+    weft_message_t out = message_to(c, peer, type);
+    fill(c, view, &out);
+    weft_emit_send(sink, &out);
+}
+
+void weft_coordinator_command(weft_coordinator_t *c, uint32_t peer, const weft_sink_t *sink)
+{
+    if (!c->has_term || c->state == WEFT_COORDINATOR_DEPOSED)
+        return;
+    weft_message_type_t type = lacks(c, peer);
+    if (type != NOTHING)
+        tell(c, peer, type, sink);
+}
+
+void weft_coordinator_command_all(weft_coordinator_t *c, const weft_sink_t *sink)
+{
+    for (uint32_t peer = 0; peer < c->ranks; peer++)
+        if (!c->peer[peer].dead) /* the dead are answered when they speak */
+            weft_coordinator_command(c, peer, sink);
+}
+
+void weft_coordinator_welcome_all(weft_coordinator_t *c, const weft_sink_t *sink)
+{
+    c->welcomed_us = c->now_us;
+    for (uint32_t peer = 0; peer < c->ranks; peer++) {
+        weft_message_t out = message_to(c, peer, WEFT_MESSAGE_WELCOME);
+        if (!c->peer[peer].dead)
+            weft_emit_send(sink, &out);
+    }
+}

@@ -1,0 +1,500 @@
+#include "src/control/mailbox.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <zmq.h>
+
+#include "src/base/array.h"
+#include "src/base/clock.h"
+#include "src/base/error.h"
+#include "src/base/log.h"
+
+#define KEY_TEXT_BYTES   41 /* a key in Z85, with its NUL */
+#define IDENTITY_BYTES   5
+#define QUEUE_MESSAGES   1024  /* kept for a peer that does not read */
+#define MAX_WIRE_BYTES   16384 /* more than any message of ours: beyond it ZeroMQ cuts the connection */
+#define LINGER_MS        100
+#define HANDSHAKE_MS     5000 /* a connection that says nothing is cut */
+#define LOG_INTERVAL_US  1000000
+#define LONGEST_WAIT_US  3600000000u /* what one zmq_poll is asked to wait at most */
+#define MONITOR_ENDPOINT "inproc://weft-mailbox-monitor"
+
+/* The first part of every message; the second is the caller's. Ranks are little-endian, as the hosts are. */
+typedef struct header {
+    uint8_t magic[4];
+    uint32_t rank; /* the sender */
+    uint8_t token[WEFT_MAILBOX_TOKEN_BYTES];
+} header_t;
+
+_Static_assert(sizeof(header_t) == 40, "a header has no padding");
+
+static const uint8_t magic[4] = {'w', 'e', 'f', '1'};
+
+/* A socket that messages come from: the one router, or a dealer connected to `peer`. */
+typedef struct channel {
+    void *socket;
+    bool router;
+    uint32_t peer;
+} channel_t;
+
+typedef struct own_message {
+    struct own_message *next;
+    size_t bytes;
+    uint8_t data[];
+} own_message_t;
+
+struct weft_mailbox {
+    uint32_t rank;
+    header_t header; /* what this rank's messages begin with */
+    weft_log_t log;
+    bool curve;
+    char secret[KEY_TEXT_BYTES], public[KEY_TEXT_BYTES];
+    char endpoint[WEFT_MAILBOX_ENDPOINT_BYTES];
+    void *context;
+    void *monitor; /* tells of connections to the router that failed their handshake; NULL when nothing is
+                      bound */
+    int wake_fd;
+    WEFT_ARRAY(channel_t) channels;
+    WEFT_ARRAY(zmq_pollitem_t) items; /* the wake descriptor, the monitor, then the channels */
+    size_t next_channel;              /* where the next poll begins to look, so that nobody starves */
+    own_message_t *own, **own_end;    /* from this rank to itself */
+    uint64_t dropped, logged_us;
+};
+
+static void drop(weft_mailbox_t *mailbox, const char *reason)
+{
+    mailbox->dropped++;
+    uint64_t now_us = weft_now_us();
+    if (mailbox->logged_us && now_us - mailbox->logged_us < LOG_INTERVAL_US)
+        return;
+    mailbox->logged_us = now_us;
+    weft_log_line(&mailbox->log, WEFT_LOG_WARNING, "rank %u: mailbox: dropped %s (%llu dropped so far)",
+                  mailbox->rank, reason, (unsigned long long)mailbox->dropped);
+}
+
+uint64_t weft_mailbox_dropped(const weft_mailbox_t *mailbox)
+{
+    return mailbox->dropped;
+}
+
+/* What ROUTER sockets know a rank by. ZeroMQ keeps names that begin with a zero byte for itself. */
+static void make_identity(uint32_t rank, uint8_t identity[IDENTITY_BYTES])
+{
+    identity[0] = 'w';
+    memcpy(identity + 1, &rank, sizeof rank);
+}
+
+static bool is_local(const char *host)
+{
+    static const char local[] = "127.0.0.1";
+    size_t length = sizeof local - 1;
+    return !strncmp(host, local, length) && (host[length] == 0 || host[length] == ':');
+}
+
+static void set_int(void *socket, int option, int value)
+{
+    zmq_setsockopt(socket, option, &value, sizeof value);
+}
+
+/* One key pair serves all members of a session. A CURVE server without an authenticator accepts whoever knows
+ * its public key, and that can only be computed from the secret one. */
+static void set_curve(const weft_mailbox_t *mailbox, void *socket, bool server)
+{
+    zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, mailbox->secret, KEY_TEXT_BYTES);
+    if (server) {
+        set_int(socket, ZMQ_CURVE_SERVER, 1);
+    } else {
+        zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, mailbox->public, KEY_TEXT_BYTES);
+        zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, mailbox->public, KEY_TEXT_BYTES);
+    }
+}
+
+static void *new_socket(const weft_mailbox_t *mailbox, int type)
+{
+    void *socket = zmq_socket(mailbox->context, type);
+    if (!socket)
+        return NULL;
+    int64_t max_bytes = MAX_WIRE_BYTES;
+    zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes);
+    set_int(socket, ZMQ_LINGER, LINGER_MS);
+    set_int(socket, ZMQ_SNDHWM, QUEUE_MESSAGES);
+    set_int(socket, ZMQ_RCVHWM, QUEUE_MESSAGES);
+    set_int(socket, ZMQ_HEARTBEAT_IVL, 250);
+    set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, 1500);
+    set_int(socket, ZMQ_HEARTBEAT_TTL, 1500);
+    set_int(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
+    set_int(socket, ZMQ_RECONNECT_IVL, 50);
+    set_int(socket, ZMQ_RECONNECT_IVL_MAX, 1000);
+    if (mailbox->curve)
+        set_curve(mailbox, socket, type == ZMQ_ROUTER);
+    return socket;
+}
+
+static bool add_item(weft_mailbox_t *mailbox, void *socket, int fd)
+{
+    return WEFT_ARRAY_PUSH(&mailbox->items, (zmq_pollitem_t){socket, fd, ZMQ_POLLIN, 0});
+}
+
+/* Takes the socket over, also when memory runs out. */
+static bool add_channel(weft_mailbox_t *mailbox, void *socket, bool router, uint32_t peer)
+{
+    if (WEFT_ARRAY_RESERVE(&mailbox->items, mailbox->items.count + 1) &&
+        WEFT_ARRAY_PUSH(&mailbox->channels, (channel_t){socket, router, peer}))
+        return add_item(mailbox, socket, 0);
+    zmq_close(socket);
+    return false;
+}
+
+static void remove_channel(weft_mailbox_t *mailbox, channel_t *channel)
+{
+    size_t at = (size_t)(channel - mailbox->channels.items);
+    size_t item = mailbox->items.count - mailbox->channels.count + at;
+    zmq_close(channel->socket);
+    mailbox->channels.items[at] = mailbox->channels.items[--mailbox->channels.count];
+    mailbox->items.items[item] = mailbox->items.items[--mailbox->items.count];
+}
+
+/* The dealer connected to `peer`, or NULL; with `or_router` the router when there is no dealer. */
+static channel_t *find_channel(weft_mailbox_t *mailbox, uint32_t peer, bool or_router)
+{
+    channel_t *router = NULL;
+    for (size_t i = 0; i < mailbox->channels.count; i++) {
+        channel_t *channel = &mailbox->channels.items[i];
+        if (channel->router)
+            router = channel;
+        else if (channel->peer == peer)
+            return channel;
+    }
+    return or_router ? router : NULL;
+}
+
+static weft_status_t watch(weft_mailbox_t *mailbox, void *router, weft_error_t *error)
+{
+    int events = ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
+                 ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+    mailbox->monitor = zmq_socket(mailbox->context, ZMQ_PAIR);
+    if (!mailbox->monitor || zmq_socket_monitor(router, MONITOR_ENDPOINT, events) ||
+        zmq_connect(mailbox->monitor, MONITOR_ENDPOINT) || !add_item(mailbox, mailbox->monitor, 0))
+        return weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: mailbox: cannot watch its socket: %s",
+                         mailbox->rank, zmq_strerror(zmq_errno()));
+    return WEFT_OK;
+}
+
+static weft_status_t bind_router(weft_mailbox_t *mailbox, const char *host, weft_error_t *error)
+{
+    char wanted[WEFT_MAILBOX_ENDPOINT_BYTES];
+    int length = snprintf(wanted, sizeof wanted, strchr(host, ':') ? "tcp://%s" : "tcp://%s:*", host);
+    if (length < 0 || (size_t)length >= sizeof wanted)
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "rank %u: mailbox: the host is too long", mailbox->rank);
+    if (!mailbox->curve && !is_local(host))
+        return weft_fail(error, WEFT_ERR_UNSUPPORTED,
+                         "rank %u: mailbox: this libzmq has no CURVE, so it may serve 127.0.0.1 only, not %s",
+                         mailbox->rank, host);
+    void *router = new_socket(mailbox, ZMQ_ROUTER);
+    if (!router)
+        return weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: mailbox: %s", mailbox->rank,
+                         zmq_strerror(zmq_errno()));
+    set_int(router, ZMQ_ROUTER_MANDATORY, 1);
+    set_int(router, ZMQ_ROUTER_HANDOVER, 1);
+    weft_status_t status = watch(mailbox, router, error);
+    if (status == WEFT_OK && zmq_bind(router, wanted))
+        status = weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: mailbox: cannot bind to %s: %s", mailbox->rank,
+                           wanted, zmq_strerror(zmq_errno()));
+    if (status != WEFT_OK) {
+        zmq_close(router);
+        return status;
+    }
+    size_t size = sizeof mailbox->endpoint;
+    zmq_getsockopt(router, ZMQ_LAST_ENDPOINT, mailbox->endpoint, &size);
+    return add_channel(mailbox, router, true, 0)
+               ? WEFT_OK
+               : weft_fail(error, WEFT_ERR_NO_MEMORY, "rank %u: mailbox: out of memory", mailbox->rank);
+}
+
+/* The token is the secret key itself: any 32 bytes are one. */
+static void make_keys(weft_mailbox_t *mailbox)
+{
+    mailbox->curve = zmq_has("curve") &&
+                     zmq_z85_encode(mailbox->secret, mailbox->header.token, WEFT_MAILBOX_TOKEN_BYTES) &&
+                     !zmq_curve_public(mailbox->public, mailbox->secret);
+}
+
+static weft_status_t open_parts(weft_mailbox_t *mailbox, const char *host, weft_error_t *error)
+{
+    mailbox->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    mailbox->context = zmq_ctx_new();
+    if (mailbox->wake_fd < 0 || !mailbox->context || !add_item(mailbox, NULL, mailbox->wake_fd))
+        return weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: mailbox: %s", mailbox->rank, strerror(errno));
+    return host ? bind_router(mailbox, host, error) : WEFT_OK;
+}
+
+weft_status_t weft_mailbox_open(const weft_mailbox_config_t *config, weft_mailbox_t **mailbox,
+                                weft_error_t *error)
+{
+    weft_mailbox_t *made = calloc(1, sizeof *made);
+    if (!made)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "rank %u: mailbox: out of memory", config->rank);
+    made->rank = config->rank;
+    made->header.rank = config->rank;
+    memcpy(made->header.magic, magic, sizeof magic);
+    memcpy(made->header.token, config->token, sizeof config->token);
+    if (config->log)
+        made->log = *config->log;
+    made->own_end = &made->own;
+    made->wake_fd = -1;
+    make_keys(made);
+    weft_status_t status = open_parts(made, config->host, error);
+    if (status != WEFT_OK) {
+        weft_mailbox_close(made);
+        return status;
+    }
+    *mailbox = made;
+    return WEFT_OK;
+}
+
+void weft_mailbox_close(weft_mailbox_t *mailbox)
+{
+    if (!mailbox)
+        return;
+    for (size_t i = 0; i < mailbox->channels.count; i++)
+        zmq_close(mailbox->channels.items[i].socket);
+    if (mailbox->monitor)
+        zmq_close(mailbox->monitor);
+    if (mailbox->context)
+        zmq_ctx_term(mailbox->context);
+    if (mailbox->wake_fd >= 0)
+        close(mailbox->wake_fd);
+    for (own_message_t *message = mailbox->own, *next; message; message = next) {
+        next = message->next;
+        free(message);
+    }
+    WEFT_ARRAY_FREE(&mailbox->channels);
+    WEFT_ARRAY_FREE(&mailbox->items);
+    explicit_bzero(mailbox, sizeof *mailbox);
+    free(mailbox);
+}
+
+const char *weft_mailbox_endpoint(const weft_mailbox_t *mailbox)
+{
+    return mailbox->endpoint;
+}
+
+weft_status_t weft_mailbox_connect(weft_mailbox_t *mailbox, uint32_t peer, const char *endpoint,
+                                   weft_error_t *error)
+{
+    if (peer == mailbox->rank)
+        return WEFT_OK;
+    if (strncmp(endpoint, "tcp://", 6))
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "rank %u: mailbox: \"%s\" is not like tcp://host:port",
+                         mailbox->rank, endpoint);
+    if (!mailbox->curve && !is_local(endpoint + 6))
+        return weft_fail(error, WEFT_ERR_UNSUPPORTED,
+                         "rank %u: mailbox: this libzmq has no CURVE, so it may reach 127.0.0.1 only, not %s",
+                         mailbox->rank, endpoint);
+    void *dealer = new_socket(mailbox, ZMQ_DEALER);
+    if (!dealer)
+        return weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: mailbox: %s", mailbox->rank,
+                         zmq_strerror(zmq_errno()));
+    uint8_t identity[IDENTITY_BYTES];
+    make_identity(mailbox->rank, identity);
+    zmq_setsockopt(dealer, ZMQ_ROUTING_ID, identity, sizeof identity);
+    if (zmq_connect(dealer, endpoint)) {
+        zmq_close(dealer);
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "rank %u: mailbox: cannot connect to \"%s\" for rank %u: %s", mailbox->rank,
+                         endpoint, peer, zmq_strerror(zmq_errno()));
+    }
+    channel_t *earlier = find_channel(mailbox, peer, false);
+    if (earlier)
+        remove_channel(mailbox, earlier);
+    if (!add_channel(mailbox, dealer, false, peer))
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "rank %u: mailbox: out of memory", mailbox->rank);
+    return WEFT_OK;
+}
+
+static weft_status_t send_own(weft_mailbox_t *mailbox, const void *data, size_t bytes)
+{
+    own_message_t *message = malloc(sizeof *message + bytes);
+    if (!message)
+        return WEFT_ERR_NO_MEMORY;
+    message->next = NULL;
+    message->bytes = bytes;
+    if (bytes)
+        memcpy(message->data, data, bytes);
+    *mailbox->own_end = message;
+    mailbox->own_end = &message->next;
+    return WEFT_OK;
+}
+
+static bool take_own(weft_mailbox_t *mailbox, uint32_t *peer, void *data, size_t *bytes)
+{
+    own_message_t *message = mailbox->own;
+    if (!message)
+        return false;
+    memcpy(data, message->data, message->bytes);
+    *bytes = message->bytes;
+    *peer = mailbox->rank;
+    mailbox->own = message->next;
+    if (!mailbox->own)
+        mailbox->own_end = &mailbox->own;
+    free(message);
+    return true;
+}
+
+/* Only a message's first part can be refused for want of room or of a connection; then none of it is sent. */
+weft_status_t weft_mailbox_send(weft_mailbox_t *mailbox, uint32_t peer, const void *data, size_t bytes)
+{
+    if (bytes > WEFT_MAILBOX_MAX_BYTES)
+        return WEFT_ERR_ARGUMENT;
+    if (peer == mailbox->rank)
+        return send_own(mailbox, data, bytes);
+    channel_t *channel = find_channel(mailbox, peer, true);
+    if (!channel)
+        return WEFT_ERR_PEER_LOST;
+    if (channel->router) {
+        uint8_t identity[IDENTITY_BYTES];
+        make_identity(peer, identity);
+        if (zmq_send(channel->socket, identity, sizeof identity, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0)
+            return WEFT_ERR_PEER_LOST;
+    }
+    if (zmq_send(channel->socket, &mailbox->header, sizeof mailbox->header, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0 ||
+        zmq_send(channel->socket, data, bytes, ZMQ_DONTWAIT) < 0)
+        return WEFT_ERR_PEER_LOST;
+    return WEFT_OK;
+}
+
+typedef struct part {
+    void *data;
+    size_t capacity;
+    size_t bytes; /* as sent; more than `capacity` when cut */
+} part_t;
+
+/* Read one message to its end, keeping the first `wanted` parts. Returns how many it had, 0 when there is
+ * none. */
+static size_t read_parts(void *socket, part_t *parts, size_t wanted)
+{
+    size_t count = 0;
+    for (int more = 1; more; count++) {
+        uint8_t spare;
+        bool keep = count < wanted;
+        int bytes = zmq_recv(socket, keep ? parts[count].data : &spare, keep ? parts[count].capacity : 0,
+                             ZMQ_DONTWAIT);
+        if (bytes < 0)
+            return 0;
+        if (keep)
+            parts[count].bytes = (size_t)bytes;
+        size_t size = sizeof more;
+        zmq_getsockopt(socket, ZMQ_RCVMORE, &more, &size);
+    }
+    return count;
+}
+
+/* Takes as long for any two tokens, so that timing tells nothing about how much of a guess was right. */
+static bool same_token(const uint8_t *a, const uint8_t *b)
+{
+    volatile uint8_t difference = 0;
+    for (size_t i = 0; i < WEFT_MAILBOX_TOKEN_BYTES; i++)
+        difference = difference | (uint8_t)(a[i] ^ b[i]);
+    return difference == 0;
+}
+
+/* Who may speak in a channel: on a dealer the peer that it is connected to, on the router whoever connected
+ * under that rank's identity. */
+static bool is_sender(const channel_t *channel, const part_t *identity, uint32_t rank)
+{
+    if (!channel->router)
+        return channel->peer == rank;
+    uint8_t expected[IDENTITY_BYTES];
+    make_identity(rank, expected);
+    return identity->bytes == IDENTITY_BYTES && !memcmp(identity->data, expected, IDENTITY_BYTES);
+}
+
+/* Take one message of a channel; false when there is none that may be passed on. */
+static bool take_from(weft_mailbox_t *mailbox, const channel_t *channel, uint32_t *peer, void *data,
+                      size_t *bytes)
+{
+    uint8_t identity[IDENTITY_BYTES];
+    header_t header;
+    part_t parts[3] = {
+        {identity, sizeof identity, 0}, {&header, sizeof header, 0}, {data, WEFT_MAILBOX_MAX_BYTES, 0}};
+    size_t first = channel->router ? 0 : 1; /* a router puts the identity in front */
+    size_t count = read_parts(channel->socket, parts + first, 3 - first);
+    if (count == 0)
+        return false;
+    const char *fault = NULL;
+    if (count != 3 - first || parts[1].bytes != sizeof header || memcmp(header.magic, magic, sizeof magic))
+        fault = "a message that is not weft's";
+    else if (!same_token(header.token, mailbox->header.token))
+        fault = "a message without the session's token";
+    else if (!is_sender(channel, &parts[0], header.rank))
+        fault = "a message in another rank's name";
+    else if (parts[2].bytes > WEFT_MAILBOX_MAX_BYTES)
+        fault = "an oversized message";
+    if (fault) {
+        drop(mailbox, fault);
+        return false;
+    }
+    *peer = header.rank;
+    *bytes = parts[2].bytes;
+    return true;
+}
+
+static bool take_any(weft_mailbox_t *mailbox, uint32_t *peer, void *data, size_t *bytes)
+{
+    size_t count = mailbox->channels.count;
+    for (size_t i = 0; i < count; i++) {
+        size_t at = mailbox->next_channel++ % count;
+        if (take_from(mailbox, &mailbox->channels.items[at], peer, data, bytes))
+            return true;
+    }
+    return false;
+}
+
+static void count_refused_connections(weft_mailbox_t *mailbox)
+{
+    uint8_t event[8];
+    part_t part = {event, sizeof event, 0};
+    while (mailbox->monitor && read_parts(mailbox->monitor, &part, 1))
+        drop(mailbox, "a connection that failed its handshake: another session's token, or not weft");
+}
+
+/* Whether weft_mailbox_wake was called since this was last asked. */
+static bool was_woken(weft_mailbox_t *mailbox)
+{
+    uint64_t wakes;
+    return read(mailbox->wake_fd, &wakes, sizeof wakes) == sizeof wakes;
+}
+
+void weft_mailbox_wake(weft_mailbox_t *mailbox)
+{
+    uint64_t one = 1;
+    /* Fails only when 2^64 - 2 wakes are waiting already. */
+    ssize_t written = write(mailbox->wake_fd, &one, sizeof one);
+    (void)written;
+}
+
+static void wait_for_any(weft_mailbox_t *mailbox, uint64_t wait_us)
+{
+    uint64_t asked_us = wait_us < LONGEST_WAIT_US ? wait_us : LONGEST_WAIT_US;
+    zmq_poll(mailbox->items.items, (int)mailbox->items.count, (long)((asked_us + 999) / 1000));
+}
+
+weft_status_t weft_mailbox_poll(weft_mailbox_t *mailbox, uint64_t timeout_us, uint32_t *peer, void *data,
+                                size_t *bytes)
+{
+    uint64_t start_us = weft_now_us();
+    for (;;) {
+        if (take_own(mailbox, peer, data, bytes) || take_any(mailbox, peer, data, bytes))
+            return WEFT_OK;
+        count_refused_connections(mailbox);
+        uint64_t spent_us = weft_now_us() - start_us;
+        if (was_woken(mailbox) || spent_us >= timeout_us)
+            return WEFT_ERR_TIMEOUT;
+        wait_for_any(mailbox, timeout_us - spent_us);
+    }
+}

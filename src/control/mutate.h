@@ -1,0 +1,32 @@
+/* Rules that the simulator (tests/sim) can break, to prove that it notices. In the library every WEFT_BROKEN is the
+ * constant false and leaves no trace. */
+#ifndef WEFT_CONTROL_MUTATE_H
+#define WEFT_CONTROL_MUTATE_H
+
+/* X(identifier, name on the simulator's command line). */
+#define WEFT_MUTATION_LIST(X)                                                                                \
+    X(IGNORE_BALLOT, "ignore-ballot")               /* a rank obeys a COMMIT below its promise */            \
+    X(LOWER_WITHOUT_FREEZE, "lower-without-freeze") /* a leader lowers at_step on parked reports alone */    \
+    X(MARGIN_OFF_BY_ONE, "margin-off-by-one")       /* at_step is the highest limit itself */                \
+    X(ABORT_AFTER_ARM, "abort-after-arm")           /* an armed rank gives up by itself */                   \
+    X(STOP_AT_MIN, "stop-at-min")                   /* the lowest posted round instead of the highest */     \
+    X(FORGET_APPLIED, "forget-applied")             /* a leader lowers at_step past a rank that swapped */   \
+    X(AUTHORIZE_EARLY, "authorize-early")           /* one rank that is not prepared yet is forgiven */      \
+    X(IGNORE_TERM, "ignore-term")                   /* ranks obey coordinators that were replaced */         \
+    X(NO_REPEAT, "no-repeat")                       /* commands are sent once */                             \
+    X(IGNORE_DIGEST, "ignore-digest")               /* replicas may hold different bytes */
+
+#ifdef WEFT_SIM
+typedef enum weft_mutation {
+    WEFT_MUTATION_NONE,
+#define X(id, name) WEFT_MUTATION_##id,
+    WEFT_MUTATION_LIST(X)
+#undef X
+} weft_mutation_t;
+extern weft_mutation_t weft_mutation;
+#define WEFT_BROKEN(id) (weft_mutation == WEFT_MUTATION_##id)
+#else
+#define WEFT_BROKEN(id) 0
+#endif
+
+#endif

@@ -1,0 +1,527 @@
+#include "src/control/rank_machine.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "src/control/mutate.h"
+
+typedef weft_rank_machine_t machine_t;
+
+static const char *const names[WEFT_RANK_STATE_COUNT] = {
+    "IDLE", "RECEIVING", "REFUSED", "STOPPING", "DRAINING", "PREPARED", "ARMED", "FROZEN", "COMMITTED", "FENCED",
+};
+
+#define TO(id) (1u << WEFT_RANK_##id)
+
+/* From each state, where it may go. From ARMED on there is no way back to IDLE but the leader's word. */
+static const unsigned transitions[WEFT_RANK_STATE_COUNT] = {
+    [WEFT_RANK_IDLE] = TO(RECEIVING) | TO(FENCED),
+    [WEFT_RANK_RECEIVING] = TO(PREPARED) | TO(REFUSED) | TO(STOPPING) | TO(IDLE) | TO(FENCED),
+    [WEFT_RANK_REFUSED] = TO(STOPPING) | TO(IDLE) | TO(FENCED),
+    [WEFT_RANK_STOPPING] = TO(DRAINING) | TO(IDLE) | TO(FENCED),
+    [WEFT_RANK_DRAINING] = TO(IDLE) | TO(FENCED),
+    [WEFT_RANK_PREPARED] = TO(ARMED) | TO(FROZEN) | TO(STOPPING) | TO(IDLE) | TO(FENCED),
+    [WEFT_RANK_ARMED] = TO(COMMITTED) | TO(FROZEN) | TO(IDLE) | TO(FENCED),
+    [WEFT_RANK_FROZEN] = TO(COMMITTED) | TO(FROZEN) | TO(IDLE) | TO(FENCED),
+    [WEFT_RANK_COMMITTED] = TO(FROZEN) | TO(IDLE) | TO(FENCED),
+    [WEFT_RANK_FENCED] = 0,
+};
+
+const char *weft_rank_state_name(weft_rank_state_t state)
+{
+    return (unsigned)state < WEFT_RANK_STATE_COUNT ? names[state] : "?";
+}
+
+static bool in_commit(const machine_t *m)
+{
+    return m->state == WEFT_RANK_ARMED || m->state == WEFT_RANK_FROZEN || m->state == WEFT_RANK_COMMITTED;
+}
+
+static bool in_transfer(const machine_t *m)
+{
+    return m->state == WEFT_RANK_RECEIVING || m->state == WEFT_RANK_REFUSED || m->state == WEFT_RANK_STOPPING ||
+           m->state == WEFT_RANK_DRAINING;
+}
+
+static bool set_state(machine_t *m, weft_rank_state_t state, const weft_sink_t *sink)
+{
+    if ((transitions[m->state] & 1u << state) == 0) {
+        weft_emit_log(sink, WEFT_LOG_ERROR, "rank %u: version %llu: no way from %s to %s", m->rank,
+                      (unsigned long long)m->version, names[m->state], names[state]);
+        return false;
+    }
+    weft_emit_log(sink, WEFT_LOG_DEBUG, "rank %u: version %llu: %s -> %s", m->rank, (unsigned long long)m->version,
+                  names[m->state], names[state]);
+    m->leader_due |= in_commit(m);
+    m->state = state;
+    m->leader_due |= in_commit(m);
+    m->report_due = true;
+    return true;
+}
+
+void weft_rank_machine_init(machine_t *m, const weft_control_config_t *config, uint32_t rank, weft_guard_t *guard)
+{
+    memset(m, 0, sizeof *m);
+    m->config = *config;
+    m->rank = rank;
+    m->guard = guard;
+    m->coordinator = config->coordinator;
+    m->report_due = true;
+}
+
+void weft_rank_machine_loaded(machine_t *m, uint64_t version, weft_digest_t digest)
+{
+    m->live = m->done = version;
+    m->digest = m->live_digest = digest;
+    m->report_due = true;
+}
+
+/* ---- reports ---- */
+
+static uint32_t leader_of(const machine_t *m)
+{
+    const weft_topology_t *t = &m->config.topology;
+    return weft_topology_leader(t, weft_topology_replica(t, m->rank));
+}
+
+/* Parked: no step was open, and none has begun, since idle_us. Seen by looking at the guard at each event. */
+static uint32_t step_flags(machine_t *m, const weft_guard_view_t *view)
+{
+    if (view->open || view->step != m->seen_step)
+        m->stepped_us = m->now_us;
+    m->seen_step = view->step;
+    bool parked = !view->open && m->now_us - m->stepped_us >= m->config.idle_us;
+    return (view->open ? WEFT_FLAG_OPEN : 0) | (parked ? WEFT_FLAG_PARKED : 0) |
+           (view->started ? WEFT_FLAG_STARTED : 0);
+}
+
+static weft_message_t whole_state(machine_t *m)
+{
+    weft_guard_view_t view = weft_guard_look(m->guard);
+    bool decided = m->state == WEFT_RANK_COMMITTED || m->state == WEFT_RANK_FROZEN;
+    m->reported_flags = step_flags(m, &view);
+    weft_message_t out = {
+        .type = WEFT_MESSAGE_RANK_STATE,
+        .state = (uint8_t)m->state,
+        .flags = m->reported_flags | (m->broken ? WEFT_FLAG_BROKEN : 0) |
+                 (m->stop_known ? WEFT_FLAG_STOP_AT : 0) | (m->posted_known ? WEFT_FLAG_POSTED : 0),
+        .from = m->rank,
+        .epoch = m->config.epoch,
+        .status = m->status,
+        .term = m->term,
+        .version = m->version,
+        .live = m->live,
+        .done = m->done,
+        .ballot = m->promised,
+        .step = view.step,
+        .limit = m->limit,
+        .at_step = decided ? m->at_step : m->live_at_step,
+        .round = m->posted,
+        .stop_round = m->stop_round,
+        .digest = m->digest,
+        .members = m->members,
+    };
+    weft_copy_text(out.text, m->text);
+    return out;
+}
+
+static void report(machine_t *m, const weft_sink_t *sink)
+{
+    weft_message_t out = whole_state(m);
+    out.sequence = ++m->sequence;
+    if (m->report_due) {
+        out.role = WEFT_ROLE_COORDINATOR;
+        out.to = m->coordinator;
+        weft_emit_send(sink, &out);
+        m->reported_us = m->now_us;
+    }
+    if (m->leader_due) {
+        out.role = WEFT_ROLE_LEADER;
+        out.to = leader_of(m);
+        weft_emit_send(sink, &out);
+    }
+    m->report_due = m->leader_due = false;
+}
+
+/* ---- taking a version in ---- */
+
+static void begin(machine_t *m, uint64_t version, weft_members_t members, const weft_sink_t *sink)
+{
+    m->version = version;
+    m->members = members;
+    m->posted_known = m->stop_known = false;
+    m->posted = m->stop_round = 0;
+    m->at_step = m->limit = 0;
+    m->promised = m->accepted = 0; /* ballots are about one version */
+    m->status = WEFT_OK;
+    m->text[0] = '\0';
+    if (!set_state(m, WEFT_RANK_RECEIVING, sink))
+        return;
+    weft_action_t action = {.type = WEFT_ACTION_START_TRANSFER, .version = version, .members = members, .text = ""};
+    sink->emit(sink->user, &action);
+}
+
+/* The version in hand will not be live; what serves goes on serving. */
+static void give_up(machine_t *m, const weft_sink_t *sink)
+{
+    weft_emit(sink, WEFT_ACTION_DISCARD_STAGE, m->version);
+    if (!set_state(m, WEFT_RANK_IDLE, sink))
+        return;
+    m->done = m->version;
+    m->version = 0;
+    m->digest = m->live_digest;
+}
+
+static void break_transfer(machine_t *m, const weft_sink_t *sink)
+{
+    m->broken = true;
+    if (in_transfer(m))
+        weft_emit(sink, WEFT_ACTION_ABORT_TRANSFER, m->version);
+    give_up(m, sink);
+}
+
+static void remember_failure(machine_t *m, weft_status_t status, const char *text)
+{
+    m->status = status;
+    weft_copy_text(m->text, text);
+}
+
+static void fence(machine_t *m, weft_status_t status, const char *text, const weft_sink_t *sink)
+{
+    if (m->state == WEFT_RANK_FENCED)
+        return;
+    weft_guard_fence(m->guard);
+    remember_failure(m, status, text);
+    if (in_transfer(m))
+        weft_emit(sink, WEFT_ACTION_ABORT_TRANSFER, m->version);
+    if (m->version != 0 && m->state != WEFT_RANK_COMMITTED)
+        weft_emit(sink, WEFT_ACTION_DISCARD_STAGE, m->version);
+    set_state(m, WEFT_RANK_FENCED, sink);
+    weft_action_t action = {.type = WEFT_ACTION_FENCE, .status = status, .text = m->text};
+    sink->emit(sink->user, &action);
+    weft_emit(sink, WEFT_ACTION_WAKE_STEPS, m->version);
+}
+
+/* The guard has swapped: the new weights serve. */
+static void applied(machine_t *m, const weft_sink_t *sink)
+{
+    if (!set_state(m, WEFT_RANK_IDLE, sink))
+        return;
+    m->live = m->done = m->version;
+    m->live_at_step = m->at_step;
+    m->live_digest = m->digest;
+    m->version = 0;
+    weft_emit(sink, WEFT_ACTION_WAKE_STEPS, m->live);
+}
+
+/* ---- what the data path tells ---- */
+
+static void on_transfer_done(machine_t *m, const weft_event_t *event, const weft_sink_t *sink)
+{
+    if (m->state != WEFT_RANK_RECEIVING)
+        return; /* REFUSED, or stopped: the bytes are not wanted any more */
+    m->digest = event->digest;
+    set_state(m, WEFT_RANK_PREPARED, sink);
+}
+
+static void on_refused(machine_t *m, const weft_event_t *event, const weft_sink_t *sink)
+{
+    if (m->state != WEFT_RANK_RECEIVING)
+        return;
+    remember_failure(m, event->status, event->text);
+    set_state(m, WEFT_RANK_REFUSED, sink);
+}
+
+static void on_failed(machine_t *m, const weft_event_t *event, const weft_sink_t *sink)
+{
+    if (!in_transfer(m))
+        return;
+    remember_failure(m, event->status, event->text);
+    break_transfer(m, sink);
+}
+
+static void on_posted(machine_t *m, uint32_t round)
+{
+    if (m->state != WEFT_RANK_STOPPING || m->posted_known)
+        return;
+    m->posted = round;
+    m->posted_known = m->report_due = true;
+}
+
+static void on_drained(machine_t *m, const weft_sink_t *sink)
+{
+    if (m->state == WEFT_RANK_DRAINING)
+        give_up(m, sink);
+}
+
+static void on_swapped(machine_t *m, const weft_sink_t *sink)
+{
+    if (m->state == WEFT_RANK_COMMITTED)
+        applied(m, sink);
+}
+
+/* An answer of the data path to a version that is no longer in hand comes too late to matter. */
+static void on_data_path(machine_t *m, const weft_event_t *event, const weft_sink_t *sink)
+{
+    if (event->version != m->version || m->version == 0)
+        return;
+    switch (event->type) {
+    case WEFT_EVENT_TRANSFER_DONE:
+        on_transfer_done(m, event, sink);
+        break;
+    case WEFT_EVENT_TRANSFER_REFUSED:
+        on_refused(m, event, sink);
+        break;
+    case WEFT_EVENT_TRANSFER_FAILED:
+        on_failed(m, event, sink);
+        break;
+    case WEFT_EVENT_POSTED:
+        on_posted(m, event->round);
+        break;
+    case WEFT_EVENT_DRAINED:
+        on_drained(m, sink);
+        break;
+    case WEFT_EVENT_SWAPPED:
+        on_swapped(m, sink);
+        break;
+    case WEFT_EVENT_SWAP_FAILED:
+        fence(m, event->status, event->text, sink);
+        break;
+    default: /* not a rank's event */
+        break;
+    }
+}
+
+/* ---- what the coordinator tells ---- */
+
+static void on_begin(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
+{
+    if (m->state == WEFT_RANK_IDLE && in->version > m->done && !m->broken)
+        begin(m, in->version, in->members, sink);
+}
+
+static void on_stop(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
+{
+    /* Others may have posted rounds that need this rank: it takes part even if BEGIN has not come. */
+    on_begin(m, in, sink);
+    if (in->version != m->version || (transitions[m->state] & TO(STOPPING)) == 0)
+        return;
+    if (set_state(m, WEFT_RANK_STOPPING, sink))
+        weft_emit(sink, WEFT_ACTION_REPORT_POSTED, m->version);
+}
+
+static void on_stop_at(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
+{
+    if (m->state != WEFT_RANK_STOPPING || !m->posted_known || in->version != m->version)
+        return;
+    m->stop_round = in->stop_round;
+    m->stop_known = true;
+    set_state(m, WEFT_RANK_DRAINING, sink);
+    weft_action_t action = {.type = WEFT_ACTION_STOP_TRANSFER_AT,
+                            .version = m->version,
+                            .round = in->stop_round,
+                            .text = ""};
+    sink->emit(sink->user, &action);
+}
+
+static void on_drop(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
+{
+    if (m->state == WEFT_RANK_PREPARED && in->version == m->version)
+        give_up(m, sink);
+}
+
+static void on_abort_transfer(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
+{
+    if (m->state == WEFT_RANK_IDLE && in->version > m->done) {
+        m->done = in->version; /* never begun here */
+        m->broken = true;
+    } else if (in->version == m->version && (in_transfer(m) || m->state == WEFT_RANK_PREPARED)) {
+        break_transfer(m, sink);
+    }
+}
+
+/* True when the message is from the coordinator of the newest term known. */
+static bool accept_coordinator(machine_t *m, const weft_message_t *in)
+{
+    if (in->term < m->term && !WEFT_BROKEN(IGNORE_TERM))
+        return false;
+    m->report_due |= in->term > m->term;
+    m->term = in->term;
+    m->coordinator = in->from;
+    /* Whatever was asked for: if it is done already, the coordinator has not heard of it. */
+    m->report_due |= in->type != WEFT_MESSAGE_WELCOME;
+    return true;
+}
+
+/* ---- what the leader tells ---- */
+
+static void on_arm(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
+{
+    if (m->state != WEFT_RANK_PREPARED || in->version != m->version || in->ballot < m->promised)
+        return;
+    uint64_t step;
+    weft_guard_arm(m->guard, m->config.margin, &step, &m->limit);
+    m->promised = in->ballot;
+    set_state(m, WEFT_RANK_ARMED, sink);
+}
+
+static void on_freeze(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
+{
+    /* A FREEZE seen before, perhaps followed by its COMMIT, must not freeze again: the promise was above. */
+    if (in->version != m->version || in->ballot <= m->promised || (transitions[m->state] & TO(FROZEN)) == 0)
+        return;
+    m->promised = in->ballot;
+    uint64_t step;
+    if (!weft_guard_freeze(m->guard, &step))
+        return; /* a thread is swapping: the answer is APPLIED, in a moment */
+    if (weft_guard_live(m->guard) == m->version) {
+        /* The swap was quicker than the event that tells of it. Its at_step stands, so no limit is kept. */
+        weft_guard_release(m->guard);
+        applied(m, sink);
+        return;
+    }
+    m->limit = step;
+    set_state(m, WEFT_RANK_FROZEN, sink);
+}
+
+static void on_commit(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
+{
+    bool promised = m->state == WEFT_RANK_ARMED || m->state == WEFT_RANK_FROZEN;
+    bool obeyed = WEFT_BROKEN(IGNORE_BALLOT) ? promised : promised && in->ballot == m->promised;
+    if (in->version != m->version || !obeyed)
+        return;
+    if (!weft_guard_commit(m->guard, in->version, in->at_step)) {
+        char text[WEFT_MESSAGE_TEXT_BYTES];
+        snprintf(text, sizeof text, "rank %u cannot swap to version %llu at step %llu: it is at step %llu already",
+                 m->rank, (unsigned long long)in->version, (unsigned long long)in->at_step,
+                 (unsigned long long)weft_guard_look(m->guard).step);
+        fence(m, WEFT_ERR_INTERNAL, text, sink);
+        return;
+    }
+    m->accepted = in->ballot;
+    m->at_step = in->at_step;
+    set_state(m, WEFT_RANK_COMMITTED, sink);
+    weft_emit(sink, WEFT_ACTION_WAKE_STEPS, m->version);
+    if (weft_guard_swap_due(m->guard))
+        weft_emit(sink, WEFT_ACTION_TRY_SWAP, m->version);
+}
+
+static void on_abort(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
+{
+    bool undecided = m->state == WEFT_RANK_PREPARED || m->state == WEFT_RANK_ARMED ||
+                     (m->state == WEFT_RANK_FROZEN && m->at_step == 0);
+    if (in->version != m->version || in->ballot < m->promised || !undecided)
+        return;
+    m->promised = in->ballot;
+    remember_failure(m, in->status, in->text);
+    weft_guard_release(m->guard);
+    give_up(m, sink);
+    weft_emit(sink, WEFT_ACTION_WAKE_STEPS, m->done);
+}
+
+/* True when the message is from the leader of this replica, appointed in the newest term known. */
+static bool accept_leader(machine_t *m, const weft_message_t *in)
+{
+    if (in->from != leader_of(m) || (weft_ballot_term(in->ballot) < m->term && !WEFT_BROKEN(IGNORE_TERM)))
+        return false;
+    m->leader_due = true;
+    return true;
+}
+
+static void on_leader_message(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
+{
+    if (!accept_leader(m, in))
+        return;
+    switch ((weft_message_type_t)in->type) {
+    case WEFT_MESSAGE_ARM:
+        on_arm(m, in, sink);
+        break;
+    case WEFT_MESSAGE_FREEZE:
+        on_freeze(m, in, sink);
+        break;
+    case WEFT_MESSAGE_COMMIT:
+        on_commit(m, in, sink);
+        break;
+    default:
+        on_abort(m, in, sink);
+        break;
+    }
+}
+
+static void on_coordinator_message(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
+{
+    if (!accept_coordinator(m, in))
+        return;
+    switch ((weft_message_type_t)in->type) {
+    case WEFT_MESSAGE_BEGIN:
+        on_begin(m, in, sink);
+        break;
+    case WEFT_MESSAGE_STOP:
+        on_stop(m, in, sink);
+        break;
+    case WEFT_MESSAGE_STOP_AT:
+        on_stop_at(m, in, sink);
+        break;
+    case WEFT_MESSAGE_DROP:
+        on_drop(m, in, sink);
+        break;
+    case WEFT_MESSAGE_ABORT_TRANSFER:
+        on_abort_transfer(m, in, sink);
+        break;
+    case WEFT_MESSAGE_FENCE:
+        fence(m, in->status, in->text, sink);
+        break;
+    default: /* WELCOME has done its work in accept_coordinator; decode refuses others for this role */
+        break;
+    }
+}
+
+static bool from_leader(uint8_t type)
+{
+    return type == WEFT_MESSAGE_ARM || type == WEFT_MESSAGE_FREEZE || type == WEFT_MESSAGE_COMMIT ||
+           type == WEFT_MESSAGE_ABORT;
+}
+
+static void on_message(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
+{
+    if (in->epoch != m->config.epoch || in->to != m->rank || in->role != WEFT_ROLE_RANK)
+        return;
+    if (from_leader(in->type))
+        on_leader_message(m, in, sink);
+    else
+        on_coordinator_message(m, in, sink);
+}
+
+static void on_tick(machine_t *m, const weft_sink_t *sink)
+{
+    weft_guard_view_t view = weft_guard_look(m->guard);
+    uint32_t flags = step_flags(m, &view);
+    if (in_commit(m) && flags != m->reported_flags)
+        m->leader_due = true; /* the leader lowers at_step when all are parked */
+    if (m->state == WEFT_RANK_COMMITTED && weft_guard_swap_due(m->guard))
+        weft_emit(sink, WEFT_ACTION_TRY_SWAP, m->version);
+    if (WEFT_BROKEN(ABORT_AFTER_ARM) && m->state == WEFT_RANK_ARMED && m->now_us - m->reported_us >= m->config.beat_us)
+        weft_guard_release(m->guard), give_up(m, sink);
+    if (m->now_us - m->reported_us >= m->config.beat_us) {
+        m->report_due = true;
+        m->leader_due |= in_commit(m);
+    }
+}
+
+void weft_rank_machine_handle(machine_t *m, const weft_event_t *event, const weft_sink_t *sink)
+{
+    m->now_us = event->now_us;
+    switch (event->type) {
+    case WEFT_EVENT_TICK:
+        on_tick(m, sink);
+        break;
+    case WEFT_EVENT_MESSAGE:
+        on_message(m, event->message, sink);
+        break;
+    default:
+        on_data_path(m, event, sink);
+        break;
+    }
+    if (m->report_due || m->leader_due)
+        report(m, sink);
+}

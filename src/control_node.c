@@ -1,0 +1,301 @@
+/* In: messages from other ranks, events from this process. Out: messages, and commands to the progress thread.
+ * Invariant: only this thread touches the machines and the mailbox; it never waits for anything but the mailbox. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/clock.h"
+#include "src/base/error.h"
+#include "src/base/log.h"
+#include "src/session_private.h"
+
+#define POLL_US 10000
+
+static void send_message(weft_session_t *s, const weft_message_t *message)
+{
+    uint8_t bytes[WEFT_MESSAGE_MAX_BYTES];
+    size_t size = weft_message_encode(message, bytes);
+    weft_mailbox_send(s->mailbox, message->to, bytes, size); /* a lost message is sent again by the machines */
+}
+
+static weft_publication_t *find_publication(weft_session_t *s, uint64_t version)
+{
+    for (unsigned i = 0; i < WEFT_PUBLICATIONS; i++)
+        if (s->publications[i].version == version)
+            return &s->publications[i];
+    return NULL;
+}
+
+static void notify(weft_session_t *s, const weft_action_t *action)
+{
+    pthread_mutex_lock(&s->mutex);
+    weft_publication_t *publication = find_publication(s, action->version);
+    if (publication) {
+        publication->released = true;
+        if (action->outcome != WEFT_OUTCOME_RELEASED) {
+            publication->outcome = action->outcome;
+            publication->status = action->status;
+            weft_copy_text(publication->text, action->text);
+        }
+        pthread_cond_broadcast(&s->publish_cond);
+    }
+    pthread_mutex_unlock(&s->mutex);
+}
+
+static void wake_steps(weft_session_t *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    pthread_cond_broadcast(&s->step_cond);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+static void fence(weft_session_t *s, const weft_action_t *action)
+{
+    pthread_mutex_lock(&s->mutex);
+    if (!s->fenced) {
+        s->fenced = true;
+        s->fenced_status = action->status ? action->status : WEFT_ERR_PEER_LOST;
+        weft_copy_text(s->fenced_text, action->text);
+    }
+    pthread_cond_broadcast(&s->step_cond);
+    pthread_cond_broadcast(&s->publish_cond);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+static void carry_out(void *user, const weft_action_t *action)
+{
+    weft_session_t *s = user;
+    switch (action->type) {
+    case WEFT_ACTION_SEND:
+        send_message(s, action->message);
+        break;
+    case WEFT_ACTION_START_TRANSFER:
+    case WEFT_ACTION_REPORT_POSTED:
+    case WEFT_ACTION_STOP_TRANSFER_AT:
+    case WEFT_ACTION_ABORT_TRANSFER:
+    case WEFT_ACTION_DISCARD_STAGE:
+    case WEFT_ACTION_TRY_SWAP:
+        weft_session_command(s, action->type, action->version, action->round);
+        break;
+    case WEFT_ACTION_WAKE_STEPS:
+        wake_steps(s);
+        break;
+    case WEFT_ACTION_NOTIFY:
+        notify(s, action);
+        break;
+    case WEFT_ACTION_FENCE:
+        fence(s, action);
+        break;
+    case WEFT_ACTION_STORE_TERM: /* a session's coordinator does not outlive its process */
+        break;
+    case WEFT_ACTION_LOG:
+        weft_log_line(&s->config.log, action->level, "rank %u: %s", s->rank, action->text);
+        break;
+    }
+}
+
+static void handle_all(weft_session_t *s, const weft_event_t *event)
+{
+    weft_sink_t sink = {carry_out, s};
+    if (s->trainer_machine)
+        weft_trainer_machine_handle(s->trainer_machine, event, &sink);
+    if (s->rank_machine)
+        weft_rank_machine_handle(s->rank_machine, event, &sink);
+    if (event->type != WEFT_EVENT_TICK)
+        return;
+    if (s->leader_machine)
+        weft_leader_machine_handle(s->leader_machine, event, &sink);
+    if (s->coordinator)
+        weft_coordinator_handle(s->coordinator, event, &sink);
+}
+
+static void handle_message(weft_session_t *s, const weft_message_t *message)
+{
+    weft_sink_t sink = {carry_out, s};
+    weft_event_t event = {.type = WEFT_EVENT_MESSAGE, .now_us = weft_now_us(), .message = message};
+    if (message->role == WEFT_ROLE_TRAINER && s->trainer_machine)
+        weft_trainer_machine_handle(s->trainer_machine, &event, &sink);
+    else if (message->role == WEFT_ROLE_RANK && s->rank_machine)
+        weft_rank_machine_handle(s->rank_machine, &event, &sink);
+    else if (message->role == WEFT_ROLE_LEADER && s->leader_machine)
+        weft_leader_machine_handle(s->leader_machine, &event, &sink);
+    else if (message->role == WEFT_ROLE_COORDINATOR && s->coordinator)
+        weft_coordinator_handle(s->coordinator, &event, &sink);
+}
+
+static void receive_one(weft_session_t *s)
+{
+    uint8_t bytes[WEFT_MAILBOX_MAX_BYTES];
+    uint32_t peer;
+    size_t size;
+    weft_message_t message;
+    weft_error_t error;
+    if (weft_mailbox_poll(s->mailbox, POLL_US, &peer, bytes, &size) != WEFT_OK)
+        return;
+    if (weft_message_decode(bytes, size, &message, &error) != WEFT_OK)
+        weft_log_line(&s->config.log, WEFT_LOG_WARNING, "rank %u: message from rank %u dropped: %s", s->rank, peer,
+                      error.message);
+    else if (message.from != peer)
+        weft_log_line(&s->config.log, WEFT_LOG_WARNING, "rank %u: rank %u speaks in the name of rank %u: dropped", s->rank,
+                      peer, message.from);
+    else
+        handle_message(s, &message);
+}
+
+/* Copy the oldest event out of the queue; its text moves along. */
+static bool take_event(weft_session_t *s, weft_queued_event_t *taken)
+{
+    pthread_mutex_lock(&s->mutex);
+    bool any = s->num_events > 0;
+    if (any) {
+        *taken = s->events[s->first_event];
+        taken->event.text = taken->text;
+        s->first_event = (s->first_event + 1) % WEFT_QUEUE_LENGTH;
+        s->num_events--;
+    }
+    pthread_mutex_unlock(&s->mutex);
+    return any;
+}
+
+static bool is_closing(weft_session_t *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    bool closing = s->closing;
+    pthread_mutex_unlock(&s->mutex);
+    return closing;
+}
+
+static void *control_main(void *user)
+{
+    weft_session_t *s = user;
+    weft_queued_event_t queued;
+    uint64_t ticked_us = 0;
+    while (!is_closing(s)) {
+        receive_one(s);
+        while (take_event(s, &queued)) {
+            queued.event.now_us = weft_now_us();
+            handle_all(s, &queued.event);
+        }
+        if (weft_now_us() - ticked_us >= POLL_US) {
+            weft_event_t tick = {.type = WEFT_EVENT_TICK, .now_us = ticked_us = weft_now_us()};
+            handle_all(s, &tick);
+        }
+    }
+    return NULL;
+}
+
+void weft_session_post_event(weft_session_t *s, const weft_event_t *event)
+{
+    pthread_mutex_lock(&s->mutex);
+    if (s->num_events < WEFT_QUEUE_LENGTH) {
+        weft_queued_event_t *queued = &s->events[(s->first_event + s->num_events++) % WEFT_QUEUE_LENGTH];
+        queued->event = *event;
+        weft_copy_text(queued->text, event->text);
+    }
+    pthread_mutex_unlock(&s->mutex);
+    weft_mailbox_wake(s->mailbox);
+}
+
+void weft_session_post(weft_session_t *s, weft_event_type_t type, uint64_t version, uint32_t round)
+{
+    weft_event_t event = {.type = type, .version = version, .round = round};
+    weft_session_post_event(s, &event);
+}
+
+void weft_session_command(weft_session_t *s, weft_action_type_t type, uint64_t version, uint32_t round)
+{
+    pthread_mutex_lock(&s->mutex);
+    if (s->num_commands < WEFT_QUEUE_LENGTH)
+        s->commands[(s->first_command + s->num_commands++) % WEFT_QUEUE_LENGTH] = (weft_command_t){type, version, round};
+    pthread_cond_broadcast(&s->command_cond);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+bool weft_session_next_command(weft_session_t *s, uint64_t timeout_us, weft_command_t *command)
+{
+    uint64_t deadline = weft_now_us() + timeout_us;
+    pthread_mutex_lock(&s->mutex);
+    while (s->num_commands == 0 && !s->closing && timeout_us)
+        if (!weft_condition_wait(&s->command_cond, &s->mutex, deadline))
+            break;
+    bool any = s->num_commands > 0;
+    if (any) {
+        *command = s->commands[s->first_command];
+        s->first_command = (s->first_command + 1) % WEFT_QUEUE_LENGTH;
+        s->num_commands--;
+    }
+    pthread_mutex_unlock(&s->mutex);
+    return any;
+}
+
+void weft_condition_init(pthread_cond_t *condition)
+{
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+bool weft_condition_wait(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t deadline_us)
+{
+    struct timespec until = {(time_t)(deadline_us / 1000000), (long)(deadline_us % 1000000) * 1000};
+    return pthread_cond_timedwait(condition, mutex, &until) == 0;
+}
+
+static weft_status_t make_machines(weft_session_t *s)
+{
+    const weft_topology_t *topology = &s->control.topology;
+    if (s->is_trainer) {
+        s->trainer_machine = calloc(1, sizeof *s->trainer_machine);
+        if (!s->trainer_machine)
+            return WEFT_ERR_NO_MEMORY;
+        weft_trainer_machine_init(s->trainer_machine, &s->control, s->rank);
+    } else {
+        s->rank_machine = calloc(1, sizeof *s->rank_machine);
+        if (!s->rank_machine)
+            return WEFT_ERR_NO_MEMORY;
+        weft_guard_init(&s->guard);
+        weft_rank_machine_init(s->rank_machine, &s->control, s->rank, &s->guard);
+        if (weft_topology_tp_rank(topology, s->rank) == 0) {
+            s->leader_machine = calloc(1, sizeof *s->leader_machine);
+            if (!s->leader_machine)
+                return WEFT_ERR_NO_MEMORY;
+            weft_leader_machine_init(s->leader_machine, &s->control, s->rank);
+        }
+    }
+    if (s->rank == s->control.coordinator) {
+        s->coordinator = calloc(1, sizeof *s->coordinator);
+        if (!s->coordinator)
+            return WEFT_ERR_NO_MEMORY;
+        weft_coordinator_init(s->coordinator, &s->control, s->rank, 0, weft_now_us());
+    }
+    return WEFT_OK;
+}
+
+weft_status_t weft_control_start(weft_session_t *s, weft_error_t *error)
+{
+    if (make_machines(s) != WEFT_OK)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "rank %u: no memory for the control machines", s->rank);
+    if (pthread_create(&s->control_thread, NULL, control_main, s) != 0)
+        return weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: the control thread cannot be started", s->rank);
+    s->control_started = true;
+    return WEFT_OK;
+}
+
+void weft_control_stop(weft_session_t *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    s->closing = true;
+    pthread_cond_broadcast(&s->command_cond);
+    pthread_cond_broadcast(&s->step_cond);
+    pthread_cond_broadcast(&s->publish_cond);
+    pthread_mutex_unlock(&s->mutex);
+    if (s->control_started) {
+        weft_mailbox_wake(s->mailbox);
+        pthread_join(s->control_thread, NULL);
+    }
+    free(s->trainer_machine);
+    free(s->rank_machine);
+    free(s->leader_machine);
+    free(s->coordinator);
+}

@@ -1,0 +1,240 @@
+/* In: a plan and a transport. Out: a rank that knows its peers agree, with its communicators and its control thread. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "src/base/clock.h"
+#include "src/base/error.h"
+#include "src/base/log.h"
+#include "src/session_private.h"
+
+/* What each rank tells all others before the first byte. */
+typedef struct introduction {
+    weft_digest_t plan_hash;
+    uint8_t token[WEFT_MAILBOX_TOKEN_BYTES]; /* rank 0's is the session's */
+    char endpoint[WEFT_MAILBOX_ENDPOINT_BYTES];
+    uint32_t failed; /* this rank could not get ready: nobody goes on */
+} introduction_t;
+
+static const weft_transport_ops_t *ops_of(const weft_session_t *s)
+{
+    return weft_transport_table(s->transport);
+}
+
+static weft_status_t check_config(const weft_session_config_t *config, weft_error_t *error)
+{
+    if (config->struct_size != sizeof *config)
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "weft_session_config_t has %zu bytes, expected %zu: start from WEFT_SESSION_CONFIG",
+                         config->struct_size, sizeof *config);
+    if (!config->plan || !config->transport)
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "a session needs a plan and a transport");
+    uint32_t expected = weft_plan_num_ranks(config->plan), found = weft_transport_num_ranks(config->transport);
+    if (expected != found)
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "the plan has %u trainer and %u rollout ranks, %u in all; the transport joins %u: start as many "
+                         "processes as the plan has ranks",
+                         weft_plan_num_trainers(config->plan), weft_plan_num_rollouts(config->plan), expected, found);
+    return WEFT_OK;
+}
+
+static weft_status_t configure_control(weft_session_t *s, weft_error_t *error)
+{
+    weft_control_config_t control = WEFT_CONTROL_CONFIG_INIT;
+    control.topology = (weft_topology_t){s->plan->trainer->num_ranks, s->plan->rollout->replicas, s->plan->rollout->tp};
+    control.margin = s->config.margin_steps;
+    control.dead_us = s->config.dead_after_us;
+    control.beat_us = s->config.dead_after_us / 6;
+    control.publish_us = control.transfer_us = s->config.transfer_timeout_us;
+    control.commit_us = s->config.commit_timeout_us;
+    s->control = control;
+    return weft_control_config_check(&s->control, error);
+}
+
+/* Rank 0's token is the session's: it comes over the transport, which only the session's ranks share. */
+static weft_status_t share_token(weft_session_t *s, introduction_t *all, introduction_t *mine, weft_error_t *error)
+{
+    memset(mine, 0, sizeof *mine);
+    mine->plan_hash = s->plan->hash;
+    if (getrandom(mine->token, sizeof mine->token, 0) != (ssize_t)sizeof mine->token)
+        return weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: no random bytes for the session's token", s->rank);
+    return ops_of(s)->allgather(s->transport, mine, sizeof *mine, all, error);
+}
+
+static weft_status_t compare_plans(const weft_session_t *s, const introduction_t *all, weft_error_t *error)
+{
+    for (uint32_t rank = 0; rank < weft_plan_num_ranks(s->plan); rank++) {
+        const weft_digest_t *hash = &all[rank].plan_hash;
+        if (memcmp(hash, &s->plan->hash, sizeof *hash) != 0)
+            return weft_fail(error, WEFT_ERR_PLAN_MISMATCH,
+                             "rank %u has plan %016llx%016llx, rank %u has %016llx%016llx: give all ranks the same model, layouts, scheme, "
+                             "budget and version of weft",
+                             rank, (unsigned long long)hash->word[1], (unsigned long long)hash->word[0], s->rank,
+                             (unsigned long long)s->plan->hash.word[1], (unsigned long long)s->plan->hash.word[0]);
+    }
+    return WEFT_OK;
+}
+
+static weft_status_t open_mailbox(weft_session_t *s, const introduction_t *all, weft_error_t *error)
+{
+    weft_mailbox_config_t config = {
+        .rank = s->rank,
+        .host = s->config.host ? s->config.host : "127.0.0.1",
+        .log = &s->config.log,
+    };
+    memcpy(config.token, all[0].token, sizeof config.token);
+    return weft_mailbox_open(&config, &s->mailbox, error);
+}
+
+static weft_status_t connect_peers(weft_session_t *s, const introduction_t *all, weft_error_t *error)
+{
+    uint32_t coordinator = s->control.coordinator;
+    if (s->rank != coordinator)
+        WEFT_TRY(weft_mailbox_connect(s->mailbox, coordinator, all[coordinator].endpoint, error));
+    if (s->is_trainer)
+        return WEFT_OK;
+    uint32_t leader = weft_topology_leader(&s->control.topology, weft_topology_replica(&s->control.topology, s->rank));
+    if (leader != s->rank && leader != coordinator)
+        WEFT_TRY(weft_mailbox_connect(s->mailbox, leader, all[leader].endpoint, error));
+    return WEFT_OK;
+}
+
+/* Exchange plans, token and endpoints; in two steps, because the mailbox needs the token. */
+static weft_status_t introduce(weft_session_t *s, introduction_t *all, weft_error_t *error)
+{
+    introduction_t mine;
+    WEFT_TRY(share_token(s, all, &mine, error));
+    weft_status_t status = compare_plans(s, all, error);
+    if (status == WEFT_OK)
+        status = open_mailbox(s, all, error);
+    mine.failed = status != WEFT_OK;
+    if (s->mailbox)
+        strncpy(mine.endpoint, weft_mailbox_endpoint(s->mailbox), sizeof mine.endpoint - 1);
+    weft_error_t second;
+    weft_status_t met = ops_of(s)->allgather(s->transport, &mine, sizeof mine, all, &second);
+    if (status != WEFT_OK)
+        return status;
+    if (met != WEFT_OK)
+        return weft_fail(error, met, "%s", second.message);
+    for (uint32_t rank = 0; rank < weft_plan_num_ranks(s->plan); rank++)
+        if (all[rank].failed)
+            return weft_fail(error, WEFT_ERR_PEER_LOST, "rank %u could not open its session; see its message", rank);
+    return connect_peers(s, all, error);
+}
+
+static bool has_rank(const uint32_t *ranks, uint32_t count, uint32_t rank)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (ranks[i] == rank)
+            return true;
+    return false;
+}
+
+/* A communicator for each route (source first, then the set), or with relays for each set of several ranks. */
+static weft_status_t create_groups(weft_session_t *s, weft_error_t *error)
+{
+    const weft_plan_t *plan = s->plan;
+    s->num_groups = (uint32_t)(plan->relay ? plan->sets.count : plan->routes.count);
+    s->groups = calloc(s->num_groups + 1, sizeof(weft_group_t *));
+    uint32_t *ranks = malloc((plan->rollout->num_ranks + 1) * sizeof *ranks);
+    weft_status_t status = s->groups && ranks ? WEFT_OK : weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the groups");
+    for (uint32_t i = 0; i < s->num_groups && status == WEFT_OK; i++) {
+        uint32_t count = 0;
+        if (!plan->relay)
+            ranks[count++] = plan->routes.items[i].source;
+        count += weft_set_ranks(plan, plan->relay ? i : plan->routes.items[i].set, ranks + count);
+        if (count > 1 && has_rank(ranks, count, s->rank))
+            status = ops_of(s)->group_create(s->transport, i, ranks, count, &s->groups[i], error);
+    }
+    free(ranks);
+    return status;
+}
+
+static weft_status_t open_all(weft_session_t *s, weft_error_t *error)
+{
+    WEFT_TRY(configure_control(s, error));
+    introduction_t *all = calloc(weft_plan_num_ranks(s->plan), sizeof *all);
+    if (!all)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for %u introductions", weft_plan_num_ranks(s->plan));
+    weft_status_t status = introduce(s, all, error);
+    free(all);
+    if (status == WEFT_OK)
+        status = create_groups(s, error);
+    if (status == WEFT_OK)
+        status = weft_control_start(s, error);
+    return status;
+}
+
+static void release(weft_session_t *s)
+{
+    weft_control_stop(s);
+    weft_mailbox_close(s->mailbox);
+    for (uint32_t i = 0; s->groups && i < s->num_groups; i++)
+        if (s->groups[i] && !s->transport_broken)
+            ops_of(s)->group_destroy(s->transport, s->groups[i]);
+    free(s->groups);
+    pthread_mutex_destroy(&s->mutex);
+    pthread_cond_destroy(&s->command_cond);
+    pthread_cond_destroy(&s->step_cond);
+    pthread_cond_destroy(&s->publish_cond);
+    free(s);
+}
+
+weft_status_t weft_session_open(const weft_session_config_t *config, weft_session_t **session, weft_error_t *error)
+{
+    WEFT_TRY(check_config(config, error));
+    weft_session_t *made = calloc(1, sizeof *made);
+    if (!made)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for a session");
+    made->config = *config;
+    made->plan = config->plan;
+    made->transport = config->transport;
+    made->rank = weft_transport_rank(config->transport);
+    made->is_trainer = made->rank < made->plan->trainer->num_ranks;
+    pthread_mutex_init(&made->mutex, NULL);
+    weft_condition_init(&made->command_cond);
+    weft_condition_init(&made->step_cond);
+    weft_condition_init(&made->publish_cond);
+    weft_status_t status = open_all(made, error);
+    if (status != WEFT_OK) {
+        release(made);
+        return status;
+    }
+    *session = made;
+    return WEFT_OK;
+}
+
+/* A rank that stops beating looks dead, so nobody leaves before all are ready to. */
+static void leave_together(weft_session_t *s)
+{
+    uint8_t mine = 1;
+    uint8_t *all = calloc(weft_plan_num_ranks(s->plan), 1);
+    weft_error_t error;
+    if (all && !s->transport_broken && ops_of(s)->allgather(s->transport, &mine, 1, all, &error) != WEFT_OK)
+        weft_log_line(&s->config.log, WEFT_LOG_WARNING, "rank %u: closing without the others: %s", s->rank, error.message);
+    free(all);
+}
+
+void weft_session_close(weft_session_t *session)
+{
+    if (!session)
+        return;
+    leave_together(session);
+    release(session);
+}
+
+uint32_t weft_session_rank(const weft_session_t *session)
+{
+    return session->rank;
+}
+
+bool weft_session_is_trainer(const weft_session_t *session)
+{
+    return session->is_trainer;
+}
+
+bool weft_session_abort_transport(weft_session_t *s)
+{
+    bool already = s->transport_broken;
+    s->transport_broken = true;
+    return already || ops_of(s)->abort(s->transport);
+}

@@ -1,0 +1,107 @@
+/* The session's inside: the control thread that drives the machines, and the two queues between it and the progress
+ * thread of the trainer or rollout on top.
+ *
+ *     user's thread      progress thread                 control thread                  other ranks
+ *          |                  |  <---- commands (actions) ---- machines <--- mailbox <----    |
+ *          |                  |  ------- events ------------->    |     ---> mailbox ---->    |
+ *          +------- events (publish), guard (steps) ------------->|
+ */
+#ifndef WEFT_SESSION_PRIVATE_H
+#define WEFT_SESSION_PRIVATE_H
+
+#include <pthread.h>
+
+#include <weft/session.h>
+
+#include "src/control/coordinator.h"
+#include "src/control/leader_machine.h"
+#include "src/control/mailbox.h"
+#include "src/control/rank_machine.h"
+#include "src/control/trainer_machine.h"
+#include "src/plan/program.h"
+#include "transport/transport.h"
+
+#define WEFT_QUEUE_LENGTH 64
+
+/* What the control thread asks of the progress thread. */
+typedef struct weft_command {
+    weft_action_type_t type;
+    uint64_t version;
+    uint32_t round;
+} weft_command_t;
+
+/* What a version that was published here came to. */
+typedef struct weft_publication {
+    uint64_t version;
+    bool released;
+    weft_outcome_t outcome; /* NONE until it is final */
+    weft_status_t status;
+    char text[WEFT_MESSAGE_TEXT_BYTES];
+} weft_publication_t;
+
+#define WEFT_PUBLICATIONS 8
+
+typedef struct weft_queued_event {
+    weft_event_t event;
+    char text[WEFT_MESSAGE_TEXT_BYTES];
+} weft_queued_event_t;
+
+struct weft_session {
+    const weft_plan_t *plan;
+    weft_transport_t *transport;
+    weft_session_config_t config;
+    weft_control_config_t control;
+    uint32_t rank;
+    bool is_trainer;
+    weft_group_t **groups; /* direct: by route; relay: by set; NULL where this rank has none */
+    uint32_t num_groups;
+
+    weft_mailbox_t *mailbox;
+    weft_guard_t guard; /* rollout */
+    weft_trainer_machine_t *trainer_machine; /* one of the two */
+    weft_rank_machine_t *rank_machine;
+    weft_leader_machine_t *leader_machine; /* TP rank 0 of a replica */
+    weft_coordinator_t *coordinator;       /* rank 0 */
+
+    pthread_t control_thread;
+    bool control_started;
+
+    pthread_mutex_t mutex; /* everything below */
+    pthread_cond_t command_cond, step_cond, publish_cond;
+    bool closing;
+    weft_queued_event_t events[WEFT_QUEUE_LENGTH];
+    uint32_t first_event, num_events;
+    weft_command_t commands[WEFT_QUEUE_LENGTH];
+    uint32_t first_command, num_commands;
+    weft_publication_t publications[WEFT_PUBLICATIONS]; /* newest overwrite oldest */
+    uint32_t num_publications;
+    uint64_t transferring; /* rollout: the version begun last */
+    bool fenced;
+    weft_status_t fenced_status;
+    char fenced_text[WEFT_MESSAGE_TEXT_BYTES];
+    bool transport_broken; /* aborted: no barrier at close */
+};
+
+/* Give the control thread an event. Any thread. */
+void weft_session_post(weft_session_t *session, weft_event_type_t type, uint64_t version, uint32_t round);
+void weft_session_post_event(weft_session_t *session, const weft_event_t *event);
+
+/* Take the next command, waiting up to `timeout_us` (0: not at all); false when there is none. Progress thread. */
+bool weft_session_next_command(weft_session_t *session, uint64_t timeout_us, weft_command_t *command);
+
+/* Put a command into the queue of this rank's own progress thread. Any thread. */
+void weft_session_command(weft_session_t *session, weft_action_type_t type, uint64_t version, uint32_t round);
+
+/* Abort the transport after a failure; what was in flight is given up. Returns whether its buffers may be freed.
+ * Progress thread. */
+bool weft_session_abort_transport(weft_session_t *session);
+
+/* control_node.c: the control thread. */
+weft_status_t weft_control_start(weft_session_t *session, weft_error_t *error);
+void weft_control_stop(weft_session_t *session);
+
+/* Set a condition's clock to the monotonic one; wait until `deadline_us` of weft_now_us. False when it passed. */
+void weft_condition_init(pthread_cond_t *condition);
+bool weft_condition_wait(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t deadline_us);
+
+#endif

@@ -1,0 +1,341 @@
+/* One trainer rank: from published versions to bytes on routes. `send_version` is the trainer's side of the picture in
+ * docs/data-path.md. */
+#include <weft/trainer.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/clock.h"
+#include "src/base/error.h"
+#include "src/base/log.h"
+#include "src/model/model_private.h"
+#include "src/pause.h"
+#include "src/sender.h"
+#include "src/transfer.h"
+
+#define IDLE_WAIT_US 100000
+
+struct weft_trainer {
+    weft_session_t *session;
+    weft_program_t *program;
+    const weft_kernels_t *kernels;
+    weft_shard_t *shards; /* [tensors of the model]; box empty where this rank holds nothing */
+    weft_sender_t *sender;
+    weft_wire_digests_t digests;
+    uint64_t last_version;
+    pthread_t thread;
+    bool thread_started;
+    _Atomic bool quit;
+    weft_transfer_t transfer;
+    uint32_t next_bucket;
+    weft_trainer_stats_t stats; /* under the session's mutex */
+};
+
+/* ---- the data path ---- */
+
+/* Start every bucket that has a buffer, below the round that the control plane allows. */
+static weft_status_t start_buckets(weft_trainer_t *t, bool *moved, weft_error_t *error)
+{
+    uint32_t limit = weft_transfer_limit(&t->transfer);
+    while (t->next_bucket < t->program->num_buckets && t->program->buckets[t->next_bucket].round < limit &&
+           weft_sender_ready(t->sender, t->next_bucket)) {
+        uint32_t round = t->program->buckets[t->next_bucket].round;
+        if (t->program->plan->rounds[round].digests)
+            weft_wire_digests_finish(&t->digests);
+        t->transfer.posted = round + 1;
+        WEFT_TRY(weft_sender_start(t->sender, t->next_bucket++, t->shards, &t->digests, error));
+        *moved = true;
+    }
+    return WEFT_OK;
+}
+
+/* Everything allowed has left, and nothing more will be allowed. */
+static bool all_sent(const weft_trainer_t *t)
+{
+    const weft_transfer_t *transfer = &t->transfer;
+    bool more = t->next_bucket < t->program->num_buckets &&
+                t->program->buckets[t->next_bucket].round < weft_transfer_limit(transfer);
+    bool settled = transfer->stopped || !transfer->held;
+    return !more && settled && weft_sender_idle(t->sender);
+}
+
+static weft_status_t send_buckets(weft_trainer_t *t, weft_error_t *error)
+{
+    weft_pause_t pause = {0};
+    while (!all_sent(t) && !t->transfer.aborted && !t->quit) {
+        bool moved = false;
+        weft_transfer_obey_all(t->session, &t->transfer);
+        WEFT_TRY(start_buckets(t, &moved, error));
+        WEFT_TRY(weft_sender_poll(t->sender, error));
+        if (moved)
+            weft_pause_moved(&pause);
+        else
+            weft_pause_rest(&pause);
+    }
+    return WEFT_OK;
+}
+
+static void note_stats(weft_trainer_t *t, uint64_t started_us)
+{
+    pthread_mutex_lock(&t->session->mutex);
+    t->stats = (weft_trainer_stats_t){
+        .version = t->transfer.version,
+        .payload_bytes = t->program->payload_bytes,
+        .wire_bytes = t->program->wire_bytes,
+        .pack_us = weft_sender_take_pack_us(t->sender),
+        .total_us = weft_now_us() - started_us,
+        .peak_staging_bytes = weft_sender_bytes(t->sender),
+    };
+    pthread_mutex_unlock(&t->session->mutex);
+}
+
+/* The transfer is over: say how it ended. */
+static void conclude(weft_trainer_t *t, weft_status_t status, const weft_error_t *error)
+{
+    weft_transfer_t *transfer = &t->transfer;
+    transfer->active = false;
+    if (status != WEFT_OK) {
+        weft_event_t event = {.type = WEFT_EVENT_TRANSFER_FAILED, .version = transfer->version, .status = status, .text = error->message};
+        weft_session_post_event(t->session, &event);
+    }
+    if (status != WEFT_OK || transfer->aborted || t->quit) {
+        weft_session_abort_transport(t->session);
+        weft_sender_clear(t->sender);
+    } else if (transfer->stopped) {
+        weft_session_post(t->session, WEFT_EVENT_DRAINED, transfer->version, 0);
+    } else {
+        transfer->posted = transfer->num_rounds;
+        weft_session_post(t->session, WEFT_EVENT_SENT, transfer->version, 0);
+    }
+}
+
+/* shard -> pack -> bucket ==== route, round by round. */
+static void send_version(weft_trainer_t *t, uint64_t version)
+{
+    weft_error_t error;
+    uint64_t started_us = weft_now_us();
+    weft_transfer_begin(&t->transfer, version, t->program->num_rounds);
+    t->next_bucket = 0;
+    weft_status_t status = send_buckets(t, &error);
+    note_stats(t, started_us);
+    conclude(t, status, &error);
+}
+
+static void *progress_main(void *user)
+{
+    weft_trainer_t *t = user;
+    weft_command_t command;
+    weft_kernels_thread_begin();
+    while (!t->quit) {
+        if (!weft_session_next_command(t->session, IDLE_WAIT_US, &command))
+            continue;
+        if (command.type == WEFT_ACTION_START_TRANSFER)
+            send_version(t, command.version);
+        else
+            weft_transfer_obey(t->session, &t->transfer, &command);
+    }
+    return NULL;
+}
+
+/* ---- shards ---- */
+
+/* The box of every tensor that this rank holds, by the plan's placement. */
+static void place_shards(weft_trainer_t *t)
+{
+    const weft_plan_t *plan = t->session->plan;
+    for (uint32_t i = 0; i < plan->layers->count; i++) {
+        const weft_layer_t *layer = &plan->layers->items[i];
+        uint32_t experts = layer->num_experts ? layer->num_experts : 1;
+        for (uint32_t k = 0; k < experts * layer->num_parts; k++) {
+            weft_rect_t box = weft_placement_box(plan->trainer, &layer->parts[k % layer->num_parts], t->session->rank);
+            t->shards[layer->tensors[k]] = (weft_shard_t){.box = box, .ld_elems = box.cols};
+        }
+    }
+}
+
+static weft_shard_t *find_shard(const weft_trainer_t *t, const char *name, const weft_tensor_t **tensor)
+{
+    const weft_model_t *model = t->session->plan->model;
+    *tensor = weft_model_find(model, name);
+    return *tensor ? &t->shards[weft_model_index(model, name)] : NULL;
+}
+
+weft_status_t weft_trainer_box(const weft_trainer_t *t, const char *name, weft_box_t *box)
+{
+    const weft_tensor_t *tensor;
+    const weft_shard_t *shard = find_shard(t, name, &tensor);
+    if (!shard)
+        return WEFT_ERR_MISSING_TENSOR;
+    weft_rect_t rect = shard->box;
+    *box = (weft_box_t){.num_dims = tensor->num_dims, .offset = {rect.row, rect.col}, .extent = {rect.rows, rect.cols}};
+    if (tensor->num_dims == 1)
+        *box = (weft_box_t){.num_dims = 1, .offset = {rect.col}, .extent = {rect.cols}};
+    return WEFT_OK;
+}
+
+weft_status_t weft_trainer_bind(weft_trainer_t *t, const char *name, const void *data, size_t ld_elems,
+                                weft_error_t *error)
+{
+    const weft_tensor_t *tensor;
+    weft_shard_t *shard = find_shard(t, name, &tensor);
+    if (!shard)
+        return weft_fail(error, WEFT_ERR_MISSING_TENSOR, "trainer rank %u: the model has no tensor %s", t->session->rank, name);
+    size_t element = weft_dtype_bytes(tensor->dtype);
+    if ((uintptr_t)data % element)
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "trainer rank %u: %s is bound at %p, which is not aligned to its %zu-byte elements",
+                         t->session->rank, name, data, element);
+    if (ld_elems && ld_elems < shard->box.cols)
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "trainer rank %u: %s has rows of %u elements, a leading dimension of %zu is less",
+                         t->session->rank, name, shard->box.cols, ld_elems);
+    shard->data = data;
+    shard->ld_elems = ld_elems ? ld_elems : shard->box.cols;
+    return WEFT_OK;
+}
+
+/* ---- versions ---- */
+
+static weft_status_t check_bound(const weft_trainer_t *t, weft_error_t *error)
+{
+    for (uint32_t i = 0; i < weft_model_num_tensors(t->session->plan->model); i++)
+        if (!weft_rect_empty(t->shards[i].box) && !t->shards[i].data)
+            return weft_fail(error, WEFT_ERR_ARGUMENT, "trainer rank %u: tensor %s is not bound: bind every tensor this rank holds before publishing",
+                             t->session->rank, weft_model_tensor(t->session->plan->model, i)->name);
+    return WEFT_OK;
+}
+
+/* Under the session's mutex: how many publications have no outcome yet. */
+static uint32_t count_open(const weft_session_t *s)
+{
+    uint32_t open = 0;
+    for (unsigned i = 0; i < WEFT_PUBLICATIONS; i++)
+        open += s->publications[i].version && s->publications[i].outcome == WEFT_OUTCOME_NONE;
+    return open;
+}
+
+static weft_status_t note_publication(weft_trainer_t *t, uint64_t version, weft_error_t *error)
+{
+    weft_session_t *s = t->session;
+    weft_status_t status = WEFT_OK;
+    pthread_mutex_lock(&s->mutex);
+    if (s->fenced)
+        status = weft_fail(error, s->fenced_status, "trainer rank %u: the session has ended: %s", s->rank, s->fenced_text);
+    else if (version <= t->last_version)
+        status = weft_fail(error, WEFT_ERR_VERSION_ORDER, "trainer rank %u: version %llu was published after %llu: versions must rise",
+                           s->rank, (unsigned long long)version, (unsigned long long)t->last_version);
+    else if (count_open(s) >= 2)
+        status = weft_fail(error, WEFT_ERR_ARGUMENT, "trainer rank %u: two versions are in flight already: wait for one of them", s->rank);
+    else
+        s->publications[s->num_publications++ % WEFT_PUBLICATIONS] = (weft_publication_t){.version = version};
+    pthread_mutex_unlock(&s->mutex);
+    return status;
+}
+
+weft_status_t weft_trainer_publish(weft_trainer_t *t, uint64_t version, weft_error_t *error)
+{
+    WEFT_TRY(check_bound(t, error));
+    WEFT_TRY(note_publication(t, version, error));
+    t->last_version = version;
+    weft_session_post(t->session, WEFT_EVENT_PUBLISH, version, 0);
+    return WEFT_OK;
+}
+
+/* Under the session's mutex: whether the wait is over, and how. */
+static bool wait_over(weft_session_t *s, uint64_t version, weft_publish_state_t state, weft_status_t *status,
+                      weft_error_t *error)
+{
+    const weft_publication_t *found = NULL;
+    for (unsigned i = 0; i < WEFT_PUBLICATIONS; i++)
+        if (s->publications[i].version == version)
+            found = &s->publications[i];
+    *status = WEFT_OK;
+    if (!found)
+        *status = weft_fail(error, WEFT_ERR_ARGUMENT, "trainer rank %u: version %llu was not published, or long ago", s->rank,
+                            (unsigned long long)version);
+    else if (found->outcome == WEFT_OUTCOME_FAILED || found->outcome == WEFT_OUTCOME_PARTIAL)
+        *status = weft_fail(error, found->status ? found->status : WEFT_ERR_ABORTED, "version %llu: %s",
+                            (unsigned long long)version, found->text);
+    else if (s->fenced)
+        *status = weft_fail(error, s->fenced_status, "trainer rank %u: the session has ended: %s", s->rank, s->fenced_text);
+    else
+        return state == WEFT_PUBLISH_RELEASED ? found->released : found->outcome == WEFT_OUTCOME_APPLIED;
+    return true;
+}
+
+weft_status_t weft_trainer_wait(weft_trainer_t *t, uint64_t version, weft_publish_state_t state, uint64_t timeout_us,
+                                weft_error_t *error)
+{
+    weft_session_t *s = t->session;
+    uint64_t deadline = weft_now_us() + timeout_us;
+    weft_status_t status;
+    pthread_mutex_lock(&s->mutex);
+    while (!wait_over(s, version, state, &status, error)) {
+        if (!weft_condition_wait(&s->publish_cond, &s->mutex, deadline) && weft_now_us() >= deadline) {
+            status = weft_fail(error, WEFT_ERR_TIMEOUT, "trainer rank %u: version %llu is not %s after %.1f s", s->rank,
+                               (unsigned long long)version, state == WEFT_PUBLISH_RELEASED ? "released" : "applied",
+                               (double)timeout_us / 1e6);
+            break;
+        }
+    }
+    pthread_mutex_unlock(&s->mutex);
+    return status;
+}
+
+void weft_trainer_get_stats(const weft_trainer_t *t, weft_trainer_stats_t *stats)
+{
+    pthread_mutex_lock(&t->session->mutex);
+    *stats = t->stats;
+    pthread_mutex_unlock(&t->session->mutex);
+}
+
+/* ---- life ---- */
+
+static weft_status_t build(weft_trainer_t *t, weft_error_t *error)
+{
+    const weft_plan_t *plan = t->session->plan;
+    t->kernels = weft_kernels_find("ref");
+    t->shards = calloc((size_t)weft_model_num_tensors(plan->model) + 1, sizeof *t->shards);
+    if (!t->shards || weft_program_create(plan, t->session->rank, NULL, &t->program) != WEFT_OK ||
+        weft_sender_create(t->session, t->program, t->kernels, &t->sender) != WEFT_OK ||
+        weft_wire_digests_create(t->program, &t->digests) != WEFT_OK)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "trainer rank %u: no memory for its program", t->session->rank);
+    place_shards(t);
+    if (pthread_create(&t->thread, NULL, progress_main, t) != 0)
+        return weft_fail(error, WEFT_ERR_SYSTEM, "trainer rank %u: the progress thread cannot be started", t->session->rank);
+    t->thread_started = true;
+    return WEFT_OK;
+}
+
+weft_status_t weft_trainer_create(weft_session_t *session, weft_trainer_t **trainer, weft_error_t *error)
+{
+    if (!session->is_trainer)
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "rank %u is a rollout rank of the plan: trainers are ranks 0 to %u", session->rank,
+                         weft_plan_num_trainers(session->plan) - 1);
+    weft_trainer_t *made = calloc(1, sizeof *made);
+    if (!made)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "trainer rank %u: no memory", session->rank);
+    made->session = session;
+    weft_status_t status = build(made, error);
+    if (status != WEFT_OK) {
+        weft_trainer_destroy(made);
+        return status;
+    }
+    *trainer = made;
+    return WEFT_OK;
+}
+
+void weft_trainer_destroy(weft_trainer_t *t)
+{
+    if (!t)
+        return;
+    t->quit = true;
+    if (t->thread_started) {
+        weft_session_command(t->session, WEFT_ACTION_LOG, 0, 0); /* wakes the progress thread */
+        pthread_join(t->thread, NULL);
+    }
+    if (t->digests.program)
+        weft_wire_digests_destroy(&t->digests);
+    weft_sender_destroy(t->sender);
+    weft_program_destroy(t->program);
+    free(t->shards);
+    free(t);
+}

@@ -1,0 +1,308 @@
+#!/usr/bin/python3
+"""What every rollout rank must hold for a checkpoint, computed by itself.
+
+    checkpoint.py MODEL_DIR ROLLOUT SCHEME PROFILE OUT_DIR
+
+ROLLOUT is tp:T, tp:TxR (R replicas), either followed by ",ep". SCHEME is bf16, fp8-block or fp8-channel. PROFILE is one of
+fp8-block's, or "default". Writes OUT_DIR/rank{r}.safetensors, replica by replica, in kernel-format names. Knows
+Llama, Qwen3 and Qwen3-MoE. Every scale is computed on whole tensors; ranks get slices of the result.
+"""
+
+import json
+import os
+import re
+import sys
+
+import numpy as np
+
+import quantize
+import tensor_file
+
+BLOCK = quantize.BLOCK
+VOCAB_MULTIPLE = 64
+ARCHITECTURES = ("llama", "qwen3", "qwen3_moe")
+
+
+def fail(message):
+    sys.exit(f"checkpoint.py: {message}")
+
+
+# ---- The arguments ----
+
+
+class Rollout:
+    def __init__(self, text):
+        match = re.fullmatch(r"tp:(\d+)(?:x(\d+))?(,ep)?", text)
+        if not match:
+            fail(f"rollout {text!r}: expected tp:T[xR][,ep]")
+        self.tp, self.replicas = int(match[1]), int(match[2] or 1)
+        self.ep = match[3] is not None
+
+
+class Model:
+    def __init__(self, folder):
+        with open(os.path.join(folder, "config.json")) as file:
+            self.config = json.load(file)
+        if self.config["model_type"] not in ARCHITECTURES:
+            fail(f"model_type {self.config['model_type']!r} is none of {', '.join(ARCHITECTURES)}")
+        index = os.path.join(folder, "model.safetensors.index.json")
+        files = {"model.safetensors"}
+        if os.path.exists(index):
+            with open(index) as file:
+                files = set(json.load(file)["weight_map"].values())
+        self.tensors = {}
+        for file in sorted(files):
+            self.tensors.update(tensor_file.read(os.path.join(folder, file)))
+        self.used = set()
+        self.heads = self.config["num_attention_heads"]
+        self.kv_heads = self.config.get("num_key_value_heads") or self.heads
+        self.head_dim = self.config.get("head_dim") or self.config["hidden_size"] // self.heads
+        self.tied = self.config.get("tie_word_embeddings", False)
+
+    def __contains__(self, name):
+        return name in self.tensors
+
+    def take(self, name):
+        """A tensor as bf16 bits, or as float16 where the checkpoint has that."""
+        if name not in self.tensors:
+            fail(f"the checkpoint has no {name}")
+        self.used.add(name)
+        dtype, array = self.tensors[name]
+        return quantize.cast_bf16(array) if dtype == "F32" else np.asarray(array)
+
+    def check_all_used(self):
+        left = [n for n in self.tensors if n not in self.used and not n.endswith("rotary_emb.inv_freq")]
+        if self.tied:
+            left = [name for name in left if name != "lm_head.weight"]
+        if left:
+            fail(f"{len(left)} tensors have no place, the first is {min(left)}")
+
+
+# ---- Schemes ----
+
+
+class Scheme:
+    """Quantizes whole tensors; `slice` then cuts codes and scales alike."""
+
+    def __init__(self, name, profile):
+        if name not in ("bf16", "fp8-block", "fp8-channel"):
+            fail(f"scheme {name!r} is none of bf16, fp8-block, fp8-channel")
+        self.name = name
+        self.profile = "ieee" if profile == "default" else profile
+        if name == "fp8-block" and self.profile not in quantize.BLOCK_PROFILES:
+            fail(f"profile {profile!r} is none of {', '.join(quantize.BLOCK_PROFILES)}")
+
+    def for_experts(self, rollout):
+        """vLLM requantizes its linear layers to powers of two, but not experts under tensor parallelism."""
+        if self.profile == "vllm-pow2" and not rollout.ep:
+            return Scheme(self.name, "vllm")
+        return self
+
+    @property
+    def scale_name(self):
+        return "weight_scale_inv" if self.name == "fp8-block" else "weight_scale"
+
+    def quantize(self, w):
+        if self.name == "fp8-block":
+            return quantize.quantize_fp8_block(w, self.profile)
+        if self.name == "fp8-channel":
+            return quantize.quantize_fp8_channel(w)
+        return w, None
+
+    def slice(self, quantized, rows, cols, what):
+        """`rows` and `cols` are (begin, end)."""
+        codes, scales = quantized
+        part = codes[rows[0] : rows[1], cols[0] : cols[1]]
+        if self.name == "bf16":
+            return part, None
+        if self.name == "fp8-channel":
+            return part, scales[rows[0] : rows[1]]
+        for (begin, end), extent in ((rows, codes.shape[0]), (cols, codes.shape[1])):
+            if begin % BLOCK or (end % BLOCK and end != extent):
+                fail(f"{what}: a cut at {begin}..{end} of {extent} falls inside a block of {BLOCK}")
+        grid_rows, grid_cols = (slice(begin // BLOCK, -(-end // BLOCK)) for begin, end in (rows, cols))
+        return part, scales[grid_rows, grid_cols]
+
+    def fuse(self, parts, what):
+        """Lay the slices of one rank below each other."""
+        if self.name == "fp8-block" and any(len(codes) % BLOCK for codes, _ in parts[:-1]):
+            fail(f"{what}: a part ends inside a block of {BLOCK}")
+        codes = np.concatenate([codes for codes, _ in parts])
+        return codes, None if self.name == "bf16" else np.concatenate([scales for _, scales in parts])
+
+
+# ---- Cuts ----
+
+
+def even(extent, tp, rank, what):
+    if extent % tp:
+        fail(f"{what}: {extent} does not divide by {tp}")
+    return rank * (extent // tp), (rank + 1) * (extent // tp)
+
+
+def kv_rows(model, tp, rank, what):
+    """Whole KV heads; each is held by tp/heads ranks when there are more ranks than heads."""
+    if tp <= model.kv_heads:
+        begin, end = even(model.kv_heads, tp, rank, what)
+    else:
+        if tp % model.kv_heads:
+            fail(f"{what}: {tp} ranks cannot share {model.kv_heads} KV heads evenly")
+        begin = rank // (tp // model.kv_heads)
+        end = begin + 1
+    return begin * model.head_dim, end * model.head_dim
+
+
+def expert_range(num_experts, tp, rank):
+    """The first E mod ep ranks hold one more."""
+    each, more = divmod(num_experts, tp)
+    begin = rank * each + min(rank, more)
+    return begin, begin + each + (rank < more)
+
+
+def vocabulary_rows(w, tp, rank):
+    padded = -(-len(w) // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    padded = -(-padded // tp) * tp
+    full = np.zeros((padded, w.shape[1]), w.dtype)
+    full[: len(w)] = w
+    begin, end = even(padded, tp, rank, "vocabulary")
+    return full[begin:end]
+
+
+# ---- Layers: each yields (rank, name, dtype, array) for the ranks of one replica ----
+
+
+def dtype_name(array):
+    return {"uint16": "BF16", "float16": "F16"}[array.dtype.name]
+
+
+def emit(scheme, rank, base, quantized):
+    codes, scales = quantized
+    if scheme.name == "bf16":
+        yield rank, base + "weight", dtype_name(codes), codes
+        return
+    yield rank, base + "weight", "F8_E4M3", codes
+    yield rank, base + scheme.scale_name, "F32", scales
+
+
+def plain(model, rollout, name):
+    w = model.take(name)
+    for rank in range(rollout.tp):
+        yield rank, name, dtype_name(w), w
+
+
+def vocabulary(model, rollout, name):
+    w = model.take(name)
+    for rank in range(rollout.tp):
+        yield rank, name, dtype_name(w), vocabulary_rows(w, rollout.tp, rank)
+
+
+def linear(model, rollout, scheme, layer, part_names, cut):
+    """A layer made of `part_names` below each other; cut(part, shape, rank) -> (rows, cols)."""
+    prefix = layer.rsplit(".", 1)[0]
+    wholes = [scheme.quantize(model.take(f"{prefix}.{part}.weight")) for part in part_names]
+    for rank in range(rollout.tp):
+        parts = [
+            scheme.slice(whole, *cut(part, whole[0].shape, rank), f"{layer}, {part}, rank {rank}")
+            for part, whole in zip(part_names, wholes)
+        ]
+        yield from emit(scheme, rank, layer + ".", scheme.fuse(parts, layer))
+
+
+def attention(model, rollout, scheme, prefix):
+    def qkv_cut(part, shape, rank):
+        if part == "q_proj":
+            begin, end = even(model.heads, rollout.tp, rank, prefix + ".q_proj")
+            return (begin * model.head_dim, end * model.head_dim), (0, shape[1])
+        return kv_rows(model, rollout.tp, rank, f"{prefix}.{part}"), (0, shape[1])
+
+    def o_cut(part, shape, rank):
+        return (0, shape[0]), even(shape[1], rollout.tp, rank, prefix + ".o_proj")
+
+    yield from linear(model, rollout, scheme, prefix + ".qkv_proj", ["q_proj", "k_proj", "v_proj"], qkv_cut)
+    yield from linear(model, rollout, scheme, prefix + ".o_proj", ["o_proj"], o_cut)
+    for norm in ("q_norm", "k_norm"):
+        if f"{prefix}.{norm}.weight" in model:
+            yield from plain(model, rollout, f"{prefix}.{norm}.weight")
+
+
+def dense_mlp(model, rollout, scheme, prefix):
+    def up_cut(part, shape, rank):
+        return even(shape[0], rollout.tp, rank, f"{prefix}.{part}"), (0, shape[1])
+
+    def down_cut(part, shape, rank):
+        return (0, shape[0]), even(shape[1], rollout.tp, rank, f"{prefix}.{part}")
+
+    yield from linear(model, rollout, scheme, prefix + ".gate_up_proj", ["gate_proj", "up_proj"], up_cut)
+    yield from linear(model, rollout, scheme, prefix + ".down_proj", ["down_proj"], down_cut)
+
+
+def expert_slice(rollout, scheme, expert, stack, rank, what):
+    """One expert's w13 or w2 on one rank."""
+    parts = []
+    for part, whole in expert.items():
+        rows, cols = (0, whole[0].shape[0]), (0, whole[0].shape[1])
+        if not rollout.ep and stack == "w2":
+            cols = even(cols[1], rollout.tp, rank, what)
+        elif not rollout.ep:
+            rows = even(rows[1], rollout.tp, rank, what)
+        parts.append(scheme.slice(whole, rows, cols, f"{what}, {part}, rank {rank}"))
+    return scheme.fuse(parts, what)
+
+
+def experts(model, rollout, scheme, prefix):
+    num_experts = model.config.get("num_experts") or model.config["num_local_experts"]
+    yield from plain(model, rollout, prefix + ".gate.weight")
+    for stack, part_names in (("w13", ["gate_proj", "up_proj"]), ("w2", ["down_proj"])):
+        base = f"{prefix}.experts.{stack}_"
+        wholes = [
+            {part: scheme.quantize(model.take(f"{prefix}.experts.{e}.{part}.weight")) for part in part_names}
+            for e in range(num_experts)
+        ]
+        for rank in range(rollout.tp):
+            begin, end = expert_range(num_experts, rollout.tp, rank) if rollout.ep else (0, num_experts)
+            held = [expert_slice(rollout, scheme, wholes[e], stack, rank, base + str(e)) for e in range(begin, end)]
+            codes = np.stack([codes for codes, _ in held])
+            scales = None if scheme.name == "bf16" else np.stack([scales for _, scales in held])
+            yield from emit(scheme, rank, base, (codes, scales))
+
+
+def is_sparse(model, layer):
+    """Whether a Qwen3-MoE block has experts."""
+    if model.config["model_type"] != "qwen3_moe" or layer in model.config.get("mlp_only_layers", []):
+        return False
+    return (layer + 1) % model.config.get("decoder_sparse_step", 1) == 0
+
+
+def outputs(model, rollout, scheme):
+    yield from vocabulary(model, rollout, "model.embed_tokens.weight")
+    for layer in range(model.config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}"
+        yield from plain(model, rollout, prefix + ".input_layernorm.weight")
+        yield from attention(model, rollout, scheme, prefix + ".self_attn")
+        yield from plain(model, rollout, prefix + ".post_attention_layernorm.weight")
+        if is_sparse(model, layer):
+            yield from experts(model, rollout, scheme.for_experts(rollout), prefix + ".mlp")
+        else:
+            yield from dense_mlp(model, rollout, scheme, prefix + ".mlp")
+    yield from plain(model, rollout, "model.norm.weight")
+    if not model.tied:
+        yield from vocabulary(model, rollout, "lm_head.weight")
+
+
+def main():
+    if len(sys.argv) != 6:
+        sys.exit(__doc__)
+    folder, rollout, scheme, profile, out = sys.argv[1:]
+    model, rollout, scheme = Model(folder), Rollout(rollout), Scheme(scheme, profile)
+    ranks = [{} for _ in range(rollout.tp)]
+    for rank, name, dtype, array in outputs(model, rollout, scheme):
+        ranks[rank][name] = (dtype, array)
+    model.check_all_used()
+    os.makedirs(out, exist_ok=True)
+    for replica in range(rollout.replicas):
+        for rank, tensors in enumerate(ranks):
+            tensor_file.write(os.path.join(out, f"rank{replica * rollout.tp + rank}.safetensors"), tensors)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+#!/usr/bin/python3
+"""Write the golden vectors that tests/unit/kernels/test_golden.c checks.
+
+    golden.py tests/unit/kernels/golden/kernels.bin
+
+Little-endian. A text header of 256 bytes, the number of cases as uint32, then each case:
+
+    kernel, profile, dtype, out dtype   16 bytes of text each, padded with NUL
+    rows, cols, nonfinite row, column   uint32 each; 0xFFFFFFFF where every element is finite
+    input, output, scales               uint32 bytes, then the bytes, each
+"""
+
+import struct
+import sys
+
+import numpy as np
+
+import quantize
+
+SEED = 20240229
+HEADER_BYTES = 256
+FINITE = 0xFFFFFFFF
+
+
+# ---- Inputs, as uint16 (bf16), float16 or float32 ----
+
+
+def weights(rng, rows, cols):
+    return quantize.cast_bf16(rng.normal(0, 0.02, (rows, cols)))
+
+
+def any_finite(rng, rows, cols):
+    """Every exponent: most of a block vanishes beside its largest."""
+    bits = rng.integers(0, 0x10000, (rows, cols)).astype(np.uint16)
+    return np.where((bits & 0x7F80) == 0x7F80, np.uint16(0x8000), bits)
+
+
+def tiny(rng, rows, cols):
+    """Below the floors: subnormals, zeros of both signs, and a few around 1e-4."""
+    bits = rng.integers(0, 0x180, (rows, cols)).astype(np.uint16)
+    bits[:, ::7] = quantize.cast_bf16(rng.uniform(0, 1e-4, bits[:, ::7].shape))
+    return bits | (rng.integers(0, 2, (rows, cols)) << 15).astype(np.uint16)
+
+
+def zeros(rng, rows, cols):
+    return (rng.integers(0, 2, (rows, cols)) << 15).astype(np.uint16)
+
+
+def ties(rng, rows, cols):
+    """Largest 448, so that a scale is 1 and every value meets its tie."""
+    values = np.concatenate([quantize.E4M3_TIES, quantize.E4M3_MAGNITUDES])
+    values = np.concatenate([values, -values])
+    x = np.resize(values, rows * cols).reshape(rows, cols)
+    x[:, -1] = 448
+    return quantize.cast_bf16(x)
+
+
+def with_nonfinite(rng, rows, cols):
+    w = weights(rng, rows, cols)
+    for bits in (0x7F80, 0xFF80, 0x7FC0, 0xFFC1, 0x7F81):
+        w[rng.integers(1, rows), rng.integers(0, cols)] = bits
+    return w
+
+
+def half(rng, rows, cols):
+    w = rng.normal(0, 0.02, (rows, cols)).astype(np.float16)
+    w[:, ::11] = rng.integers(0, 0x400, w[:, ::11].shape).astype(np.uint16).view(np.float16)
+    return w
+
+
+def single(rng, rows, cols):
+    """Between two bf16, a third of them exactly halfway."""
+    bits = rng.normal(0, 0.02, (rows, cols)).astype(np.float32).view(np.uint32)
+    bits[:, ::3] = (bits[:, ::3] & 0xFFFF0000) | 0x8000
+    return bits.view(np.float32)
+
+
+INPUTS = (
+    (weights, 6, 300),
+    (any_finite, 6, 140),
+    (tiny, 6, 130),
+    (zeros, 4, 128),
+    (ties, 8, 128),
+    (with_nonfinite, 4, 200),
+    (half, 6, 150),
+    (single, 5, 150),
+)
+
+
+# ---- Cases ----
+
+
+def dtype_name(w):
+    return {"uint16": "BF16", "float16": "F16", "float32": "F32"}[w.dtype.name]
+
+
+def cast(w, out_dtype):
+    if dtype_name(w) == out_dtype:
+        return w
+    x = quantize.as_f32(w)
+    return quantize.cast_f16(x) if out_dtype == "F16" else quantize.cast_bf16(x)
+
+
+def results(w):
+    """Every kernel over one input: (kernel, profile, out dtype, output, scales)."""
+    for profile in quantize.BLOCK_PROFILES:
+        yield "fp8-block", profile, "F8_E4M3", *quantize.quantize_fp8_block(w, profile)
+    yield "fp8-channel", "default", "F8_E4M3", *quantize.quantize_fp8_channel(w)
+    for out_dtype in ("BF16", "F16"):
+        yield "cast", "default", out_dtype, cast(w, out_dtype), np.zeros(0, np.float32)
+
+
+def first_nonfinite(w):
+    places = np.argwhere(~np.isfinite(quantize.as_f32(w)))
+    return [int(i) for i in places[0]] if len(places) else [FINITE, FINITE]
+
+
+def case(w, kernel, profile, out_dtype, output, scales):
+    names = (kernel, profile, dtype_name(w), out_dtype)
+    yield b"".join(name.encode().ljust(16, b"\0") for name in names)
+    yield struct.pack("<4I", *w.shape, *first_nonfinite(w))
+    for array in (w, output, scales):
+        yield struct.pack("<I", array.nbytes) + np.ascontiguousarray(array).tobytes()
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    rng = np.random.default_rng(SEED)
+    cases = []
+    for make, rows, cols in INPUTS:
+        w = make(rng, rows, cols)
+        cases += [b"".join(case(w, *result)) for result in results(w)]
+    header = f"weft golden vectors, version 1\ntests/oracle/golden.py, NumPy {np.__version__}, seed {SEED}, host CPU\n"
+    with open(sys.argv[1], "wb") as file:
+        file.write(header.encode().ljust(HEADER_BYTES))
+        file.write(struct.pack("<I", len(cases)) + b"".join(cases))
+
+
+if __name__ == "__main__":
+    main()

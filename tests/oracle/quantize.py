@@ -1,0 +1,129 @@
+"""The quantization schemes of docs/numerics.md, restated in NumPy.
+
+An oracle: written from the page and not from the C code, with other means. An e4m3 code is found by searching a
+table of all its values, an exponent by frexp, a maximum by comparing numbers. Slow and plain on purpose.
+
+Weights are [N, K]. bf16 is given as uint16, its bits; float16 and float32 arrays are taken as they are, float32
+being rounded to bf16 first.
+"""
+
+import numpy as np
+
+BLOCK = 128
+LARGEST = np.float32(448)
+BLOCK_FLOOR = np.float32(1e-4)
+CHANNEL_FLOOR = np.float32(1) / np.float32(448 * 512)
+BLOCK_PROFILES = ("ieee", "vllm", "pow2", "vllm-pow2")
+
+
+# ---- Elements ----
+
+
+def bf16_to_f32(bits):
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def cast_bf16(x):
+    """float32 (or float16) to bf16 bits: nearest, ties to even, NaN to 0x7FFF."""
+    x = np.asarray(x).astype(np.float32)
+    bits = x.view(np.uint32).astype(np.uint64)
+    low, kept = bits & 0xFFFF, bits >> 16
+    up = (low > 0x8000) | ((low == 0x8000) & (kept % 2 == 1))
+    return np.where(np.isnan(x), 0x7FFF, kept + up).astype(np.uint16)
+
+
+def cast_f16(x):
+    """float32 to fp16 bits, NaN to 0x7FFF. NumPy's own conversion rounds to nearest even and keeps subnormals."""
+    x = np.asarray(x, dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        bits = x.astype(np.float16).view(np.uint16)
+    return np.where(np.isnan(x), 0x7FFF, bits).astype(np.uint16)
+
+
+def as_f32(w):
+    """What every scheme starts from: the weights as float32, exactly."""
+    if w.dtype == np.uint16:
+        return bf16_to_f32(w)
+    if w.dtype == np.float16:
+        return w.astype(np.float32)
+    if w.dtype == np.float32:
+        return bf16_to_f32(cast_bf16(w))
+    raise TypeError(f"weights of {w.dtype}")
+
+
+def _e4m3_value(code):
+    exponent, mantissa = code >> 3 & 15, code & 7
+    return mantissa * 2.0**-9 if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 7)
+
+
+E4M3_MAGNITUDES = np.array([_e4m3_value(code) for code in range(127)])  # float64; code 127 is NaN
+E4M3_TIES = (E4M3_MAGNITUDES[:-1] + E4M3_MAGNITUDES[1:]) / 2
+E4M3_VALUES = np.concatenate([E4M3_MAGNITUDES, [np.nan], -E4M3_MAGNITUDES, [np.nan]]).astype(np.float32)
+
+
+def e4m3(x):
+    """float32 to e4m3 codes: nearest, ties to even, saturating, -0 kept, NaN to 0x7F."""
+    magnitude = np.abs(x.astype(np.float64))
+    code = np.searchsorted(E4M3_TIES, magnitude, side="left")
+    tie = E4M3_TIES[np.minimum(code, len(E4M3_TIES) - 1)] == magnitude
+    code = np.where(tie & (code % 2 == 1) & (code < len(E4M3_TIES)), code + 1, code)
+    code = np.where(np.isnan(x), 0x7F, code | np.where(np.signbit(x), 0x80, 0))
+    return code.astype(np.uint8)
+
+
+# ---- fp8-block ----
+
+
+def power_of_two_above(v):
+    """The least power of two that is not below v."""
+    mantissa, exponent = np.frexp(np.float64(v))
+    return np.float32(np.ldexp(1.0, int(exponent) - (1 if mantissa == 0.5 else 0)))
+
+
+def finite_amax(x):
+    magnitude = np.abs(x[np.isfinite(x)])
+    return np.float32(magnitude.max()) if magnitude.size else np.float32(0)
+
+
+def _block(x, profile):
+    """Codes and scale of one block of float32."""
+    if profile == "vllm-pow2":
+        codes, scale = _block(x, "vllm")
+        return _block(E4M3_VALUES[codes] * scale, "pow2")
+    amax = np.maximum(finite_amax(x), BLOCK_FLOOR)
+    if profile == "vllm":
+        scale = amax * (np.float32(1) / LARGEST)
+    else:
+        scale = amax / LARGEST
+    if profile == "pow2":
+        scale = power_of_two_above(scale)
+    with np.errstate(invalid="ignore"):  # a NaN that was allowed
+        return e4m3(x * (np.float32(1) / scale)), scale
+
+
+def quantize_fp8_block(w, profile="ieee"):
+    """-> codes uint8 [N, K], scales float32 [ceil(N/128), ceil(K/128)]."""
+    if profile not in BLOCK_PROFILES:
+        raise ValueError(f"profile {profile!r} is none of {', '.join(BLOCK_PROFILES)}")
+    x = as_f32(w)
+    rows, cols = x.shape
+    codes = np.zeros((rows, cols), np.uint8)
+    scales = np.zeros((-(-rows // BLOCK), -(-cols // BLOCK)), np.float32)
+    for i, row in enumerate(range(0, rows, BLOCK)):
+        for j, col in enumerate(range(0, cols, BLOCK)):
+            place = np.s_[row : row + BLOCK, col : col + BLOCK]
+            codes[place], scales[i, j] = _block(x[place], profile)
+    return codes, scales
+
+
+# ---- fp8-channel ----
+
+
+def quantize_fp8_channel(w, row_amax=None):
+    """-> codes uint8 [N, K], scales float32 [N, 1]. `row_amax` float32 [N]: of the whole rows, where w is a part."""
+    x = as_f32(w)
+    if row_amax is None:
+        row_amax = np.where(np.isfinite(x), np.abs(x), np.float32(0)).max(axis=1, initial=0)
+    scales = np.maximum(row_amax / LARGEST, CHANNEL_FLOOR).astype(np.float32)[:, None]
+    with np.errstate(invalid="ignore"):
+        return e4m3(x / scales), scales

@@ -1,0 +1,127 @@
+/* Casts of every 16-bit pattern, and of fp32, through units in pieces. */
+#include "fixture.h"
+
+#define ALL_16_BITS 0x10000u
+#define ROWS        128
+#define COLS        512
+
+static matrix_t every_pattern(weft_dtype_t dtype)
+{
+    matrix_t matrix = matrix_create(dtype, ROWS, COLS);
+    for (uint32_t i = 0; i < ALL_16_BITS; i++)
+        matrix_set_bits(&matrix, i, i);
+    return matrix;
+}
+
+static output_t cast(const matrix_t *matrix, weft_dtype_t out_dtype)
+{
+    return quantize_cut(matrix, (request_t){WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT, out_dtype, NULL}, 20);
+}
+
+static void same_dtype_keeps_bytes(void **state)
+{
+    (void)state;
+    random_begin("same_dtype_keeps_bytes");
+    const weft_dtype_t dtypes[] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16};
+    for (int i = 0; i < 2; i++) {
+        matrix_t matrix = every_pattern(dtypes[i]);
+        output_t output = cast(&matrix, dtypes[i]);
+        assert_memory_equal(output.data, matrix.data, output.bytes);
+        assert_true(output.result.nonfinite);
+        uint32_t first = output.result.nonfinite_row * COLS + output.result.nonfinite_col;
+        assert_int_equal(first, dtypes[i] == WEFT_DTYPE_F16 ? 0x7C00 : 0x7F80);
+        output_destroy(&output);
+        free(matrix.data);
+    }
+}
+
+/* The nearest value of the other format, found by asking which neighbour of the result could be nearer. */
+static void assert_nearest(weft_dtype_t dtype, uint16_t found, double value)
+{
+    if (isnan(value)) {
+        assert_int_equal(found, 0x7FFF);
+        return;
+    }
+    uint16_t inf = dtype == WEFT_DTYPE_F16 ? 0x7C00 : 0x7F80, magnitude = found & 0x7FFF;
+    double largest_tie = dtype == WEFT_DTYPE_F16 ? 65520 : 0x1.FFp127;
+    assert_int_equal(found >> 15, signbit(value) != 0);
+    assert_int_equal(magnitude == inf, fabs(value) >= largest_tie);
+    if (magnitude == inf)
+        return;
+    double distance = fabs(fabs(value) - decode_value(dtype, magnitude));
+    for (int step = -1; step <= 1; step += 2) {
+        if (magnitude + step < 0 || magnitude + step >= inf)
+            continue;
+        double other = fabs(fabs(value) - decode_value(dtype, (uint16_t)(magnitude + step)));
+        assert_true(distance < other || (distance == other && magnitude % 2 == 0));
+    }
+}
+
+static void every_pattern_to_the_other_dtype(void **state)
+{
+    (void)state;
+    random_begin("every_pattern_to_the_other_dtype");
+    const weft_dtype_t dtypes[] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16};
+    for (int i = 0; i < 2; i++) {
+        matrix_t matrix = every_pattern(dtypes[i]);
+        output_t output = cast(&matrix, dtypes[1 - i]);
+        for (uint32_t bits = 0; bits < ALL_16_BITS; bits++)
+            assert_nearest(dtypes[1 - i], ((uint16_t *)output.data)[bits],
+                           decode_value(dtypes[i], (uint16_t)bits));
+        output_destroy(&output);
+        free(matrix.data);
+    }
+}
+
+/* fp32 becomes bf16 first, whatever comes out. */
+static void f32_goes_through_bf16(void **state)
+{
+    (void)state;
+    random_begin("f32_goes_through_bf16");
+    matrix_t matrix = matrix_create(WEFT_DTYPE_F32, 100, 300);
+    for (uint32_t i = 0; i < 30000; i++) {
+        uint32_t bits = (uint32_t)random_u64();
+        matrix_set_bits(&matrix, i, i % 3 == 0 ? (bits & 0xFFFF0000) | 0x8000 : bits);
+    }
+    output_t as_bf16 = cast(&matrix, WEFT_DTYPE_BF16), as_f16 = cast(&matrix, WEFT_DTYPE_F16);
+    for (uint32_t i = 0; i < 30000; i++) {
+        double value = round_to_bf16(((float *)matrix.data)[i]);
+        assert_nearest(WEFT_DTYPE_BF16, ((uint16_t *)as_bf16.data)[i], value);
+        assert_nearest(WEFT_DTYPE_F16, ((uint16_t *)as_f16.data)[i], value);
+    }
+    output_destroy(&as_bf16);
+    output_destroy(&as_f16);
+    free(matrix.data);
+}
+
+static void ragged_pieces(void **state)
+{
+    (void)state;
+    random_begin("ragged_pieces");
+    for (int i = 0; i < 60; i++) {
+        matrix_t matrix = matrix_random(WEFT_DTYPE_BF16, random_in(1, 128), random_in(1, 300));
+        output_t output = cast(&matrix, WEFT_DTYPE_BF16);
+        assert_memory_equal(output.data, matrix.data, output.bytes);
+        assert_false(output.result.nonfinite);
+        output_destroy(&output);
+        free(matrix.data);
+    }
+}
+
+static void other_outputs_are_refused(void **state)
+{
+    (void)state;
+    weft_quantize_unit_t unit = {.dtype = WEFT_DTYPE_BF16, .out_dtype = WEFT_DTYPE_F32};
+    weft_quantize_result_t result;
+    assert_int_equal(weft_kernels_find("ref")->quantize[WEFT_KERNEL_CAST](&unit, &result), WEFT_ERR_ARGUMENT);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(same_dtype_keeps_bytes),    cmocka_unit_test(every_pattern_to_the_other_dtype),
+        cmocka_unit_test(f32_goes_through_bf16),     cmocka_unit_test(ragged_pieces),
+        cmocka_unit_test(other_outputs_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,186 @@
+/* What cannot be cut is refused by name, with what would fit; what may be ragged is not. */
+#include "tests/support/world.h"
+
+/* Qwen3-30B-A3B in miniature: fewer blocks, experts and words, the same widths. */
+static checkpoint_t experts_768(void)
+{
+    checkpoint_t cp = {.type = "qwen3_moe", .dtype = WEFT_DTYPE_BF16, .hidden = 2048, .blocks = 1, .heads = 32, .kv_heads = 4,
+                       .head_dim = 128, .mlp = 6144, .vocab = 1000, .experts = 8, .expert_mlp = 768};
+    checkpoint_describe(&cp);
+    return cp;
+}
+
+static checkpoint_t dense(uint32_t hidden, uint32_t mlp, uint32_t heads, uint32_t kv_heads, uint32_t head_dim)
+{
+    checkpoint_t cp = {.type = "qwen3", .dtype = WEFT_DTYPE_BF16, .hidden = hidden, .blocks = 1, .heads = heads,
+                       .kv_heads = kv_heads, .head_dim = head_dim, .mlp = mlp, .vocab = 500, .expert_mlp = 1};
+    checkpoint_describe(&cp);
+    return cp;
+}
+
+static void expect_fit(const checkpoint_t *cp, const char *trainer, const char *rollout, const char *scheme)
+{
+    world_destroy(world_create(cp, trainer, rollout, scheme, NULL));
+}
+
+static weft_error_t expect_misfit(const checkpoint_t *cp, const char *trainer, const char *rollout, const char *scheme)
+{
+    weft_error_t error = {0};
+    if (world_try(cp, trainer, rollout, scheme, NULL, &error))
+        fail_msg("%s to %s with %s was planned", trainer, rollout, scheme);
+    assert_int_equal(error.status, WEFT_ERR_MISFIT);
+    return error;
+}
+
+static void expect_words(const weft_error_t *error, const char *words)
+{
+    if (!strstr(error->message, words))
+        fail_msg("\"%s\" is not in: %s", words, error->message);
+}
+
+static void test_expert_width_768_at_tp4(void **state)
+{
+    (void)state;
+    checkpoint_t cp = experts_768();
+    weft_error_t error = expect_misfit(&cp, "fsdp:2", "tp:4", "fp8-block");
+    expect_words(&error, "model.layers.0.mlp.experts.w13");
+    expect_words(&error, "gate_proj");
+    expect_words(&error, "rows");
+    expect_words(&error, "768");
+    expect_words(&error, "192");
+    expect_words(&error, "these fit: tp:1, tp:2, tp:2,ep, tp:4,ep, tp:8,ep");
+    expect_words(&error, "fp8-channel");
+    expect_fit(&cp, "fsdp:2", "tp:4,ep", "fp8-block");
+    expect_fit(&cp, "fsdp:2", "tp:4", "fp8-channel");
+    expect_fit(&cp, "fsdp:2", "tp:2", "fp8-block");
+}
+
+/* What the message says would fit does, and what it leaves out does not. */
+static void test_what_is_said_to_fit_fits(void **state)
+{
+    (void)state;
+    checkpoint_t cp = experts_768();
+    weft_error_t error = expect_misfit(&cp, "fsdp:1", "tp:4", "fp8-block");
+    const char *list = strstr(error.message, "these fit: ");
+    assert_non_null(list);
+    for (uint32_t tp = 1; tp <= 16; tp++)
+        for (uint32_t ep = 0; ep < 2; ep++) {
+            char text[16], listed[24];
+            sprintf(text, "tp:%u%s", tp, ep ? ",ep" : "");
+            sprintf(listed, " %s%s", text, tp == 8 && ep ? ";" : ", ");
+            weft_error_t unused;
+            world_t *w = world_try(&cp, "fsdp:1", text, "fp8-block", NULL, &unused);
+            bool said = strstr(list, listed) != NULL && !(tp == 1 && ep);
+            if (tp > 1 && said != (w != NULL))
+                fail_msg("%s: %s, but %s", text, said ? "listed" : "not listed", w ? "it fits" : "it does not");
+            if (w)
+                world_destroy(w);
+        }
+}
+
+static void test_ragged_ends(void **state)
+{
+    (void)state;
+    checkpoint_t ragged_k = dense(200, 256, 4, 2, 64);
+    expect_fit(&ragged_k, "fsdp:3", "tp:1", "fp8-block"); /* K = 200 of qkv and gate_up, N = 200 of o and down */
+    expect_fit(&ragged_k, "fsdp:3", "tp:2", "fp8-block") ;
+    checkpoint_t ragged_width = dense(128, 192, 4, 2, 64);
+    weft_error_t error = expect_misfit(&ragged_width, "fsdp:1", "tp:1", "fp8-block"); /* between gate and up */
+    expect_words(&error, "gate_up_proj");
+    expect_words(&error, "gate_proj");
+    expect_fit(&ragged_width, "fsdp:1", "tp:1", "fp8-channel");
+    expect_fit(&ragged_width, "fsdp:1", "tp:1", "bf16");
+}
+
+static void test_cuts_of_k(void **state)
+{
+    (void)state;
+    checkpoint_t cp = dense(128, 768, 8, 8, 128);
+    weft_error_t error = expect_misfit(&cp, "fsdp:1", "tp:4", "fp8-block");
+    expect_words(&error, "768");
+    expect_fit(&cp, "fsdp:1", "tp:2", "fp8-block");
+    expect_fit(&cp, "fsdp:1", "tp:4", "bf16");
+    checkpoint_t narrow = dense(128, 1024, 4, 4, 96); /* q of 384 rows at tp 2: 192 */
+    error = expect_misfit(&narrow, "fsdp:1", "tp:2", "fp8-block");
+    expect_words(&error, "q_proj");
+    expect_fit(&narrow, "fsdp:1", "tp:1", "fp8-block");
+}
+
+/* A copied KV head of 64 rows: the cut between k and v falls inside a block. */
+static void test_small_kv_heads_cannot_be_copied_in_blocks(void **state)
+{
+    (void)state;
+    checkpoint_t cp = dense(128, 1024, 8, 2, 64);
+    expect_fit(&cp, "fsdp:1", "tp:1", "fp8-block");
+    weft_error_t error = expect_misfit(&cp, "fsdp:1", "tp:4", "fp8-block");
+    expect_words(&error, "k_proj");
+    expect_fit(&cp, "fsdp:1", "tp:4", "fp8-channel");
+}
+
+static void test_heads_and_widths_that_do_not_divide(void **state)
+{
+    (void)state;
+    checkpoint_t cp = dense(96, 120, 6, 2, 16);
+    weft_error_t error = expect_misfit(&cp, "fsdp:1", "tp:4", "bf16");
+    expect_words(&error, "6 heads");
+    expect_words(&error, "these fit: tp:1, tp:2, tp:6");
+    checkpoint_t three_kv = dense(96, 120, 12, 3, 16);
+    error = expect_misfit(&three_kv, "fsdp:1", "tp:4", "bf16");
+    expect_words(&error, "3 KV heads");
+    checkpoint_t width = dense(96, 121, 4, 2, 16);
+    error = expect_misfit(&width, "fsdp:1", "tp:2", "bf16");
+    expect_words(&error, "121 rows");
+}
+
+static void test_trainers_that_do_not_divide(void **state)
+{
+    (void)state;
+    checkpoint_t cp = dense(96, 120, 6, 2, 16);
+    weft_error_t error = expect_misfit(&cp, "tp:4", "tp:1", "bf16");
+    expect_words(&error, "trainer tp:4");
+    expect_words(&error, "fsdp:N");
+    expect_fit(&cp, "fsdp:7", "tp:1", "bf16");
+    expect_fit(&cp, "tp:2,fsdp:5,dp:2", "tp:2", "bf16");
+}
+
+static void test_fewer_experts_than_ranks(void **state)
+{
+    (void)state;
+    checkpoint_t cp = experts_768();
+    weft_error_t error = expect_misfit(&cp, "fsdp:1", "tp:16,ep", "bf16");
+    expect_words(&error, "8 experts");
+}
+
+static void test_sides_must_be_in_order(void **state)
+{
+    (void)state;
+    checkpoint_t cp = dense(96, 120, 6, 2, 16);
+    weft_model_t *model = checkpoint_model(&cp);
+    weft_layout_t *trainer = parse_layout("fsdp:2", WEFT_SIDE_TRAINER), *rollout = parse_layout("tp:2", WEFT_SIDE_ROLLOUT);
+    weft_plan_t *plan = NULL;
+    weft_plan_options_t unsized = {0};
+    assert_int_equal(weft_plan_create(model, rollout, trainer, "bf16", NULL, &plan, NULL), WEFT_ERR_ARGUMENT);
+    assert_int_equal(weft_plan_create(model, trainer, rollout, "bf16", &unsized, &plan, NULL), WEFT_ERR_ARGUMENT);
+    assert_int_equal(weft_plan_create(model, trainer, rollout, "bf17", NULL, &plan, NULL), WEFT_ERR_UNKNOWN_NAME);
+    assert_null(plan);
+    weft_layout_destroy(trainer);
+    weft_layout_destroy(rollout);
+    weft_model_close(model);
+    weft_plan_destroy(NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_expert_width_768_at_tp4),
+        cmocka_unit_test(test_what_is_said_to_fit_fits),
+        cmocka_unit_test(test_ragged_ends),
+        cmocka_unit_test(test_cuts_of_k),
+        cmocka_unit_test(test_small_kv_heads_cannot_be_copied_in_blocks),
+        cmocka_unit_test(test_heads_and_widths_that_do_not_divide),
+        cmocka_unit_test(test_trainers_that_do_not_divide),
+        cmocka_unit_test(test_fewer_experts_than_ranks),
+        cmocka_unit_test(test_sides_must_be_in_order),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
