@@ -2,7 +2,10 @@
 # Build the weft command and run its main job on this machine: two trainer ranks publish two versions of a small
 # model, two rollout ranks decode text across the swaps. Arguments are handed to `weft run` after those below.
 #
-#     launch/demo.sh [--swap copy] [--scheme fp8-channel] ...      (WEFT_RANKS: ranks to start, default 4)
+#     launch/demo.sh                                      two versions, about ten seconds with the build
+#     launch/demo.sh --eval launch/demo/eval.txt          also bits per byte of a held text on each version
+#     launch/demo.sh --swap copy --rate 2MB/s             slowly, into memory of fixed place
+#     WEFT_RANKS=6 launch/demo.sh --rollout tp:2x2        two replicas; WEFT_RANKS: processes to start, default 4
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)

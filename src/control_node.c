@@ -210,11 +210,20 @@ void weft_session_command(weft_session_t *s, weft_action_type_t type, uint64_t v
     pthread_mutex_unlock(&s->mutex);
 }
 
+void weft_session_wake(weft_session_t *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    s->wakes++;
+    pthread_cond_broadcast(&s->command_cond);
+    pthread_mutex_unlock(&s->mutex);
+}
+
 bool weft_session_next_command(weft_session_t *s, uint64_t timeout_us, weft_command_t *command)
 {
     uint64_t deadline = weft_now_us() + timeout_us;
     pthread_mutex_lock(&s->mutex);
-    while (s->num_commands == 0 && !s->closing && timeout_us)
+    uint32_t wakes = s->wakes;
+    while (s->num_commands == 0 && !s->closing && timeout_us && wakes == s->wakes)
         if (!weft_condition_wait(&s->command_cond, &s->mutex, deadline))
             break;
     bool any = s->num_commands > 0;

@@ -1,59 +1,14 @@
-/* One rollout rank: from buckets to a staged version, and from one version to the next between two steps.
- * `receive_version` is the rollout's side of the picture in docs/data-path.md. */
-#include <weft/rollout.h>
-
+/* One rollout rank: from buckets to a staged version. `receive_version` is the rollout's side of the picture in
+ * docs/data-path.md; rollout_swap.c makes what is staged live. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/assemble/assembler.h"
-#include "src/assemble/wire_digest.h"
 #include "src/base/clock.h"
 #include "src/base/error.h"
-#include "src/base/log.h"
 #include "src/pause.h"
-#include "src/quantize/quantizer.h"
-#include "src/receiver.h"
-#include "src/swap/weights.h"
-#include "src/transfer.h"
+#include "src/rollout_private.h"
 
 #define IDLE_WAIT_US 100000
-#define SPANS        4096u
-
-struct weft_rollout {
-    weft_session_t *session;
-    weft_program_t *program;
-    const weft_kernels_t *kernels;
-    weft_outputs_t outputs;
-    weft_weights_t *weights;
-    weft_staging_t staging;
-    weft_assembler_t *assembler;
-    weft_quantizer_t *quantizer;
-    weft_receiver_t *receiver;
-    weft_wire_digests_t digests;
-    bool buffers_lost; /* an aborted transport may still write into the staging memory: it is never freed */
-
-    pthread_t thread;
-    bool thread_started;
-    _Atomic bool quit;
-
-    /* the transfer in hand; progress thread only */
-    weft_transfer_t transfer;
-    bool refused;         /* the version cannot be used; rounds go on, nothing is quantized */
-    uint32_t oldest_round; /* rounds below it are done */
-    uint64_t started_us, quantize_ns, digest_ns, last_arrival_us;
-
-    /* under the session's mutex */
-    weft_rollout_stats_t pending_stats, stats;
-    uint64_t received_bytes;
-    uint32_t layers_staged;
-    weft_version_span_t spans[SPANS];
-    uint32_t num_spans;
-
-    /* step thread only */
-    uint64_t last_end_us, served_version;
-};
-
-/* ---- receive, assemble, quantize ---- */
 
 /* Grant a round when its slot is free: the round two before is quantized and passed on. */
 static weft_status_t grant_rounds(weft_rollout_t *r, bool *moved, weft_error_t *error)
@@ -287,43 +242,6 @@ static void receive_version(weft_rollout_t *r, uint64_t version)
     conclude(r, status, &error);
 }
 
-/* ---- swap ---- */
-
-static void note_swapped(weft_rollout_t *r, uint64_t version, uint64_t at_step, uint64_t swap_us)
-{
-    pthread_mutex_lock(&r->session->mutex);
-    r->pending_stats.at_step = at_step;
-    r->pending_stats.swap_us = swap_us;
-    r->pending_stats.update_us = weft_now_us() - r->started_us;
-    r->stats = r->pending_stats;
-    r->spans[r->num_spans++ % SPANS] = (weft_version_span_t){version, at_step};
-    pthread_cond_broadcast(&r->session->step_cond);
-    pthread_mutex_unlock(&r->session->mutex);
-}
-
-/* stage -> live. The barrier: swap_begin succeeds only while no step is open and step at_step - 1 is over, and closes the
- * word, so no step begins before swap_end. All ranks of the replica have committed to the same at_step, so every step
- * below it ran, on every rank, on the weights before, and every step from it on runs on these. */
-static void swap_if_due(weft_rollout_t *r)
-{
-    uint64_t version, at_step;
-    weft_error_t error = {.message = ""};
-    if (!weft_guard_swap_begin(&r->session->guard, &version, &at_step))
-        return;
-    uint64_t start = weft_now_us();
-    weft_status_t status = weft_weights_swap(r->weights, &error);
-    uint64_t swap_us = weft_now_us() - start;
-    weft_guard_swap_end(&r->session->guard, status == WEFT_OK);
-    if (status == WEFT_OK)
-        note_swapped(r, version, at_step, swap_us);
-    weft_event_t event = {.type = status == WEFT_OK ? WEFT_EVENT_SWAPPED : WEFT_EVENT_SWAP_FAILED,
-                          .version = version,
-                          .step = at_step,
-                          .status = status,
-                          .text = error.message};
-    weft_session_post_event(r->session, &event);
-}
-
 static void *progress_main(void *user)
 {
     weft_rollout_t *r = user;
@@ -335,201 +253,11 @@ static void *progress_main(void *user)
         if (command.type == WEFT_ACTION_START_TRANSFER)
             receive_version(r, command.version);
         else if (command.type == WEFT_ACTION_TRY_SWAP)
-            swap_if_due(r);
+            weft_rollout_swap_if_due(r);
         else
             weft_transfer_obey(r->session, &r->transfer, &command);
     }
     return NULL;
-}
-
-/* ---- steps ---- */
-
-static weft_status_t fenced(weft_rollout_t *r, weft_error_t *error)
-{
-    pthread_mutex_lock(&r->session->mutex);
-    weft_status_t status = weft_fail(error, WEFT_ERR_PEER_LOST, "rollout rank %u serves nothing: %s", r->session->rank,
-                                     r->session->fenced ? r->session->fenced_text : "its replica is lost");
-    pthread_mutex_unlock(&r->session->mutex);
-    return status;
-}
-
-static weft_status_t refuse_step(weft_rollout_t *r, uint64_t step, weft_error_t *error)
-{
-    weft_guard_view_t view = weft_guard_look(&r->session->guard);
-    return weft_fail(error, WEFT_ERR_STEP_ORDER, "rollout rank %u: step %llu was begun, expected %llu%s: steps rise by one, each ended before the next",
-                     r->session->rank, (unsigned long long)step, (unsigned long long)(view.step + !view.open),
-                     view.open ? " to end first" : "");
-}
-
-/* The time between the last step on the old weights and this one, if it is the first on new ones. */
-static void note_first_step(weft_rollout_t *r, uint64_t version)
-{
-    if (version == r->served_version)
-        return;
-    uint64_t pause = r->served_version ? weft_now_us() - r->last_end_us : 0;
-    r->served_version = version;
-    pthread_mutex_lock(&r->session->mutex);
-    if (r->stats.version == version)
-        r->stats.pause_us = pause;
-    pthread_mutex_unlock(&r->session->mutex);
-}
-
-/* Wait for the control thread or the other swapper, unless the word has moved meanwhile. */
-static bool wait_for_word(weft_rollout_t *r, uint64_t deadline_us)
-{
-    weft_session_t *s = r->session;
-    weft_guard_view_t before = weft_guard_look(&s->guard);
-    uint64_t until = weft_now_us() + 5000;
-    pthread_mutex_lock(&s->mutex);
-    weft_guard_view_t now = weft_guard_look(&s->guard);
-    if (now.limit == before.limit && now.swapping == before.swapping && now.fenced == before.fenced)
-        weft_condition_wait(&s->step_cond, &s->mutex, until < deadline_us ? until : deadline_us);
-    pthread_mutex_unlock(&s->mutex);
-    return weft_now_us() < deadline_us;
-}
-
-weft_status_t weft_rollout_step_begin(weft_rollout_t *r, uint64_t step, uint64_t timeout_us, uint64_t *version,
-                                      weft_error_t *error)
-{
-    uint64_t deadline = 0;
-    for (;;) {
-        switch (weft_guard_step_begin(&r->session->guard, step, version)) {
-        case WEFT_STEP_OK:
-            note_first_step(r, *version);
-            return WEFT_OK;
-        case WEFT_STEP_MUST_SWAP:
-            swap_if_due(r);
-            continue;
-        case WEFT_STEP_ORDER:
-            return refuse_step(r, step, error);
-        case WEFT_STEP_NOT_READY:
-            return weft_fail(error, WEFT_ERR_NOT_READY, "rollout rank %u: no version is live yet: wait for the first", r->session->rank);
-        case WEFT_STEP_FENCED:
-            return fenced(r, error);
-        case WEFT_STEP_SWAPPING:
-        case WEFT_STEP_AT_LIMIT:
-            break;
-        }
-        deadline = deadline ? deadline : weft_now_us() + timeout_us;
-        if (!wait_for_word(r, deadline))
-            return weft_fail(error, WEFT_ERR_FENCED, "rollout rank %u: step %llu may not begin: no commit or abort came within %.1f s; call again",
-                             r->session->rank, (unsigned long long)step, (double)timeout_us / 1e6);
-    }
-}
-
-weft_status_t weft_rollout_step_end(weft_rollout_t *r, uint64_t step)
-{
-    if (weft_guard_look(&r->session->guard).step != step || !weft_guard_step_end(&r->session->guard))
-        return WEFT_ERR_STEP_ORDER;
-    r->last_end_us = weft_now_us();
-    return WEFT_OK;
-}
-
-weft_status_t weft_rollout_wait(weft_rollout_t *r, uint64_t version, uint64_t timeout_us, weft_error_t *error)
-{
-    uint64_t deadline = weft_now_us() + timeout_us;
-    while (weft_guard_live(&r->session->guard) < version) {
-        if (weft_guard_look(&r->session->guard).fenced)
-            return fenced(r, error);
-        if (!wait_for_word(r, deadline))
-            return weft_fail(error, WEFT_ERR_TIMEOUT, "rollout rank %u: version %llu is not live after %.1f s", r->session->rank,
-                             (unsigned long long)version, (double)timeout_us / 1e6);
-    }
-    return WEFT_OK;
-}
-
-/* ---- tensors, status ---- */
-
-uint32_t weft_rollout_num_tensors(const weft_rollout_t *r)
-{
-    return r->outputs.count;
-}
-
-weft_tensor_t weft_rollout_tensor(const weft_rollout_t *r, uint32_t index)
-{
-    const weft_output_t *output = &r->outputs.items[index];
-    weft_tensor_t tensor = {.name = output->name,
-                            .dtype = output->dtype,
-                            .num_dims = output->num_dims,
-                            .bytes = output->bytes,
-                            .data = weft_weights_live(r->weights, output->offset)};
-    memcpy(tensor.shape, output->shape, sizeof tensor.shape);
-    return tensor;
-}
-
-static const weft_output_t *find_output(const weft_rollout_t *r, const char *name, uint32_t *index)
-{
-    for (*index = 0; *index < r->outputs.count; ++*index)
-        if (strcmp(r->outputs.items[*index].name, name) == 0)
-            return &r->outputs.items[*index];
-    return NULL;
-}
-
-weft_status_t weft_rollout_get(const weft_rollout_t *r, const char *name, weft_tensor_t *tensor)
-{
-    uint32_t index;
-    if (!find_output(r, name, &index))
-        return WEFT_ERR_MISSING_TENSOR;
-    *tensor = weft_rollout_tensor(r, index);
-    return WEFT_OK;
-}
-
-weft_status_t weft_rollout_bind(weft_rollout_t *r, const char *name, void *memory, weft_error_t *error)
-{
-    uint32_t index;
-    const weft_output_t *output = find_output(r, name, &index);
-    if (!output)
-        return weft_fail(error, WEFT_ERR_MISSING_TENSOR, "rollout rank %u holds no tensor %s", r->session->rank, name);
-    return weft_weights_bind(r->weights, output->offset, output->bytes, memory, error);
-}
-
-static weft_rollout_phase_t phase_of(weft_guard_view_t view, uint64_t live, uint64_t pending, uint64_t prepared)
-{
-    if (view.fenced)
-        return WEFT_ROLLOUT_LOST;
-    if (view.committed)
-        return WEFT_ROLLOUT_COMMITTED;
-    if (view.limit != WEFT_GUARD_NO_LIMIT)
-        return WEFT_ROLLOUT_ARMED;
-    if (pending <= live)
-        return WEFT_ROLLOUT_IDLE;
-    return prepared == pending ? WEFT_ROLLOUT_PREPARED : WEFT_ROLLOUT_RECEIVING;
-}
-
-void weft_rollout_get_status(const weft_rollout_t *r, weft_rollout_status_t *status)
-{
-    uint64_t live = weft_guard_live(&r->session->guard);
-    weft_guard_view_t view = weft_guard_look(&r->session->guard);
-    pthread_mutex_lock(&r->session->mutex);
-    uint64_t pending = r->session->transferring;
-    *status = (weft_rollout_status_t){
-        .phase = phase_of(view, live, pending, r->pending_stats.version),
-        .live_version = live,
-        .pending_version = pending > live ? pending : 0,
-        .received_bytes = r->received_bytes,
-        .expected_bytes = r->program->payload_bytes,
-        .layers_staged = r->layers_staged,
-        .num_layers = r->program->plan->layers->count,
-    };
-    pthread_mutex_unlock(&r->session->mutex);
-}
-
-void weft_rollout_get_stats(const weft_rollout_t *r, weft_rollout_stats_t *stats)
-{
-    pthread_mutex_lock(&r->session->mutex);
-    *stats = r->stats;
-    pthread_mutex_unlock(&r->session->mutex);
-}
-
-uint32_t weft_rollout_version_log(const weft_rollout_t *r, weft_version_span_t *spans, uint32_t capacity)
-{
-    pthread_mutex_lock(&r->session->mutex);
-    uint32_t kept = r->num_spans < SPANS ? r->num_spans : SPANS;
-    uint32_t count = kept < capacity ? kept : capacity;
-    for (uint32_t i = 0; i < count; i++)
-        spans[i] = r->spans[(r->num_spans - count + i) % SPANS];
-    pthread_mutex_unlock(&r->session->mutex);
-    return kept;
 }
 
 /* ---- life ---- */
@@ -590,7 +318,7 @@ void weft_rollout_destroy(weft_rollout_t *r)
         return;
     r->quit = true;
     if (r->thread_started) {
-        weft_session_command(r->session, WEFT_ACTION_LOG, 0, 0); /* wakes the progress thread */
+        weft_session_wake(r->session);
         pthread_join(r->thread, NULL);
     }
     if (r->digests.program)

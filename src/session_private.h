@@ -69,6 +69,7 @@ struct weft_session {
     pthread_mutex_t mutex; /* everything below */
     pthread_cond_t command_cond, step_cond, publish_cond;
     bool closing;
+    uint32_t wakes; /* of the progress thread */
     weft_queued_event_t events[WEFT_QUEUE_LENGTH];
     uint32_t first_event, num_events;
     weft_command_t commands[WEFT_QUEUE_LENGTH];
@@ -91,6 +92,9 @@ bool weft_session_next_command(weft_session_t *session, uint64_t timeout_us, wef
 
 /* Put a command into the queue of this rank's own progress thread. Any thread. */
 void weft_session_command(weft_session_t *session, weft_action_type_t type, uint64_t version, uint32_t round);
+
+/* Make a weft_session_next_command that waits return without one, so that the progress thread looks whether it is to quit. */
+void weft_session_wake(weft_session_t *session);
 
 /* Abort the transport after a failure; what was in flight is given up. Returns whether its buffers may be freed.
  * Progress thread. */

@@ -329,7 +329,7 @@ void weft_trainer_destroy(weft_trainer_t *t)
         return;
     t->quit = true;
     if (t->thread_started) {
-        weft_session_command(t->session, WEFT_ACTION_LOG, 0, 0); /* wakes the progress thread */
+        weft_session_wake(t->session);
         pthread_join(t->thread, NULL);
     }
     if (t->digests.program)

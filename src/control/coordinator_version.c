@@ -125,7 +125,6 @@ static void note_peer(weft_coordinator_t *c, uint32_t p, weft_status_t status, c
 
 static void begin_stop(weft_coordinator_t *c, const weft_sink_t *sink)
 {
-    c->stop_decided = false;
     c->deadline_us = c->now_us + c->config.drain_us;
     weft_coordinator_set_state(c, WEFT_COORDINATOR_STOPPING, sink);
 }
@@ -458,10 +457,20 @@ static heads_t look_at_heads(const weft_coordinator_t *c)
     return heads;
 }
 
+static bool any_replica_left(const weft_coordinator_t *c)
+{
+    for (uint32_t r = 0; r < c->config.topology.replicas; r++)
+        if (c->replica[r] != WEFT_REPLICA_LOST)
+            return true;
+    return false;
+}
+
 static void try_begin(weft_coordinator_t *c, const weft_sink_t *sink)
 {
     heads_t heads = look_at_heads(c);
     char text[WEFT_MESSAGE_TEXT_BYTES];
+    if (!any_replica_left(c))
+        mark_broken(c, "no replica is left");
     if (heads.count == 0) {
         c->waiting_version = 0;
     } else if (c->broken) {
@@ -475,10 +484,6 @@ static void try_begin(weft_coordinator_t *c, const weft_sink_t *sink)
         wait_for_rest(c, heads.lowest, sink);
     } else {
         begin(c, heads.lowest, sink);
-        if (c->members.word[0] == 0 && c->members.word[1] == 0) {
-            note_reason(c, WEFT_ERR_PEER_LOST, "no replica is left");
-            break_off(c, sink);
-        }
     }
 }
 
@@ -503,8 +508,19 @@ static bool has_refused(const weft_coordinator_t *c, uint32_t p)
     return view->state == (weft_is_trainer(c, p) ? (unsigned)WEFT_TRAINER_REFUSED : (unsigned)WEFT_RANK_REFUSED);
 }
 
+/* Only the last outcome is kept, so nothing new is decided before every trainer has heard it. */
+static bool outcome_is_awaited(const weft_coordinator_t *c)
+{
+    for (uint32_t p = 0; p < c->config.topology.trainers; p++)
+        if (!c->peer[p].dead && c->peer[p].version != 0 && c->peer[p].version <= c->done)
+            return true;
+    return false;
+}
+
 static void in_idle(weft_coordinator_t *c, const weft_sink_t *sink)
 {
+    if (outcome_is_awaited(c))
+        return;
     note_versions(c);
     try_begin(c, sink);
 }

@@ -104,6 +104,12 @@ static bool has_answered_freeze(const machine_t *m, const view_t *view)
     return is_in(m, view, WEFT_RANK_FROZEN) || has_applied(m, view) || has_given_up(m, view);
 }
 
+/* A frozen rank tells the at_step of the COMMIT it had obeyed. */
+static bool has_obeyed_commit(const machine_t *m, const view_t *view)
+{
+    return is_in(m, view, WEFT_RANK_FROZEN) && view->at_step != 0;
+}
+
 static bool is_committed_and_parked(const machine_t *m, const view_t *view)
 {
     return is_in(m, view, WEFT_RANK_COMMITTED) && is_parked(m, view);
@@ -256,7 +262,7 @@ static void in_freezing(machine_t *m, const weft_sink_t *sink)
         commit(m, first->at_step, sink);
     else if (any_is(m, has_given_up) != NULL)
         abort_version(m, WEFT_ERR_ABORTED, "an earlier leader aborted the version", sink);
-    else
+    else if (any_is(m, has_obeyed_commit) != NULL || !numbering_differs(m, sink))
         commit(m, highest_limit(m) + 1, sink);
 }
 

@@ -135,6 +135,10 @@ static void on_publish(machine_t *m, uint64_t version, const weft_sink_t *sink)
         snprintf(text, sizeof text, "trainer %u: version %llu was published after %llu; versions must rise",
                  m->rank, (unsigned long long)version, (unsigned long long)m->highest);
         notify(sink, version, WEFT_OUTCOME_FAILED, WEFT_ERR_VERSION_ORDER, text);
+    } else if (m->version != 0 && m->notified) {
+        snprintf(text, sizeof text, "trainer %u: version %llu has had no outcome by its deadline; nothing can follow it",
+                 m->rank, (unsigned long long)m->version);
+        notify(sink, version, WEFT_OUTCOME_FAILED, WEFT_ERR_TIMEOUT, text);
     } else if (m->queued != 0) {
         snprintf(text, sizeof text, "trainer %u: versions %llu and %llu are still on their way; wait for the first",
                  m->rank, (unsigned long long)m->version, (unsigned long long)m->queued);

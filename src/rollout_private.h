@@ -1,0 +1,54 @@
+/* The rollout's inside, shared by rollout.c (receive, assemble, quantize, stage), rollout_swap.c (steps and swaps) and
+ * rollout_query.c (tensors, status). */
+#ifndef WEFT_ROLLOUT_PRIVATE_H
+#define WEFT_ROLLOUT_PRIVATE_H
+
+#include <weft/rollout.h>
+
+#include "src/assemble/assembler.h"
+#include "src/assemble/wire_digest.h"
+#include "src/quantize/quantizer.h"
+#include "src/receiver.h"
+#include "src/swap/weights.h"
+#include "src/transfer.h"
+
+#define WEFT_ROLLOUT_SPANS 4096u
+
+struct weft_rollout {
+    weft_session_t *session;
+    weft_program_t *program;
+    const weft_kernels_t *kernels;
+    weft_outputs_t outputs;
+    weft_weights_t *weights;
+    weft_staging_t staging;
+    weft_assembler_t *assembler;
+    weft_quantizer_t *quantizer;
+    weft_receiver_t *receiver;
+    weft_wire_digests_t digests;
+    bool buffers_lost; /* an aborted transport may still write into the staging memory: it is never freed */
+
+    pthread_t thread;
+    bool thread_started;
+    _Atomic bool quit;
+
+    /* the transfer in hand; progress thread only */
+    weft_transfer_t transfer;
+    bool refused;         /* the version cannot be used; rounds go on, nothing is quantized */
+    uint32_t oldest_round; /* rounds below it are done */
+    uint64_t started_us, quantize_ns, digest_ns, last_arrival_us;
+
+    /* under the session's mutex */
+    weft_rollout_stats_t pending_stats, stats;
+    uint64_t received_bytes;
+    uint32_t layers_staged;
+    weft_version_span_t spans[WEFT_ROLLOUT_SPANS];
+    uint32_t num_spans;
+
+    /* step thread only */
+    uint64_t last_end_us, served_version;
+};
+
+/* Make the committed version live if its moment has come. Step thread and progress thread; one of them wins. */
+void weft_rollout_swap_if_due(weft_rollout_t *rollout);
+
+#endif

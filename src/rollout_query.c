@@ -1,0 +1,99 @@
+/* What a rollout holds and how it is doing. */
+#include <string.h>
+
+#include "src/base/error.h"
+#include "src/rollout_private.h"
+
+/* ---- tensors, status ---- */
+
+uint32_t weft_rollout_num_tensors(const weft_rollout_t *r)
+{
+    return r->outputs.count;
+}
+
+weft_tensor_t weft_rollout_tensor(const weft_rollout_t *r, uint32_t index)
+{
+    const weft_output_t *output = &r->outputs.items[index];
+    weft_tensor_t tensor = {.name = output->name,
+                            .dtype = output->dtype,
+                            .num_dims = output->num_dims,
+                            .bytes = output->bytes,
+                            .data = weft_weights_live(r->weights, output->offset)};
+    memcpy(tensor.shape, output->shape, sizeof tensor.shape);
+    return tensor;
+}
+
+static const weft_output_t *find_output(const weft_rollout_t *r, const char *name, uint32_t *index)
+{
+    for (*index = 0; *index < r->outputs.count; ++*index)
+        if (strcmp(r->outputs.items[*index].name, name) == 0)
+            return &r->outputs.items[*index];
+    return NULL;
+}
+
+weft_status_t weft_rollout_get(const weft_rollout_t *r, const char *name, weft_tensor_t *tensor)
+{
+    uint32_t index;
+    if (!find_output(r, name, &index))
+        return WEFT_ERR_MISSING_TENSOR;
+    *tensor = weft_rollout_tensor(r, index);
+    return WEFT_OK;
+}
+
+weft_status_t weft_rollout_bind(weft_rollout_t *r, const char *name, void *memory, weft_error_t *error)
+{
+    uint32_t index;
+    const weft_output_t *output = find_output(r, name, &index);
+    if (!output)
+        return weft_fail(error, WEFT_ERR_MISSING_TENSOR, "rollout rank %u holds no tensor %s", r->session->rank, name);
+    return weft_weights_bind(r->weights, output->offset, output->bytes, memory, error);
+}
+
+static weft_rollout_phase_t phase_of(weft_guard_view_t view, uint64_t live, uint64_t pending, uint64_t prepared)
+{
+    if (view.fenced)
+        return WEFT_ROLLOUT_LOST;
+    if (view.committed)
+        return WEFT_ROLLOUT_COMMITTED;
+    if (view.limit != WEFT_GUARD_NO_LIMIT)
+        return WEFT_ROLLOUT_ARMED;
+    if (pending <= live)
+        return WEFT_ROLLOUT_IDLE;
+    return prepared == pending ? WEFT_ROLLOUT_PREPARED : WEFT_ROLLOUT_RECEIVING;
+}
+
+void weft_rollout_get_status(const weft_rollout_t *r, weft_rollout_status_t *status)
+{
+    uint64_t live = weft_guard_live(&r->session->guard);
+    weft_guard_view_t view = weft_guard_look(&r->session->guard);
+    pthread_mutex_lock(&r->session->mutex);
+    uint64_t pending = r->session->transferring;
+    *status = (weft_rollout_status_t){
+        .phase = phase_of(view, live, pending, r->pending_stats.version),
+        .live_version = live,
+        .pending_version = pending > live ? pending : 0,
+        .received_bytes = r->received_bytes,
+        .expected_bytes = r->program->payload_bytes,
+        .layers_staged = r->layers_staged,
+        .num_layers = r->program->plan->layers->count,
+    };
+    pthread_mutex_unlock(&r->session->mutex);
+}
+
+void weft_rollout_get_stats(const weft_rollout_t *r, weft_rollout_stats_t *stats)
+{
+    pthread_mutex_lock(&r->session->mutex);
+    *stats = r->stats;
+    pthread_mutex_unlock(&r->session->mutex);
+}
+
+uint32_t weft_rollout_version_log(const weft_rollout_t *r, weft_version_span_t *spans, uint32_t capacity)
+{
+    pthread_mutex_lock(&r->session->mutex);
+    uint32_t kept = r->num_spans < WEFT_ROLLOUT_SPANS ? r->num_spans : WEFT_ROLLOUT_SPANS;
+    uint32_t count = kept < capacity ? kept : capacity;
+    for (uint32_t i = 0; i < count; i++)
+        spans[i] = r->spans[(r->num_spans - count + i) % WEFT_ROLLOUT_SPANS];
+    pthread_mutex_unlock(&r->session->mutex);
+    return kept;
+}

@@ -1,0 +1,136 @@
+#!/usr/bin/python3
+"""Sync over real ranks, compared three ways: what each rank serves after the last version, what `weft quantize` writes, and
+what tests/oracle computes in NumPy must be the same bytes.
+
+    matrix.py WEFT [--full] [--only TEXT] [--keep DIR]
+
+Without --full every value of every column appears, and every pair of trainer and rollout; with it, every combination.
+Exits 77 when NumPy or mpirun is missing."""
+
+import argparse
+import itertools
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+DEMO = os.path.join(HERE, "..", "..", "launch", "demo")
+ORACLE = os.path.join(HERE, "..", "oracle")
+
+TRAINERS = {"fsdp:1": 1, "fsdp:2": 2, "fsdp:3": 3, "fsdp:4": 4, "fsdp:5": 5, "tp:2": 2, "tp:2,dp:2": 4}
+SCHEMES = [("bf16", "default"), ("fp8-block", "ieee"), ("fp8-block", "vllm"), ("fp8-block", "pow2"),
+           ("fp8-block", "vllm-pow2"), ("fp8-channel", "default")]
+MODELS = {
+    "tiny-qwen3": (["v1", "v3"], {"tp:1": 1, "tp:2": 2, "tp:4": 4, "tp:2x2": 4}),
+    "tiny-qwen3-moe": (["v1"], {"tp:2": 2, "tp:2,ep": 2}),
+}
+# Numbers of trainer and rollout ranks that must appear whatever is chosen: 1+1, 2+2, 4+2, 2+4, 3+2, 5+4.
+ALWAYS = [("fsdp:1", "tp:1"), ("fsdp:2", "tp:2"), ("fsdp:4", "tp:2"), ("fsdp:2", "tp:4"), ("fsdp:3", "tp:2"),
+          ("fsdp:5", "tp:4"), ("fsdp:5", "tp:2x2")]
+
+
+def all_cases(full):
+    for model, (_, rollouts) in MODELS.items():
+        pairs = list(itertools.product(TRAINERS, rollouts))
+        if full:
+            for (trainer, rollout), scheme, relay, swap in itertools.product(pairs, SCHEMES, (False, True), ("flip",)):
+                yield model, trainer, rollout, scheme, relay, swap
+            continue
+        chosen = pairs + [pair for pair in ALWAYS if pair[1] in rollouts]
+        others = itertools.cycle(random.Random(1).sample(list(itertools.product(SCHEMES, (False, True), ("flip", "copy"))), 24))
+        for trainer, rollout in chosen:
+            yield (model, trainer, rollout, *next(others))
+
+
+def run(command, environment):
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    return done.returncode, done.stdout + done.stderr
+
+
+class Matrix:
+    def __init__(self, weft, folder, environment):
+        self.weft, self.folder, self.environment = weft, folder, environment
+        self.expected = {}
+        self.failures = []
+
+    def check(self, what, command):
+        code, output = run(command, self.environment)
+        if code != 0:
+            self.failures.append(f"{what}: exit {code}: {' '.join(command)}\n{output}")
+        return code == 0
+
+    def expect(self, model, rollout, scheme, profile):
+        """The offline files, checked against the oracle once for each rollout, scheme and profile."""
+        key = (model, rollout, scheme, profile)
+        if key not in self.expected:
+            name = "-".join(key).replace(",", "_").replace(":", "")
+            offline, oracle = (os.path.join(self.folder, kind, name) for kind in ("offline", "oracle"))
+            checkpoint = os.path.join(DEMO, model, MODELS[model][0][-1])
+            for path in (offline, oracle):
+                os.makedirs(path)
+            arguments = ["--scheme", scheme] + (["--profile", profile] if profile != "default" else [])
+            what = f"{model} {rollout} {scheme} {profile} offline"
+            self.check(what, [self.weft, "quantize", checkpoint, offline, "--rollout", rollout] + arguments)
+            self.check(what, [sys.executable, os.path.join(ORACLE, "checkpoint.py"), checkpoint, rollout, scheme, profile, oracle])
+            self.check(what, [sys.executable, os.path.join(ORACLE, "compare.py"), oracle, offline])
+            self.expected[key] = offline
+        return self.expected[key]
+
+    def sync(self, model, trainer, rollout, scheme, profile, relay, swap):
+        versions, rollouts = MODELS[model]
+        what = f"{model} {trainer} -> {rollout} {scheme} {profile} {'relay' if relay else 'direct'} {swap}"
+        offline = self.expect(model, rollout, scheme, profile)
+        dump, table = os.path.join(self.folder, "dump"), os.path.join(self.folder, "table.json")
+        shutil.rmtree(dump, ignore_errors=True)
+        command = ["mpirun", "-n", str(TRAINERS[trainer] + rollouts[rollout]), self.weft, "run",
+                   "--model", ",".join(os.path.join(DEMO, model, v) for v in versions),
+                   "--trainer", trainer, "--rollout", rollout, "--scheme", scheme, "--swap", swap,
+                   "--max-groups", "0" if relay else "1000", "--tokens", "3", "--quiet", "--dump", dump, "--json", table]
+        command += ["--profile", profile] if profile != "default" else []
+        if not self.check(what, command) or not self.check(what, [self.weft, "verify", dump, offline]):
+            return what
+        with open(table) as file:
+            found = json.load(file)
+        if found["torn_steps"] or found["received_bytes"] != found["needed_bytes"]:
+            self.failures.append(f"{what}: torn {found['torn_steps']}, received {found['received_bytes']}, needed {found['needed_bytes']}")
+        return what
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("weft")
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--keep")
+    arguments = parser.parse_args()
+    try:
+        import numpy  # noqa: F401
+    except ImportError:
+        print("skipped: NumPy is missing")
+        return 77
+    if not shutil.which("mpirun"):
+        print("skipped: mpirun is missing")
+        return 77
+    folder = arguments.keep or tempfile.mkdtemp(prefix="weft-matrix-")
+    matrix = Matrix(arguments.weft, folder, dict(os.environ))
+    count = 0
+    for model, trainer, rollout, (scheme, profile), relay, swap in all_cases(arguments.full):
+        if arguments.only not in f"{model} {trainer} {rollout} {scheme} {profile}":
+            continue
+        before = len(matrix.failures)
+        what = matrix.sync(model, trainer, rollout, scheme, profile, relay, swap)
+        count += 1
+        print(f"{'ok  ' if len(matrix.failures) == before else 'FAIL'} {what}", flush=True)
+    if not arguments.keep:
+        shutil.rmtree(folder)
+    for failure in matrix.failures:
+        print(f"\n{failure}")
+    print(f"{count} syncs, {len(matrix.expected)} expected sets, {len(matrix.failures)} failures")
+    return 1 if matrix.failures or not count else 0
+
+
+sys.exit(main())
