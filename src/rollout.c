@@ -65,6 +65,7 @@ static weft_status_t take_arrivals(weft_rollout_t *r, bool *moved, weft_error_t 
             uint64_t start = weft_now_ns();
             weft_wire_digests_add(&r->digests, r->kernels, index, weft_staging_bucket(&r->staging, bucket));
             r->digest_ns += weft_now_ns() - start;
+            weft_session_span(r->session, "digest", start, r->transfer.version, index);
         }
         fold_amax(r, bucket);
         WEFT_TRY(weft_assembler_arrive(r->assembler, index, error));
@@ -109,6 +110,7 @@ static void quantize_next(weft_rollout_t *r, bool *moved)
     if (layer_staged && !r->refused)
         finish_layer(r, unit->layer);
     r->quantize_ns += weft_now_ns() - start;
+    weft_session_span(r->session, "quantize", start, r->transfer.version, index);
     *moved = true;
 }
 
@@ -237,8 +239,10 @@ static void begin_version(weft_rollout_t *r, uint64_t version)
 static void receive_version(weft_rollout_t *r, uint64_t version)
 {
     weft_error_t error = {.message = ""};
+    uint64_t start = weft_now_ns();
     begin_version(r, version);
     weft_status_t status = move_version(r, &error);
+    weft_session_span(r->session, "receive", start, version, 0);
     conclude(r, status, &error);
 }
 

@@ -28,9 +28,10 @@ void weft_rollout_swap_if_due(weft_rollout_t *r)
     weft_error_t error = {.message = ""};
     if (!weft_guard_swap_begin(&r->session->guard, &version, &at_step))
         return;
-    uint64_t start = weft_now_us();
+    uint64_t start = weft_now_ns();
     weft_status_t status = weft_weights_swap(r->weights, &error);
-    uint64_t swap_us = weft_now_us() - start;
+    uint64_t swap_us = (weft_now_ns() - start) / 1000;
+    weft_session_span(r->session, "swap", start, version, 0);
     weft_guard_swap_end(&r->session->guard, status == WEFT_OK);
     if (status == WEFT_OK)
         note_swapped(r, version, at_step, swap_us);

@@ -101,6 +101,7 @@ static const uint8_t *bytes_of(weft_sender_t *s, uint32_t index, const weft_shar
     if (first->kind != WEFT_PIECE_DIGEST)
         weft_wire_digests_add(digests, s->kernels, index, bytes);
     s->pack_ns += weft_now_ns() - start;
+    weft_session_span(s->session, "pack", start, 0, index);
     return bytes;
 }
 
@@ -166,12 +167,11 @@ bool weft_sender_idle(const weft_sender_t *s)
     return s->count == 0;
 }
 
-void weft_sender_clear(weft_sender_t *s)
+void weft_sender_clear(weft_sender_t *s, bool buffers_free)
 {
     s->count = 0;
-    s->num_free = s->num_buffers;
-    for (uint32_t i = 0; i < s->num_buffers; i++)
-        s->free_buffers[i] = i;
+    if (!buffers_free)
+        s->memory = NULL;
 }
 
 size_t weft_sender_bytes(const weft_sender_t *s)

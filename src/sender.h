@@ -25,7 +25,9 @@ weft_status_t weft_sender_start(weft_sender_t *sender, uint32_t bucket, const we
 weft_status_t weft_sender_poll(weft_sender_t *sender, weft_error_t *error);
 
 bool weft_sender_idle(const weft_sender_t *sender);
-void weft_sender_clear(weft_sender_t *sender);
+
+/* Forget what was in flight after the transport was aborted. Unless its buffers are free, they are never used nor freed again. */
+void weft_sender_clear(weft_sender_t *sender, bool buffers_free);
 
 /* Bytes of pack buffers; microseconds spent packing since the last call. */
 size_t weft_sender_bytes(const weft_sender_t *sender);

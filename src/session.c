@@ -234,7 +234,16 @@ bool weft_session_is_trainer(const weft_session_t *session)
 
 bool weft_session_abort_transport(weft_session_t *s)
 {
-    bool already = s->transport_broken;
+    if (!s->transport_broken)
+        s->buffers_free = ops_of(s)->abort(s->transport);
     s->transport_broken = true;
-    return already || ops_of(s)->abort(s->transport);
+    return s->buffers_free;
+}
+
+void weft_session_span(weft_session_t *s, const char *name, uint64_t start_ns, uint64_t version, uint32_t index)
+{
+    if (!s->config.span)
+        return;
+    weft_span_t span = {name, start_ns, weft_now_ns(), version, index};
+    s->config.span(s->config.span_user, &span);
 }

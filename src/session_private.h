@@ -81,6 +81,7 @@ struct weft_session {
     weft_status_t fenced_status;
     char fenced_text[WEFT_MESSAGE_TEXT_BYTES];
     bool transport_broken; /* aborted: no barrier at close */
+    bool buffers_free;     /* what the abort said */
 };
 
 /* Give the control thread an event. Any thread. */
@@ -95,6 +96,9 @@ void weft_session_command(weft_session_t *session, weft_action_type_t type, uint
 
 /* Make a weft_session_next_command that waits return without one, so that the progress thread looks whether it is to quit. */
 void weft_session_wake(weft_session_t *session);
+
+/* Report a span that began at `start_ns` and ends now. */
+void weft_session_span(weft_session_t *session, const char *name, uint64_t start_ns, uint64_t version, uint32_t index);
 
 /* Abort the transport after a failure; what was in flight is given up. Returns whether its buffers may be freed.
  * Progress thread. */

@@ -99,8 +99,7 @@ static void conclude(weft_trainer_t *t, weft_status_t status, const weft_error_t
         weft_session_post_event(t->session, &event);
     }
     if (status != WEFT_OK || transfer->aborted || t->quit) {
-        weft_session_abort_transport(t->session);
-        weft_sender_clear(t->sender);
+        weft_sender_clear(t->sender, weft_session_abort_transport(t->session));
     } else if (transfer->stopped) {
         weft_session_post(t->session, WEFT_EVENT_DRAINED, transfer->version, 0);
     } else {
@@ -113,11 +112,12 @@ static void conclude(weft_trainer_t *t, weft_status_t status, const weft_error_t
 static void send_version(weft_trainer_t *t, uint64_t version)
 {
     weft_error_t error;
-    uint64_t started_us = weft_now_us();
+    uint64_t start = weft_now_ns();
     weft_transfer_begin(&t->transfer, version, t->program->num_rounds);
     t->next_bucket = 0;
     weft_status_t status = send_buckets(t, &error);
-    note_stats(t, started_us);
+    weft_session_span(t->session, "send", start, version, 0);
+    note_stats(t, start / 1000);
     conclude(t, status, &error);
 }
 

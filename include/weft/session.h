@@ -29,6 +29,8 @@ typedef struct weft_session_config {
     weft_transport_t *transport; /* of as many ranks as the plan has; used by this session alone while it is open */
     const char *host;            /* address that this rank's control messages come to; NULL: 127.0.0.1 */
     weft_log_t log;
+    weft_span_fn span; /* NULL: no timeline */
+    void *span_user;
     uint64_t transfer_timeout_us; /* from the first trainer's publish to every rank prepared; default 120 s */
     uint64_t commit_timeout_us;   /* from armed to committed, after which a rank is fenced; default 10 s */
     uint64_t dead_after_us;       /* silence after which a peer counts as lost; default 1.5 s */

@@ -63,6 +63,17 @@ typedef struct weft_log {
     weft_log_level_t level; /* lines above this level are dropped */
 } weft_log_t;
 
+/* Something that a rank did, for a timeline. Times are CLOCK_MONOTONIC nanoseconds. */
+typedef struct weft_span {
+    const char *name; /* "pack", "receive", "quantize", "digest", "swap"; a constant */
+    uint64_t start_ns, end_ns;
+    uint64_t version;
+    uint32_t index; /* of the bucket, the round or the unit */
+} weft_span_t;
+
+/* Receive one span when it has ended. **Threads** called from the progress thread and the step thread, possibly at the same time. */
+typedef void (*weft_span_fn)(void *user, const weft_span_t *span);
+
 /* A 128-bit digest; `docs/numerics.md` defines the two that weft uses. */
 typedef struct weft_digest {
     uint64_t word[2];

@@ -57,6 +57,7 @@ static int parse(run_options_t *o, int argc, char **argv, bool quiet)
         {"eval-bytes", OPTION_BYTES, &o->eval_bytes, "BYTES", "how much of it (default: all)"},
         {"dump", OPTION_TEXT, &o->dump, "DIR", "write each rollout rank's live weights after the last version"},
         {"json", OPTION_TEXT, &o->json, "FILE", "write the closing table as JSON"},
+        {"trace", OPTION_TEXT, &o->trace, "FILE", "write a timeline of all ranks that Perfetto opens"},
         {"host", OPTION_TEXT, &o->host, "ADDRESS", "address of this node for control messages (default 127.0.0.1)"},
         {"quiet", OPTION_FLAG, &o->quiet, NULL, "do not print the decoded text"},
         {"verbose", OPTION_FLAG, &o->verbose, NULL, "print what the library logs"},
@@ -123,6 +124,10 @@ static weft_status_t open_session(run_job_t *job, weft_error_t *error)
     config.rate_bytes_per_s = job->options.rate;
     config.transfer_timeout_us = job->options.timeout_us;
     config.log = (weft_log_t){print_log, NULL, job->options.verbose ? WEFT_LOG_DEBUG : WEFT_LOG_WARNING};
+    if (job->options.trace) {
+        config.span = run_trace_add;
+        config.span_user = &job->trace;
+    }
     return weft_session_open(&config, &job->session, error);
 }
 
@@ -150,7 +155,8 @@ static int run_roles(run_job_t *job)
     int code = weft_session_is_trainer(job->session) ? run_trainer(job) : run_rollout(job);
     weft_session_close(job->session);
     int reported = run_report(job);
-    return code != EXIT_OK ? code : reported;
+    int traced = job->options.trace ? run_write_trace(job) : EXIT_OK;
+    return code != EXIT_OK ? code : reported != EXIT_OK ? reported : traced;
 }
 
 static int run_job(run_job_t *job, int argc, char **argv)
@@ -173,6 +179,7 @@ static int run_job(run_job_t *job, int argc, char **argv)
     weft_plan_destroy(job->plan);
     weft_model_close(job->model);
     free(job->records);
+    free(job->trace.spans);
     free(models);
     return code;
 }
@@ -189,6 +196,7 @@ int command_run(int argc, char **argv)
     MPI_Comm_dup(MPI_COMM_WORLD, &job.world);
     MPI_Comm_rank(job.world, &rank);
     MPI_Comm_size(job.world, &size);
+    pthread_mutex_init(&job.trace.mutex, NULL);
     job.rank = (uint32_t)rank;
     job.num_ranks = (uint32_t)size;
     int code = run_job(&job, argc, argv);

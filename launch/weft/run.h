@@ -3,6 +3,7 @@
 #define WEFT_LAUNCH_RUN_H
 
 #include <mpi.h>
+#include <pthread.h>
 
 #include <weft/weft.h>
 
@@ -15,7 +16,7 @@ typedef struct run_options {
     const char *models; /* as given: DIR[,DIR...] */
     const char *model_dirs[RUN_MAX_MODELS];
     uint32_t num_models;
-    const char *transport, *swap, *dump, *prompt, *json, *eval, *host;
+    const char *transport, *swap, *dump, *prompt, *json, *trace, *eval, *host;
     double rate, pace;      /* bytes a second, tokens a second; 0: as fast as it goes */
     uint32_t updates;       /* versions to publish, cycling through the models; 0: each once */
     uint32_t tokens;        /* on each version before the next is published */
@@ -40,6 +41,16 @@ typedef struct run_account {
     uint64_t sent_bytes; /* trainer: payload over all versions */
 } run_account_t;
 
+/* The timeline of one rank. */
+typedef struct run_trace {
+    pthread_mutex_t mutex;
+    weft_span_t *spans;
+    uint32_t count, capacity;
+} run_trace_t;
+
+/* Note a span; a weft_span_fn. Keeps the first million. */
+void run_trace_add(void *trace, const weft_span_t *span);
+
 typedef struct run_job {
     run_options_t options;
     weft_model_t *model; /* of the first version: shapes and configuration */
@@ -51,6 +62,7 @@ typedef struct run_job {
     uint32_t rank, num_ranks, num_versions;
     run_record_t *records; /* rollout: [num_versions] */
     run_account_t account;
+    run_trace_t trace;
 } run_job_t;
 
 /* Messages of the command itself, on job->world. */
@@ -70,6 +82,9 @@ int run_rollout(run_job_t *job);
 
 /* Gather the records and print the table on rank 0; collective over job->world. Returns an exit code. */
 int run_report(run_job_t *job);
+
+/* Gather the timelines and write them on rank 0 as a trace that Perfetto opens; collective. Returns an exit code. */
+int run_write_trace(run_job_t *job);
 
 /* End the whole job now: a rank cannot go on and the others may be waiting for it. Does not return. */
 void run_abort(const run_job_t *job, const weft_error_t *error);

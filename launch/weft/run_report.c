@@ -128,7 +128,7 @@ static void print_totals(const gathered_t *g, const totals_t *t)
            g->job->num_versions, t->failed);
     printf("memory                 staging %s a rank, resident %s at most", weft_text_bytes((double)t->staging, staging),
            weft_text_bytes((double)t->rss_late, memory));
-    if (g->job->num_versions >= 20)
+    if (g->job->num_versions >= 100)
         printf(", %+.1f MiB since a tenth of the updates", (double)t->growth / 1048576);
     printf("\n");
 }

@@ -185,7 +185,7 @@ static void count_token(engine_t *e)
 
 static void decode_token(engine_t *e, const engine_command_t *command)
 {
-    uint64_t start = weft_now_us();
+    uint64_t start = weft_now_ns();
     if (command->reset)
         decoder_reset(e->decoder);
     begin_step(e);
@@ -195,7 +195,9 @@ static void decode_token(engine_t *e, const engine_command_t *command)
         run_abort(e->job, &(weft_error_t){status, "the decoder lost a peer"});
     count_token(e);
     e->job->account.steps++;
-    e->job->account.step_us_total += weft_now_us() - start;
+    if (e->job->options.trace)
+        run_trace_add(&e->job->trace, &(weft_span_t){"step", start, weft_now_ns(), e->version, (uint32_t)e->step});
+    e->job->account.step_us_total += (weft_now_ns() - start) / 1000;
 }
 
 static void score(engine_t *e, uint32_t record)

@@ -196,13 +196,19 @@ static void on_message(weft_coordinator_t *c, const weft_message_t *in, const we
 
 /* ---- time ---- */
 
-/* After a stand-still of this process everyone looks silent: give them their time again. */
+/* After a stand-still of this process everyone looks silent and late: give them their time again. */
 static void forgive_own_gap(weft_coordinator_t *c)
 {
-    bool gap = c->now_us - c->ticked_us > c->config.dead_us / 2;
+    uint64_t gap_us = c->now_us - c->ticked_us;
     c->ticked_us = c->now_us;
-    for (uint32_t p = 0; gap && p < c->ranks; p++)
+    if (gap_us <= c->config.dead_us / 2)
+        return;
+    for (uint32_t p = 0; p < c->ranks; p++)
         c->peer[p].heard_us = c->now_us;
+    c->deadline_us += gap_us;
+    c->waiting_until_us += gap_us;
+    c->started_us += gap_us;
+    c->commit_deadline_us += c->commit_deadline_us != 0 ? gap_us : 0;
 }
 
 static void find_dead(weft_coordinator_t *c, const weft_sink_t *sink)

@@ -46,8 +46,7 @@ static weft_message_type_t to_stop_trainer(const weft_coordinator_t *c, const we
 
 static weft_message_type_t to_break_trainer(const weft_peer_view_t *view)
 {
-    bool through = view->state == WEFT_TRAINER_SENT || view->state == WEFT_TRAINER_DRAINED ||
-                   view->state == WEFT_TRAINER_BROKEN;
+    bool through = view->state == WEFT_TRAINER_DRAINED || view->state == WEFT_TRAINER_BROKEN;
     return through ? NOTHING : WEFT_MESSAGE_ABORT_TRANSFER;
 }
 

@@ -43,8 +43,10 @@ static bool rank_is_through(const weft_coordinator_t *c, const weft_peer_view_t 
 
 static bool trainer_is_through(const weft_coordinator_t *c, const weft_peer_view_t *view)
 {
+    /* Once a STOP may be under way, SENT can still turn into STOPPING. */
+    bool stopping = c->state == WEFT_COORDINATOR_DRAINING || c->state == WEFT_COORDINATOR_BREAKING;
     bool over = view->state == WEFT_TRAINER_DRAINED || view->state == WEFT_TRAINER_BROKEN ||
-                (view->state == WEFT_TRAINER_SENT && c->state != WEFT_COORDINATOR_DRAINING);
+                (view->state == WEFT_TRAINER_SENT && !stopping);
     return view->done >= c->version || (holds(c, view) && over);
 }
 
@@ -358,8 +360,10 @@ static void finish_if_over(weft_coordinator_t *c, const weft_sink_t *sink)
         c->commit_deadline_us = c->now_us + c->config.commit_us;
     bool settled = count_replicas(c, WEFT_REPLICA_AUTHORIZED) + count_replicas(c, WEFT_REPLICA_DROPPED) == 0;
     bool late = c->now_us >= c->commit_deadline_us;
-    if (late && !settled)
-        note_missing(c, "not applied by its deadline", is_rank, is_settled);
+    if (late && !settled) {
+        c->reason = WEFT_OK; /* that some may yet serve it matters more than why others never will */
+        note_missing(c, "not applied by its deadline, and may yet be", is_rank, is_settled);
+    }
     if (settled || late)
         finish(c, sink);
 }

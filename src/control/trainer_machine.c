@@ -244,10 +244,10 @@ static void on_stop_at(machine_t *m, const weft_message_t *in, const weft_sink_t
 
 static void on_abort_transfer(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
-    if (in->version != m->version || (!in_transfer(m) && m->state != WEFT_TRAINER_PUBLISHED))
+    if (in->version != m->version || (transitions[m->state] & TO(BROKEN)) == 0)
         return;
     m->broken = true;
-    if (in_transfer(m))
+    if (m->state != WEFT_TRAINER_PUBLISHED)
         weft_emit(sink, WEFT_ACTION_ABORT_TRANSFER, m->version);
     set_state(m, WEFT_TRAINER_BROKEN, sink);
 }
