@@ -36,11 +36,12 @@ static uint64_t with_step(uint64_t word, uint64_t step)
 }
 
 /* Orders, for every CAS below:
- *  - step_end releases, swap_begin acquires: what the last old step read from the weights happens before the swap
- *    writes them.
+ *  - step_end releases, swap_begin acquires: what the last old step read from the weights happens before the
+ * swap writes them.
  *  - swap_end releases, step_begin acquires: the first new step sees the new weights and `live`.
  *  - commit releases, swap_begin acquires: the winner sees `pending`, and the stage that was complete before.
- * A read-modify-write in between (an arm, a fence) continues the release sequence, so the pairs hold across it. */
+ * A read-modify-write in between (an arm, a fence) continues the release sequence, so the pairs hold across
+ * it. */
 static bool move(weft_guard_t *guard, uint64_t *word, uint64_t next)
 {
     return atomic_compare_exchange_weak_explicit(&guard->word, word, next, memory_order_acq_rel,
@@ -127,8 +128,8 @@ weft_step_result_t weft_guard_step_begin(weft_guard_t *guard, uint64_t step, uin
         uint64_t remaining = remaining_of(word);
         if (remaining != UNLIMITED)
             remaining -= step - step_of(word);
-        /* The promise and the start are the same CAS: a limit that was answered before cannot be overrun, one that
-         * comes in between makes this CAS fail and the loop look again. */
+        /* The promise and the start are the same CAS: a limit that was answered before cannot be overrun, one
+         * that comes in between makes this CAS fail and the loop look again. */
         if (move(guard, &word, with_remaining(with_step(word, step), remaining) | OPEN | STARTED))
             break;
     }
@@ -164,8 +165,8 @@ bool weft_guard_freeze(weft_guard_t *guard, uint64_t *step)
     return true;
 }
 
-/* The word after a commit. A rank that has not begun its first step has no number of its own: when at_step is further
- * away than `remaining` can say, it is moved closer. */
+/* The word after a commit. A rank that has not begun its first step has no number of its own: when at_step is
+ * further away than `remaining` can say, it is moved closer. */
 static bool committed_word(uint64_t word, uint64_t at_step, uint64_t *next)
 {
     if ((word & SWAPPING) != 0 || at_step <= step_of(word) || at_step > WEFT_GUARD_MAX_STEP)
@@ -184,8 +185,8 @@ static bool committed_word(uint64_t word, uint64_t at_step, uint64_t *next)
 bool weft_guard_commit(weft_guard_t *guard, uint64_t version, uint64_t at_step)
 {
     uint64_t word = look(guard), next;
-    /* Only the control thread commits and a pending commit is for the same version, so this store disturbs nobody; the
-     * CAS below releases it. */
+    /* Only the control thread commits and a pending commit is for the same version, so this store disturbs
+     * nobody; the CAS below releases it. */
     atomic_store_explicit(&guard->pending, version, memory_order_relaxed);
     do {
         if (!committed_word(word, at_step, &next))
@@ -234,7 +235,8 @@ bool weft_guard_swap_begin(weft_guard_t *guard, uint64_t *version, uint64_t *at_
 void weft_guard_swap_end(weft_guard_t *guard, bool applied)
 {
     uint64_t word = look(guard);
-    /* No step is open and none can begin while SWAPPING is set: nobody reads `live` between its two values. */
+    /* No step is open and none can begin while SWAPPING is set: nobody reads `live` between its two values.
+     */
     if (applied)
         atomic_store_explicit(&guard->live, atomic_load_explicit(&guard->pending, memory_order_relaxed),
                               memory_order_release);

@@ -81,9 +81,9 @@ static void test_what_is_said_to_fit_fits(void **state)
 static void test_ragged_ends(void **state)
 {
     (void)state;
-    checkpoint_t ragged_k = dense(200, 256, 4, 2, 64);
+    checkpoint_t ragged_k = dense(200, 256, 4, 2, 128);
     expect_fit(&ragged_k, "fsdp:3", "tp:1", "fp8-block"); /* K = 200 of qkv and gate_up, N = 200 of o and down */
-    expect_fit(&ragged_k, "fsdp:3", "tp:2", "fp8-block") ;
+    expect_fit(&ragged_k, "fsdp:3", "tp:2", "fp8-block");
     checkpoint_t ragged_width = dense(128, 192, 4, 2, 64);
     weft_error_t error = expect_misfit(&ragged_width, "fsdp:1", "tp:1", "fp8-block"); /* between gate and up */
     expect_words(&error, "gate_up_proj");

@@ -25,8 +25,8 @@ static void expect_chunks(uint64_t rows, const char *text, const uint32_t *chunk
     weft_part_t vector = {.split = WEFT_SPLIT_NONE, .rows = 1, .cols = rows, .vector = true};
     uint32_t row = 0;
     for (uint32_t rank = 0; rank < count; rank++) {
-        expect_rect(weft_trainer_box(layout, &part, rank), row, 0, chunks[rank], 7);
-        expect_rect(weft_trainer_box(layout, &vector, rank), 0, row, 1, chunks[rank]);
+        expect_rect(weft_placement_box(layout, &part, rank), row, 0, chunks[rank], 7);
+        expect_rect(weft_placement_box(layout, &vector, rank), 0, row, 1, chunks[rank]);
         row += chunks[rank];
     }
     assert_int_equal(row, rows);
@@ -48,13 +48,13 @@ static void test_fsdp_cuts_rows_of_a_tp_shard(void **state)
     (void)state;
     weft_layout_t *layout = parse_layout("tp:2,fsdp:3", WEFT_SIDE_TRAINER);
     weft_part_t down = matrix(WEFT_SPLIT_COLS, 10, 8, 0), up = matrix(WEFT_SPLIT_ROWS, 14, 5, 0);
-    expect_rect(weft_trainer_box(layout, &down, 0), 0, 0, 4, 4);
-    expect_rect(weft_trainer_box(layout, &down, 1), 0, 4, 4, 4);
-    expect_rect(weft_trainer_box(layout, &down, 5), 8, 4, 2, 4);
-    expect_rect(weft_trainer_box(layout, &up, 0), 0, 0, 3, 5);
-    expect_rect(weft_trainer_box(layout, &up, 1), 7, 0, 3, 5);
-    expect_rect(weft_trainer_box(layout, &up, 4), 6, 0, 1, 5);
-    expect_rect(weft_trainer_box(layout, &up, 5), 13, 0, 1, 5);
+    expect_rect(weft_placement_box(layout, &down, 0), 0, 0, 4, 4);
+    expect_rect(weft_placement_box(layout, &down, 1), 0, 4, 4, 4);
+    expect_rect(weft_placement_box(layout, &down, 5), 8, 4, 2, 4);
+    expect_rect(weft_placement_box(layout, &up, 0), 0, 0, 3, 5);
+    expect_rect(weft_placement_box(layout, &up, 1), 7, 0, 3, 5);
+    expect_rect(weft_placement_box(layout, &up, 4), 6, 0, 1, 5);
+    expect_rect(weft_placement_box(layout, &up, 5), 13, 0, 1, 5);
     weft_layout_destroy(layout);
 }
 

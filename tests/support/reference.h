@@ -1,0 +1,134 @@
+/* Kernel-format weights made the slow way: every tensor quantized whole by direct calls of the kernels, then sliced.
+ *
+ *     whole tensor [rows, cols]  --kernels, 128 rows at a time-->  codes, scales  --slice-->  a rank's part of an output
+ *
+ * Slicing after quantizing is right where scales do not depend on the slicing, which is what weft promises. */
+#ifndef WEFT_TESTS_SUPPORT_REFERENCE_H
+#define WEFT_TESTS_SUPPORT_REFERENCE_H
+
+#include "tests/support/world.h"
+
+/* One quantized tensor. */
+typedef struct whole {
+    uint8_t *codes;
+    float *scales;
+    uint32_t scale_rows, scale_cols;
+    size_t code_bytes;
+} whole_t;
+
+typedef struct recipe {
+    weft_kernel_id_t kernel;
+    weft_profile_t profile;
+    weft_dtype_t out_dtype;
+} recipe_t;
+
+/* How `scheme` treats an output of `rows` x `cols` on a rank: docs/numerics.md, "fp8-block" and "Stored names". */
+static inline recipe_t recipe_of(const char *scheme, const char *profile, const output_t *output, weft_dtype_t dtype,
+                                 bool ep, uint32_t rows, uint32_t cols)
+{
+    if (strcmp(scheme, "bf16") == 0)
+        return (recipe_t){WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT, WEFT_DTYPE_BF16};
+    if (!output->quantized)
+        return (recipe_t){WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT, dtype == WEFT_DTYPE_F16 ? WEFT_DTYPE_F16 : WEFT_DTYPE_BF16};
+    if (strcmp(scheme, "fp8-channel") == 0)
+        return (recipe_t){WEFT_KERNEL_FP8_CHANNEL, WEFT_PROFILE_DEFAULT, WEFT_DTYPE_F8_E4M3};
+    weft_profile_t used = WEFT_PROFILE_IEEE;
+    bool requantized = output->num_experts ? ep : rows % 64 == 0 && cols % 128 == 0;
+    if (profile && strcmp(profile, "pow2") == 0)
+        used = WEFT_PROFILE_POW2;
+    if (profile && (strcmp(profile, "vllm") == 0 || (strcmp(profile, "vllm-pow2") == 0 && !requantized)))
+        used = WEFT_PROFILE_VLLM;
+    if (profile && strcmp(profile, "vllm-pow2") == 0 && requantized)
+        used = WEFT_PROFILE_VLLM_POW2;
+    return (recipe_t){WEFT_KERNEL_FP8_BLOCK, used, WEFT_DTYPE_F8_E4M3};
+}
+
+static inline whole_t quantize_whole(const weft_kernels_t *kernels, const recipe_t *recipe, const source_t *s,
+                                     const uint8_t *data)
+{
+    bool block = recipe->kernel == WEFT_KERNEL_FP8_BLOCK, channel = recipe->kernel == WEFT_KERNEL_FP8_CHANNEL;
+    whole_t whole = {.code_bytes = weft_dtype_bytes(recipe->out_dtype)};
+    whole.scale_rows = block ? (s->rows + 127) / 128 : channel ? s->rows : 0;
+    whole.scale_cols = block ? (s->cols + 127) / 128 : channel ? 1 : 0;
+    whole.codes = malloc((size_t)s->rows * s->cols * whole.code_bytes);
+    whole.scales = malloc(((size_t)whole.scale_rows * whole.scale_cols + 1) * sizeof(float));
+    for (uint32_t row = 0; row < s->rows; row += 128) {
+        uint32_t rows = s->rows - row < 128 ? s->rows - row : 128;
+        weft_segment_t segment = {data + (size_t)row * s->cols * weft_dtype_bytes(s->dtype), s->cols, 0, 0, rows, s->cols};
+        weft_quantize_unit_t unit = {.segments = &segment, .num_segments = 1, .dtype = s->dtype, .rows = rows, .cols = s->cols,
+                                     .profile = recipe->profile, .out_dtype = recipe->out_dtype};
+        weft_quantize_result_t result;
+        unit.out = whole.codes + (size_t)row * s->cols * whole.code_bytes;
+        unit.scale = block ? whole.scales + row / 128 * whole.scale_cols : channel ? whole.scales + row : NULL;
+        assert_int_equal(kernels->quantize[recipe->kernel](&unit, &result), WEFT_OK);
+        assert_false(result.nonfinite);
+    }
+    return whole;
+}
+
+static inline void free_whole(whole_t *whole)
+{
+    free(whole->codes);
+    free(whole->scales);
+}
+
+/* Compare one part of one expert: its codes at `codes`, its scales at `scales`. */
+static inline void compare_slice(const source_t *s, const whole_t *whole, weft_rect_t box, uint32_t padded_rows,
+                                 const uint8_t *codes, const float *scales, bool block)
+{
+    size_t row_bytes = box.cols * whole->code_bytes;
+    for (uint32_t r = 0; r < box.rows; r++) {
+        const uint8_t *expected = whole->codes + ((size_t)(box.row + r) * s->cols + box.col) * whole->code_bytes;
+        if (memcmp(codes + r * row_bytes, expected, row_bytes) != 0)
+            fail_msg("%s: the codes of row %u differ from those of the whole tensor", s->name, box.row + r);
+    }
+    for (size_t i = box.rows * row_bytes; i < padded_rows * row_bytes; i++)
+        assert_int_equal(codes[i], 0);
+    if (!whole->scale_rows)
+        return;
+    uint32_t unit = block ? 128 : 1, rows = (box.rows + unit - 1) / unit, cols = block ? (box.cols + 127) / 128 : 1;
+    for (uint32_t r = 0; r < rows; r++) {
+        const float *expected = whole->scales + (size_t)(box.row / unit + r) * whole->scale_cols + (block ? box.col / 128 : 0);
+        if (memcmp(scales + r * cols, expected, cols * sizeof(float)) != 0)
+            fail_msg("%s: the scales of row %u differ from those of the whole tensor", s->name, box.row + r);
+    }
+}
+
+/* Where the whole tensor of source `index` lies, row-major. */
+typedef const uint8_t *(*tensor_fn)(void *user, uint32_t index);
+
+/* Compare all outputs of a rank in `stage` with slices of whole tensors; they must be named in the checkpoint's order. */
+static inline void compare_stage(const checkpoint_t *cp, const weft_plan_t *plan, const char *profile, uint32_t tp_rank,
+                                 const weft_outputs_t *outputs, const uint8_t *stage, tensor_fn tensor, void *user)
+{
+    const char *scheme = weft_plan_scheme(plan);
+    uint32_t tp = weft_plan_tp(plan);
+    bool ep = plan->rollout->ep;
+    for (uint32_t i = 0; i < cp->num_outputs; i++) {
+        const output_t *output = &cp->outputs[i];
+        const weft_layer_outputs_t *layer = &outputs->layers[i];
+        const weft_output_t *weight = &outputs->items[layer->weight];
+        uint32_t first, experts = engine_experts(output, tp, tp_rank, ep, &first), padded;
+        const uint8_t *codes = stage + weight->offset;
+        const float *scales = layer->scale == UINT32_MAX ? NULL
+                                                          : (const void *)(stage + outputs->items[layer->scale].offset);
+        assert_string_equal(weight->name, output->name);
+        for (uint32_t p = 0; p < experts * output->num_parts; p++) {
+            uint32_t index = output->first_source + first * output->num_parts + p;
+            const source_t *s = &cp->sources[index];
+            recipe_t recipe = recipe_of(scheme, profile, output, s->dtype, ep, layer->rows, layer->cols);
+            whole_t whole = quantize_whole(weft_kernels_find("ref"), &recipe, s, tensor(user, index));
+            weft_rect_t box = engine_slice(s, tp, tp_rank, ep && output->num_experts, &padded);
+            bool block = recipe.kernel == WEFT_KERNEL_FP8_BLOCK;
+            assert_int_equal(weight->dtype, recipe.out_dtype);
+            compare_slice(s, &whole, box, padded, codes, scales, block);
+            codes += (size_t)padded * box.cols * whole.code_bytes;
+            if (scales)
+                scales += block ? (padded + 127) / 128 * ((box.cols + 127) / 128) : padded;
+            free_whole(&whole);
+        }
+        assert_ptr_equal(codes, stage + weight->offset + weight->bytes);
+    }
+}
+
+#endif
