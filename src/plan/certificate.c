@@ -53,19 +53,19 @@ static bool collect(const weft_part_pattern_t *part, const weft_unit_pattern_t *
     return true;
 }
 
-/* The amax vectors of a unit see every column of every row. */
-static bool amax_complete(const weft_part_pattern_t *part, const weft_unit_pattern_t *unit, uint64_t cols,
-                          rect_array_t *rects)
+/* The amax vectors of a unit see every column of every row, land on the right rows, and reach every TP rank. */
+static bool amax_complete(const weft_part_pattern_t *part, const weft_unit_pattern_t *unit, uint32_t first_row, uint64_t cols,
+                          const weft_layout_t *rollout, const weft_sets_t *sets, rect_array_t *rects)
 {
     rects->count = 0;
-    uint32_t first = UINT32_MAX;
     for (uint32_t i = 0; i < unit->num_amax; i++) {
         const weft_fragment_pattern_t *f = &part->fragments[unit->first_amax + i];
-        first = f->rect.row - f->to_row < first ? f->rect.row - f->to_row : first;
-        if (!WEFT_ARRAY_PUSH(rects, f->rect))
+        weft_rect_t held = part->placement.boxes[f->box];
+        if (f->rect.row - first_row != f->to_row || !weft_rect_equal(weft_rect_intersect(held, f->rect), f->rect) ||
+            f->set == WEFT_SET_EACH || sets->items[f->set].count != rollout->tp || !WEFT_ARRAY_PUSH(rects, f->rect))
             return false;
     }
-    return covers_once(rects, (weft_rect_t){first, 0, unit->rows, (uint32_t)cols});
+    return covers_once(rects, (weft_rect_t){first_row, 0, unit->rows, (uint32_t)cols});
 }
 
 static bool prove_unit(const weft_pattern_t *pattern, uint32_t part_index, uint32_t unit_index,
@@ -83,14 +83,16 @@ static bool prove_unit(const weft_pattern_t *pattern, uint32_t part_index, uint3
             !covers_once(rects, (weft_rect_t){0, 0, real, real ? need.box.cols : 0}))
             return false;
     }
-    return !pattern->amax_ahead || amax_complete(part, unit, source->cols, rects);
+    weft_need_t first = weft_rollout_need(source, rollout->tp, 0, pattern->whole);
+    return !pattern->amax_ahead ||
+           amax_complete(part, unit, first.box.row + first_row, source->cols, rollout, sets, rects);
 }
 
 bool weft_pattern_prove(const weft_pattern_t *pattern, const weft_layout_t *rollout, const weft_sets_t *sets,
                         char reason[256])
 {
     rect_array_t rects = {0};
-    uint32_t row = 0;
+    uint32_t row = 0, col = 0;
     bool proven = true;
     for (uint32_t p = 0; p < pattern->num_parts && proven; p++) {
         const weft_part_pattern_t *part = &pattern->parts[p];
@@ -102,12 +104,14 @@ bool weft_pattern_prove(const weft_pattern_t *pattern, const weft_layout_t *roll
                 snprintf(reason, 256, "layer %s, part %s, rows %u to %u: not covered exactly once", pattern->example->name,
                          pattern->example->parts[p].role, u * WEFT_UNIT_ROWS, u * WEFT_UNIT_ROWS + part->units[u].rows);
         }
-        if (proven && (part->row_offset != row || rows != part->rows)) {
+        bool vector = pattern->example->parts[p].vector;
+        if (proven && (part->row_offset != row || part->col_offset != col || rows != part->rows)) {
             proven = false;
             snprintf(reason, 256, "layer %s, part %s: its units do not tile its rows", pattern->example->name,
                      pattern->example->parts[p].role);
         }
-        row += part->rows;
+        row += vector ? 0 : part->rows;
+        col += vector ? part->cols : 0;
     }
     free(rects.items);
     return proven;

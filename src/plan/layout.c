@@ -45,8 +45,9 @@ static bool read_trainer_axis(weft_layout_t *layout, const char **cursor, bool s
                 return false;
             seen[axis] = true;
             layout->stride[axis] = layout->num_ranks;
-            layout->num_ranks *= layout->size[axis];
-            return layout->num_ranks <= MAX_RANKS;
+            uint64_t ranks = (uint64_t)layout->num_ranks * layout->size[axis];
+            layout->num_ranks = (uint32_t)ranks;
+            return ranks <= MAX_RANKS;
         }
         *cursor = start;
     }
@@ -70,8 +71,9 @@ static bool parse_rollout(weft_layout_t *layout, const char *cursor)
     if (read_word(&cursor, "x") && !read_size(&cursor, &layout->replicas))
         return false;
     layout->ep = read_word(&cursor, ",ep");
-    layout->num_ranks = layout->tp * layout->replicas;
-    return *cursor == '\0' && layout->num_ranks <= MAX_RANKS;
+    uint64_t ranks = (uint64_t)layout->tp * layout->replicas;
+    layout->num_ranks = (uint32_t)ranks;
+    return *cursor == '\0' && ranks <= MAX_RANKS;
 }
 
 static weft_status_t refuse(weft_layout_t *layout, weft_error_t *error)

@@ -201,9 +201,15 @@ static weft_status_t build_part(builder_t *b, const weft_layout_t *trainer, uint
     weft_need_t need = weft_rollout_need(b->source, b->rollout->tp, 0, pattern->whole);
     b->part->rows = need.rows;
     b->part->cols = need.cols;
-    b->part->row_offset = pattern->rows;
-    pattern->rows += need.rows;
-    pattern->cols = need.cols;
+    if (b->source->vector) {
+        b->part->col_offset = pattern->cols;
+        pattern->rows = 1;
+        pattern->cols += need.cols;
+    } else {
+        b->part->row_offset = pattern->rows;
+        pattern->rows += need.rows;
+        pattern->cols = need.cols;
+    }
     b->part->num_units = (need.rows + WEFT_UNIT_ROWS - 1) / WEFT_UNIT_ROWS;
     b->part->units = calloc(b->part->num_units + 1, sizeof *b->part->units);
     if (!b->part->units)

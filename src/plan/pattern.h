@@ -34,6 +34,7 @@ typedef struct weft_part_pattern {
     weft_placement_t placement;
     uint32_t rows, cols;   /* of a rank, in kernel format */
     uint32_t row_offset;   /* of the part within the layer's matrix on a rank */
+    uint32_t col_offset;   /* of a vector, whose parts lie beside each other; else 0 */
     uint32_t num_units;
     weft_unit_pattern_t *units;
     weft_fragment_pattern_t *fragments;

@@ -15,6 +15,8 @@ static void add_part(weft_hasher_t *hasher, const weft_part_pattern_t *part)
 {
     weft_hasher_add_u64(hasher, part->rows);
     weft_hasher_add_u64(hasher, part->cols);
+    weft_hasher_add_u64(hasher, part->row_offset);
+    weft_hasher_add_u64(hasher, part->col_offset);
     weft_hasher_add_u64(hasher, part->num_units);
     for (uint32_t u = 0; u < part->num_units; u++) {
         weft_hasher_add_u64(hasher, part->units[u].num_fragments);

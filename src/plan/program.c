@@ -221,9 +221,10 @@ static void place_outputs(const builder_t *b, weft_cursor_t cursor, weft_unit_t 
     const weft_pattern_t *pattern = weft_plan_pattern(b->plan, cursor.layer);
     const weft_layer_outputs_t *layer = &b->outputs->layers[cursor.layer];
     const weft_output_t *weight = &b->outputs->items[layer->weight];
-    uint64_t row = pattern->parts[cursor.part].row_offset + (uint64_t)cursor.unit * WEFT_UNIT_ROWS;
-    unit->weight_offset =
-        weight->offset + ((uint64_t)cursor.expert * layer->rows + row) * layer->cols * weft_dtype_bytes(weight->dtype);
+    const weft_part_pattern_t *part = &pattern->parts[cursor.part];
+    uint64_t row = part->row_offset + (uint64_t)cursor.unit * WEFT_UNIT_ROWS;
+    uint64_t element = ((uint64_t)cursor.expert * layer->rows + row) * layer->cols + part->col_offset;
+    unit->weight_offset = weight->offset + element * weft_dtype_bytes(weight->dtype);
     unit->scale_offset = UINT64_MAX;
     if (layer->scale == UINT32_MAX)
         return;
@@ -248,7 +249,7 @@ static weft_unit_t describe_unit(const builder_t *b, weft_cursor_t cursor, weft_
         .layer = cursor.layer,
         .part = cursor.part,
         .rows = shape->rows,
-        .cols = pattern->cols,
+        .cols = pattern->parts[cursor.part].cols,
         .real_rows = real < shape->rows ? real : shape->rows,
         .amax_row = UINT32_MAX,
     };
