@@ -1,5 +1,6 @@
-/* In: messages from other ranks, events from this process. Out: messages, and commands to the progress thread.
- * Invariant: only this thread touches the machines and the mailbox; it never waits for anything but the mailbox. */
+/* In: messages from other ranks, events from this process. Out: messages, and commands to the progress
+ * thread. Invariant: only this thread touches the machines and the mailbox; it never waits for anything but
+ * the mailbox. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +15,8 @@ static void send_message(weft_session_t *s, const weft_message_t *message)
 {
     uint8_t bytes[WEFT_MESSAGE_MAX_BYTES];
     size_t size = weft_message_encode(message, bytes);
-    weft_mailbox_send(s->mailbox, message->to, bytes, size); /* a lost message is sent again by the machines */
+    weft_mailbox_send(s->mailbox, message->to, bytes,
+                      size); /* a lost message is sent again by the machines */
 }
 
 static weft_publication_t *find_publication(weft_session_t *s, uint64_t version)
@@ -132,11 +134,11 @@ static void receive_one(weft_session_t *s)
     if (weft_mailbox_poll(s->mailbox, POLL_US, &peer, bytes, &size) != WEFT_OK)
         return;
     if (weft_message_decode(bytes, size, &message, &error) != WEFT_OK)
-        weft_log_line(&s->config.log, WEFT_LOG_WARNING, "rank %u: message from rank %u dropped: %s", s->rank, peer,
-                      error.message);
+        weft_log_line(&s->config.log, WEFT_LOG_WARNING, "rank %u: message from rank %u dropped: %s", s->rank,
+                      peer, error.message);
     else if (message.from != peer)
-        weft_log_line(&s->config.log, WEFT_LOG_WARNING, "rank %u: rank %u speaks in the name of rank %u: dropped", s->rank,
-                      peer, message.from);
+        weft_log_line(&s->config.log, WEFT_LOG_WARNING,
+                      "rank %u: rank %u speaks in the name of rank %u: dropped", s->rank, peer, message.from);
     else
         handle_message(s, &message);
 }
@@ -205,7 +207,8 @@ void weft_session_command(weft_session_t *s, weft_action_type_t type, uint64_t v
 {
     pthread_mutex_lock(&s->mutex);
     if (s->num_commands < WEFT_QUEUE_LENGTH)
-        s->commands[(s->first_command + s->num_commands++) % WEFT_QUEUE_LENGTH] = (weft_command_t){type, version, round};
+        s->commands[(s->first_command + s->num_commands++) % WEFT_QUEUE_LENGTH] =
+            (weft_command_t){type, version, round};
     pthread_cond_broadcast(&s->command_cond);
     pthread_mutex_unlock(&s->mutex);
 }

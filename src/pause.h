@@ -1,5 +1,6 @@
-/* How a progress thread rests when nothing moved: it looks again at once a few times, then gives the core away for longer and
- * longer, so that a waiting transfer neither burns a core that decodes nor adds much to each hop. */
+/* How a progress thread rests when nothing moved: it looks again at once a few times, then gives the core
+ * away for longer and longer, so that a waiting transfer neither burns a core that decodes nor adds much to
+ * each hop. */
 #ifndef WEFT_PAUSE_H
 #define WEFT_PAUSE_H
 

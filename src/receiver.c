@@ -1,5 +1,6 @@
-/* In: granted rounds. Out: buckets that have arrived. Invariant: on each communicator broadcasts start in the global order of
- * buckets, so a relay's broadcast waits for those before it, and nothing waits for those after it. */
+/* In: granted rounds. Out: buckets that have arrived. Invariant: on each communicator broadcasts start in the
+ * global order of buckets, so a relay's broadcast waits for those before it, and nothing waits for those
+ * after it. */
 #include "src/receiver.h"
 
 #include <stdlib.h>
@@ -76,7 +77,8 @@ static uint32_t group_index(const weft_receiver_t *r, const weft_bucket_t *bucke
     return r->program->plan->relay ? bucket->set : bucket->route;
 }
 
-/* The broadcasting rank's place in its group: the source leads a route's group, a relay is somewhere in its set. */
+/* The broadcasting rank's place in its group: the source leads a route's group, a relay is somewhere in its
+ * set. */
 static uint32_t root_of(const weft_receiver_t *r, const weft_bucket_t *bucket)
 {
     if (!r->program->plan->relay)
@@ -93,8 +95,8 @@ static weft_status_t post_bucket(weft_receiver_t *r, uint32_t index)
     inbound_t in = {.bucket = index, .state = INBOUND_WAITING};
     if (r->program->plan->relay && bucket->relay == r->program->rank) {
         in.state = INBOUND_RECEIVING;
-        WEFT_TRY(ops_of(r)->recv_start(r->session->transport, bucket->source, weft_staging_bucket(r->staging, bucket),
-                                       bucket->bytes, &in.op));
+        WEFT_TRY(ops_of(r)->recv_start(r->session->transport, bucket->source,
+                                       weft_staging_bucket(r->staging, bucket), bucket->bytes, &in.op));
     }
     r->inbound[r->count++] = in;
     return WEFT_OK;
@@ -114,8 +116,9 @@ static weft_status_t start_broadcasts(weft_receiver_t *r)
         bool ready = in->state == INBOUND_WAITING || in->state == INBOUND_RECEIVED;
         if (!ready || r->blocked[group] || !r->session->groups[group])
             continue;
-        WEFT_TRY(ops_of(r)->broadcast_start(r->session->transport, r->session->groups[group], root_of(r, bucket),
-                                            weft_staging_bucket(r->staging, bucket), bucket->bytes, &in->op));
+        WEFT_TRY(ops_of(r)->broadcast_start(r->session->transport, r->session->groups[group],
+                                            root_of(r, bucket), weft_staging_bucket(r->staging, bucket),
+                                            bucket->bytes, &in->op));
         in->state = INBOUND_BROADCASTING;
     }
     return WEFT_OK;
@@ -130,8 +133,8 @@ weft_status_t weft_receiver_post(weft_receiver_t *r, uint32_t round, weft_error_
     if (status == WEFT_OK)
         status = start_broadcasts(r);
     return status == WEFT_OK ? status
-                             : weft_fail(error, status, "rollout rank %u: round %u could not be posted: %s", r->program->rank,
-                                         round, weft_status_text(status));
+                             : weft_fail(error, status, "rollout rank %u: round %u could not be posted: %s",
+                                         r->program->rank, round, weft_status_text(status));
 }
 
 static void remove_inbound(weft_receiver_t *r, uint32_t index)
@@ -145,13 +148,16 @@ static weft_status_t name_failure(const weft_receiver_t *r, const weft_bucket_t 
                                   const weft_error_t *why, weft_error_t *error)
 {
     const weft_fragment_t *fragment = &r->program->fragments[bucket->first_fragment];
-    return weft_fail(error, status, "rollout rank %u: bucket %u of trainer %u (round %u, first tensor %s): %s", r->program->rank,
-                     bucket->sequence, bucket->source, bucket->round,
+    return weft_fail(error, status,
+                     "rollout rank %u: bucket %u of trainer %u (round %u, first tensor %s): %s",
+                     r->program->rank, bucket->sequence, bucket->source, bucket->round,
                      weft_model_tensor(r->program->plan->model, fragment->tensor)->name, why->message);
 }
 
-/* One step of one bucket; *arrived when its bytes are here for the first time, *over when nothing of it is in flight. */
-static weft_status_t advance(weft_receiver_t *r, inbound_t *in, bool *arrived, bool *over, weft_error_t *error)
+/* One step of one bucket; *arrived when its bytes are here for the first time, *over when nothing of it is in
+ * flight. */
+static weft_status_t advance(weft_receiver_t *r, inbound_t *in, bool *arrived, bool *over,
+                             weft_error_t *error)
 {
     const weft_bucket_t *bucket = &r->program->buckets[in->bucket];
     weft_error_t why = {.message = ""};

@@ -1,5 +1,5 @@
-/* One rollout rank: from buckets to a staged version. `receive_version` is the rollout's side of the picture in
- * docs/data-path.md; rollout_swap.c makes what is staged live. */
+/* One rollout rank: from buckets to a staged version. `receive_version` is the rollout's side of the picture
+ * in docs/data-path.md; rollout_swap.c makes what is staged live. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,8 +33,10 @@ static void refuse(weft_rollout_t *r, weft_status_t status, const weft_error_t *
     if (r->refused)
         return;
     r->refused = true;
-    weft_event_t event = {
-        .type = WEFT_EVENT_TRANSFER_REFUSED, .version = r->transfer.version, .status = status, .text = error->message};
+    weft_event_t event = {.type = WEFT_EVENT_TRANSFER_REFUSED,
+                          .version = r->transfer.version,
+                          .status = status,
+                          .text = error->message};
     weft_session_post_event(r->session, &event);
 }
 
@@ -100,7 +102,8 @@ static void quantize_next(weft_rollout_t *r, bool *moved)
     const weft_unit_t *unit = &r->program->units[index];
     uint64_t start = weft_now_ns();
     if (!r->refused) {
-        const uint16_t *amax = weft_staging_amax(&r->staging, weft_assembler_unit_round(r->assembler, index), unit);
+        const uint16_t *amax =
+            weft_staging_amax(&r->staging, weft_assembler_unit_round(r->assembler, index), unit);
         weft_status_t status = weft_quantizer_run(r->quantizer, index, amax, locate_in_staging, &r->staging,
                                                   weft_weights_stage(r->weights), &error);
         if (status != WEFT_OK)
@@ -152,8 +155,10 @@ static weft_status_t compare_digests(weft_rollout_t *r, weft_error_t *error)
         const weft_bucket_t *bucket = &r->program->buckets[last->first_bucket + i];
         const weft_digest_t *mine = &r->digests.routes[bucket->route];
         if (memcmp(mine, weft_staging_bucket(&r->staging, bucket), sizeof *mine) != 0)
-            return weft_fail(error, WEFT_ERR_DIGEST, "rollout rank %u: what arrived from trainer rank %u has another digest than what it sent",
-                             r->session->rank, bucket->source);
+            return weft_fail(
+                error, WEFT_ERR_DIGEST,
+                "rollout rank %u: what arrived from trainer rank %u has another digest than what it sent",
+                r->session->rank, bucket->source);
     }
     r->digest_ns += weft_now_ns() - start;
     return WEFT_OK;
@@ -200,8 +205,10 @@ static void conclude(weft_rollout_t *r, weft_status_t status, weft_error_t *erro
 {
     r->transfer.active = false;
     if (status != WEFT_OK) {
-        weft_event_t event = {
-            .type = WEFT_EVENT_TRANSFER_FAILED, .version = r->transfer.version, .status = status, .text = error->message};
+        weft_event_t event = {.type = WEFT_EVENT_TRANSFER_FAILED,
+                              .version = r->transfer.version,
+                              .status = status,
+                              .text = error->message};
         weft_session_post_event(r->session, &event);
     }
     if (status != WEFT_OK || r->transfer.aborted || r->quit) {
@@ -285,23 +292,27 @@ static weft_status_t build(weft_rollout_t *r, const weft_rollout_config_t *confi
     if (status == WEFT_OK)
         status = build_path(r);
     if (status != WEFT_OK)
-        return weft_fail(error, status, "rollout rank %u: no memory for its program and staging", r->session->rank);
+        return weft_fail(error, status, "rollout rank %u: no memory for its program and staging",
+                         r->session->rank);
     WEFT_TRY(weft_weights_create(config->swap, r->outputs.bytes, &r->weights, error));
     if (pthread_create(&r->thread, NULL, progress_main, r) != 0)
-        return weft_fail(error, WEFT_ERR_SYSTEM, "rollout rank %u: the progress thread cannot be started", r->session->rank);
+        return weft_fail(error, WEFT_ERR_SYSTEM, "rollout rank %u: the progress thread cannot be started",
+                         r->session->rank);
     r->thread_started = true;
     return WEFT_OK;
 }
 
-weft_status_t weft_rollout_create(weft_session_t *session, const weft_rollout_config_t *config, weft_rollout_t **rollout,
-                                  weft_error_t *error)
+weft_status_t weft_rollout_create(weft_session_t *session, const weft_rollout_config_t *config,
+                                  weft_rollout_t **rollout, weft_error_t *error)
 {
     weft_rollout_config_t used = config ? *config : WEFT_ROLLOUT_CONFIG;
     if (used.struct_size != sizeof used)
-        return weft_fail(error, WEFT_ERR_ARGUMENT, "weft_rollout_config_t has %zu bytes, expected %zu: start from WEFT_ROLLOUT_CONFIG",
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "weft_rollout_config_t has %zu bytes, expected %zu: start from WEFT_ROLLOUT_CONFIG",
                          used.struct_size, sizeof used);
     if (session->is_trainer)
-        return weft_fail(error, WEFT_ERR_ARGUMENT, "rank %u is a trainer rank of the plan: rollouts begin at rank %u", session->rank,
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "rank %u is a trainer rank of the plan: rollouts begin at rank %u", session->rank,
                          weft_plan_num_trainers(session->plan));
     weft_rollout_t *made = calloc(1, sizeof *made);
     if (!made)

@@ -1,5 +1,5 @@
-/* The rollout's inside, shared by rollout.c (receive, assemble, quantize, stage), rollout_swap.c (steps and swaps) and
- * rollout_query.c (tensors, status). */
+/* The rollout's inside, shared by rollout.c (receive, assemble, quantize, stage), rollout_swap.c (steps and
+ * swaps) and rollout_query.c (tensors, status). */
 #ifndef WEFT_ROLLOUT_PRIVATE_H
 #define WEFT_ROLLOUT_PRIVATE_H
 
@@ -33,7 +33,7 @@ struct weft_rollout {
 
     /* the transfer in hand; progress thread only */
     weft_transfer_t transfer;
-    bool refused;         /* the version cannot be used; rounds go on, nothing is quantized */
+    bool refused;          /* the version cannot be used; rounds go on, nothing is quantized */
     uint32_t oldest_round; /* rounds below it are done */
     uint64_t started_us, quantize_ns, digest_ns, last_arrival_us;
 
@@ -48,7 +48,8 @@ struct weft_rollout {
     uint64_t last_end_us, served_version;
 };
 
-/* Make the committed version live if its moment has come. Step thread and progress thread; one of them wins. */
+/* Make the committed version live if its moment has come. Step thread and progress thread; one of them wins.
+ */
 void weft_rollout_swap_if_due(weft_rollout_t *rollout);
 
 #endif

@@ -45,11 +45,13 @@ weft_status_t weft_rollout_bind(weft_rollout_t *r, const char *name, void *memor
     uint32_t index;
     const weft_output_t *output = find_output(r, name, &index);
     if (!output)
-        return weft_fail(error, WEFT_ERR_MISSING_TENSOR, "rollout rank %u holds no tensor %s", r->session->rank, name);
+        return weft_fail(error, WEFT_ERR_MISSING_TENSOR, "rollout rank %u holds no tensor %s",
+                         r->session->rank, name);
     return weft_weights_bind(r->weights, output->offset, output->bytes, memory, error);
 }
 
-static weft_rollout_phase_t phase_of(weft_guard_view_t view, uint64_t live, uint64_t pending, uint64_t prepared)
+static weft_rollout_phase_t phase_of(weft_guard_view_t view, uint64_t live, uint64_t pending,
+                                     uint64_t prepared)
 {
     if (view.fenced)
         return WEFT_ROLLOUT_LOST;

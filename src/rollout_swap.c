@@ -19,9 +19,10 @@ static void note_swapped(weft_rollout_t *r, uint64_t version, uint64_t at_step, 
     pthread_mutex_unlock(&r->session->mutex);
 }
 
-/* stage -> live. The barrier: swap_begin succeeds only while no step is open and step at_step - 1 is over, and closes the
- * word, so no step begins before swap_end. All ranks of the replica have committed to the same at_step, so every step
- * below it ran, on every rank, on the weights before, and every step from it on runs on these. */
+/* stage -> live. The barrier: swap_begin succeeds only while no step is open and step at_step - 1 is over,
+ * and closes the word, so no step begins before swap_end. All ranks of the replica have committed to the same
+ * at_step, so every step below it ran, on every rank, on the weights before, and every step from it on runs
+ * on these. */
 void weft_rollout_swap_if_due(weft_rollout_t *r)
 {
     uint64_t version, at_step;
@@ -48,8 +49,9 @@ void weft_rollout_swap_if_due(weft_rollout_t *r)
 static weft_status_t fenced(weft_rollout_t *r, weft_error_t *error)
 {
     pthread_mutex_lock(&r->session->mutex);
-    weft_status_t status = weft_fail(error, WEFT_ERR_PEER_LOST, "rollout rank %u serves nothing: %s", r->session->rank,
-                                     r->session->fenced ? r->session->fenced_text : "its replica is lost");
+    weft_status_t status =
+        weft_fail(error, WEFT_ERR_PEER_LOST, "rollout rank %u serves nothing: %s", r->session->rank,
+                  r->session->fenced ? r->session->fenced_text : "its replica is lost");
     pthread_mutex_unlock(&r->session->mutex);
     return status;
 }
@@ -57,7 +59,9 @@ static weft_status_t fenced(weft_rollout_t *r, weft_error_t *error)
 static weft_status_t refuse_step(weft_rollout_t *r, uint64_t step, weft_error_t *error)
 {
     weft_guard_view_t view = weft_guard_look(&r->session->guard);
-    return weft_fail(error, WEFT_ERR_STEP_ORDER, "rollout rank %u: step %llu was begun, expected %llu%s: steps rise by one, each ended before the next",
+    return weft_fail(error, WEFT_ERR_STEP_ORDER,
+                     "rollout rank %u: step %llu was begun, expected %llu%s: steps rise by one, each ended "
+                     "before the next",
                      r->session->rank, (unsigned long long)step, (unsigned long long)(view.step + !view.open),
                      view.open ? " to end first" : "");
 }
@@ -89,8 +93,8 @@ static bool wait_for_word(weft_rollout_t *r, uint64_t deadline_us)
     return weft_now_us() < deadline_us;
 }
 
-weft_status_t weft_rollout_step_begin(weft_rollout_t *r, uint64_t step, uint64_t timeout_us, uint64_t *version,
-                                      weft_error_t *error)
+weft_status_t weft_rollout_step_begin(weft_rollout_t *r, uint64_t step, uint64_t timeout_us,
+                                      uint64_t *version, weft_error_t *error)
 {
     uint64_t deadline = 0;
     for (;;) {
@@ -104,7 +108,8 @@ weft_status_t weft_rollout_step_begin(weft_rollout_t *r, uint64_t step, uint64_t
         case WEFT_STEP_ORDER:
             return refuse_step(r, step, error);
         case WEFT_STEP_NOT_READY:
-            return weft_fail(error, WEFT_ERR_NOT_READY, "rollout rank %u: no version is live yet: wait for the first", r->session->rank);
+            return weft_fail(error, WEFT_ERR_NOT_READY,
+                             "rollout rank %u: no version is live yet: wait for the first", r->session->rank);
         case WEFT_STEP_FENCED:
             return fenced(r, error);
         case WEFT_STEP_SWAPPING:
@@ -113,8 +118,10 @@ weft_status_t weft_rollout_step_begin(weft_rollout_t *r, uint64_t step, uint64_t
         }
         deadline = deadline ? deadline : weft_now_us() + timeout_us;
         if (!wait_for_word(r, deadline))
-            return weft_fail(error, WEFT_ERR_FENCED, "rollout rank %u: step %llu may not begin: no commit or abort came within %.1f s; call again",
-                             r->session->rank, (unsigned long long)step, (double)timeout_us / 1e6);
+            return weft_fail(
+                error, WEFT_ERR_FENCED,
+                "rollout rank %u: step %llu may not begin: no commit or abort came within %.1f s; call again",
+                r->session->rank, (unsigned long long)step, (double)timeout_us / 1e6);
     }
 }
 
@@ -133,7 +140,8 @@ weft_status_t weft_rollout_wait(weft_rollout_t *r, uint64_t version, uint64_t ti
         if (weft_guard_look(&r->session->guard).fenced)
             return fenced(r, error);
         if (!wait_for_word(r, deadline))
-            return weft_fail(error, WEFT_ERR_TIMEOUT, "rollout rank %u: version %llu is not live after %.1f s", r->session->rank,
+            return weft_fail(error, WEFT_ERR_TIMEOUT,
+                             "rollout rank %u: version %llu is not live after %.1f s", r->session->rank,
                              (unsigned long long)version, (double)timeout_us / 1e6);
     }
     return WEFT_OK;

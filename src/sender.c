@@ -1,5 +1,6 @@
-/* In: buckets in order. Out: bytes on routes. Invariant: at most MAX_IN_FLIGHT buckets and as many pack buffers as the budget
- * has room for; receivers have posted whole rounds, so what was started ends and frees its buffer. */
+/* In: buckets in order. Out: bytes on routes. Invariant: at most MAX_IN_FLIGHT buckets and as many pack
+ * buffers as the budget has room for; receivers have posted whole rounds, so what was started ends and frees
+ * its buffer. */
 #include "src/sender.h"
 
 #include <stdlib.h>
@@ -37,14 +38,16 @@ static uint32_t count_buffers(const weft_program_t *program, size_t buffer_bytes
     return fit < 2 ? 2 : fit > MAX_BUFFERS ? MAX_BUFFERS : (uint32_t)fit;
 }
 
-weft_status_t weft_sender_create(weft_session_t *session, const weft_program_t *program, const weft_kernels_t *kernels,
-                                 weft_sender_t **sender)
+weft_status_t weft_sender_create(weft_session_t *session, const weft_program_t *program,
+                                 const weft_kernels_t *kernels, weft_sender_t **sender)
 {
     weft_sender_t *made = calloc(1, sizeof *made);
     if (!made)
         return WEFT_ERR_NO_MEMORY;
-    size_t aligned = (program->largest_bucket + WEFT_FRAGMENT_ALIGN) / WEFT_FRAGMENT_ALIGN * WEFT_FRAGMENT_ALIGN;
-    *made = (weft_sender_t){.session = session, .program = program, .kernels = kernels, .buffer_bytes = aligned};
+    size_t aligned =
+        (program->largest_bucket + WEFT_FRAGMENT_ALIGN) / WEFT_FRAGMENT_ALIGN * WEFT_FRAGMENT_ALIGN;
+    *made =
+        (weft_sender_t){.session = session, .program = program, .kernels = kernels, .buffer_bytes = aligned};
     made->num_buffers = made->num_free = count_buffers(program, aligned);
     made->memory = aligned_alloc(WEFT_FRAGMENT_ALIGN, made->num_buffers * aligned);
     if (!made->memory) {
@@ -105,7 +108,8 @@ static const uint8_t *bytes_of(weft_sender_t *s, uint32_t index, const weft_shar
     return bytes;
 }
 
-static weft_status_t start_on_route(weft_sender_t *s, const weft_bucket_t *bucket, const uint8_t *bytes, weft_op_t **op)
+static weft_status_t start_on_route(weft_sender_t *s, const weft_bucket_t *bucket, const uint8_t *bytes,
+                                    weft_op_t **op)
 {
     weft_transport_t *transport = s->session->transport;
     const weft_transport_ops_t *ops = weft_transport_table(transport);
@@ -134,8 +138,8 @@ weft_status_t weft_sender_start(weft_sender_t *s, uint32_t index, const weft_sha
     const uint8_t *bytes = bytes_of(s, index, shards, digests, &out.buffer);
     weft_status_t status = start_on_route(s, bucket, bytes, &out.op);
     if (status != WEFT_OK)
-        return weft_fail(error, status, "trainer rank %u: bucket %u of round %u could not be started: %s", s->program->rank,
-                         bucket->sequence, bucket->round, weft_status_text(status));
+        return weft_fail(error, status, "trainer rank %u: bucket %u of round %u could not be started: %s",
+                         s->program->rank, bucket->sequence, bucket->round, weft_status_text(status));
     s->outbound[s->count++] = out;
     pace(s, bucket->bytes);
     return WEFT_OK;
@@ -150,8 +154,8 @@ weft_status_t weft_sender_poll(weft_sender_t *s, weft_error_t *error)
         weft_status_t status = ops->test(s->session->transport, s->outbound[i].op, &done, &why);
         if (status != WEFT_OK) {
             const weft_bucket_t *bucket = &s->program->buckets[s->outbound[i].bucket];
-            return weft_fail(error, status, "trainer rank %u: bucket %u of round %u: %s", s->program->rank, bucket->sequence,
-                             bucket->round, why.message);
+            return weft_fail(error, status, "trainer rank %u: bucket %u of round %u: %s", s->program->rank,
+                             bucket->sequence, bucket->round, why.message);
         }
         if (!done)
             continue;

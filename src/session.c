@@ -1,4 +1,5 @@
-/* In: a plan and a transport. Out: a rank that knows its peers agree, with its communicators and its control thread. */
+/* In: a plan and a transport. Out: a rank that knows its peers agree, with its communicators and its control
+ * thread. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -24,23 +25,27 @@ static const weft_transport_ops_t *ops_of(const weft_session_t *s)
 static weft_status_t check_config(const weft_session_config_t *config, weft_error_t *error)
 {
     if (config->struct_size != sizeof *config)
-        return weft_fail(error, WEFT_ERR_ARGUMENT, "weft_session_config_t has %zu bytes, expected %zu: start from WEFT_SESSION_CONFIG",
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "weft_session_config_t has %zu bytes, expected %zu: start from WEFT_SESSION_CONFIG",
                          config->struct_size, sizeof *config);
     if (!config->plan || !config->transport)
         return weft_fail(error, WEFT_ERR_ARGUMENT, "a session needs a plan and a transport");
-    uint32_t expected = weft_plan_num_ranks(config->plan), found = weft_transport_num_ranks(config->transport);
+    uint32_t expected = weft_plan_num_ranks(config->plan),
+             found = weft_transport_num_ranks(config->transport);
     if (expected != found)
-        return weft_fail(error, WEFT_ERR_ARGUMENT,
-                         "the plan has %u trainer and %u rollout ranks, %u in all; the transport joins %u: start as many "
-                         "processes as the plan has ranks",
-                         weft_plan_num_trainers(config->plan), weft_plan_num_rollouts(config->plan), expected, found);
+        return weft_fail(
+            error, WEFT_ERR_ARGUMENT,
+            "the plan has %u trainer and %u rollout ranks, %u in all; the transport joins %u: start as many "
+            "processes as the plan has ranks",
+            weft_plan_num_trainers(config->plan), weft_plan_num_rollouts(config->plan), expected, found);
     return WEFT_OK;
 }
 
 static weft_status_t configure_control(weft_session_t *s, weft_error_t *error)
 {
     weft_control_config_t control = WEFT_CONTROL_CONFIG_INIT;
-    control.topology = (weft_topology_t){s->plan->trainer->num_ranks, s->plan->rollout->replicas, s->plan->rollout->tp};
+    control.topology =
+        (weft_topology_t){s->plan->trainer->num_ranks, s->plan->rollout->replicas, s->plan->rollout->tp};
     control.margin = s->config.margin_steps;
     control.dead_us = s->config.dead_after_us;
     control.beat_us = s->config.dead_after_us / 6;
@@ -51,7 +56,8 @@ static weft_status_t configure_control(weft_session_t *s, weft_error_t *error)
 }
 
 /* Rank 0's token is the session's: it comes over the transport, which only the session's ranks share. */
-static weft_status_t share_token(weft_session_t *s, introduction_t *all, introduction_t *mine, weft_error_t *error)
+static weft_status_t share_token(weft_session_t *s, introduction_t *all, introduction_t *mine,
+                                 weft_error_t *error)
 {
     memset(mine, 0, sizeof *mine);
     mine->plan_hash = s->plan->hash;
@@ -66,10 +72,12 @@ static weft_status_t compare_plans(const weft_session_t *s, const introduction_t
         const weft_digest_t *hash = &all[rank].plan_hash;
         if (memcmp(hash, &s->plan->hash, sizeof *hash) != 0)
             return weft_fail(error, WEFT_ERR_PLAN_MISMATCH,
-                             "rank %u has plan %016llx%016llx, rank %u has %016llx%016llx: give all ranks the same model, layouts, scheme, "
+                             "rank %u has plan %016llx%016llx, rank %u has %016llx%016llx: give all ranks "
+                             "the same model, layouts, scheme, "
                              "budget and version of weft",
-                             rank, (unsigned long long)hash->word[1], (unsigned long long)hash->word[0], s->rank,
-                             (unsigned long long)s->plan->hash.word[1], (unsigned long long)s->plan->hash.word[0]);
+                             rank, (unsigned long long)hash->word[1], (unsigned long long)hash->word[0],
+                             s->rank, (unsigned long long)s->plan->hash.word[1],
+                             (unsigned long long)s->plan->hash.word[0]);
     }
     return WEFT_OK;
 }
@@ -92,7 +100,8 @@ static weft_status_t connect_peers(weft_session_t *s, const introduction_t *all,
         WEFT_TRY(weft_mailbox_connect(s->mailbox, coordinator, all[coordinator].endpoint, error));
     if (s->is_trainer)
         return WEFT_OK;
-    uint32_t leader = weft_topology_leader(&s->control.topology, weft_topology_replica(&s->control.topology, s->rank));
+    uint32_t leader =
+        weft_topology_leader(&s->control.topology, weft_topology_replica(&s->control.topology, s->rank));
     if (leader != s->rank && leader != coordinator)
         WEFT_TRY(weft_mailbox_connect(s->mailbox, leader, all[leader].endpoint, error));
     return WEFT_OK;
@@ -117,7 +126,8 @@ static weft_status_t introduce(weft_session_t *s, introduction_t *all, weft_erro
         return weft_fail(error, met, "%s", second.message);
     for (uint32_t rank = 0; rank < weft_plan_num_ranks(s->plan); rank++)
         if (all[rank].failed)
-            return weft_fail(error, WEFT_ERR_PEER_LOST, "rank %u could not open its session; see its message", rank);
+            return weft_fail(error, WEFT_ERR_PEER_LOST, "rank %u could not open its session; see its message",
+                             rank);
     return connect_peers(s, all, error);
 }
 
@@ -129,14 +139,16 @@ static bool has_rank(const uint32_t *ranks, uint32_t count, uint32_t rank)
     return false;
 }
 
-/* A communicator for each route (source first, then the set), or with relays for each set of several ranks. */
+/* A communicator for each route (source first, then the set), or with relays for each set of several ranks.
+ */
 static weft_status_t create_groups(weft_session_t *s, weft_error_t *error)
 {
     const weft_plan_t *plan = s->plan;
     s->num_groups = (uint32_t)(plan->relay ? plan->sets.count : plan->routes.count);
     s->groups = calloc(s->num_groups + 1, sizeof(weft_group_t *));
     uint32_t *ranks = malloc((plan->rollout->num_ranks + 1) * sizeof *ranks);
-    weft_status_t status = s->groups && ranks ? WEFT_OK : weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the groups");
+    weft_status_t status =
+        s->groups && ranks ? WEFT_OK : weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the groups");
     for (uint32_t i = 0; i < s->num_groups && status == WEFT_OK; i++) {
         uint32_t count = 0;
         if (!plan->relay)
@@ -154,7 +166,8 @@ static weft_status_t open_all(weft_session_t *s, weft_error_t *error)
     WEFT_TRY(configure_control(s, error));
     introduction_t *all = calloc(weft_plan_num_ranks(s->plan), sizeof *all);
     if (!all)
-        return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for %u introductions", weft_plan_num_ranks(s->plan));
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for %u introductions",
+                         weft_plan_num_ranks(s->plan));
     weft_status_t status = introduce(s, all, error);
     free(all);
     if (status == WEFT_OK)
@@ -179,7 +192,8 @@ static void release(weft_session_t *s)
     free(s);
 }
 
-weft_status_t weft_session_open(const weft_session_config_t *config, weft_session_t **session, weft_error_t *error)
+weft_status_t weft_session_open(const weft_session_config_t *config, weft_session_t **session,
+                                weft_error_t *error)
 {
     WEFT_TRY(check_config(config, error));
     weft_session_t *made = calloc(1, sizeof *made);
@@ -210,7 +224,8 @@ static void leave_together(weft_session_t *s)
     uint8_t *all = calloc(weft_plan_num_ranks(s->plan), 1);
     weft_error_t error;
     if (all && !s->transport_broken && ops_of(s)->allgather(s->transport, &mine, 1, all, &error) != WEFT_OK)
-        weft_log_line(&s->config.log, WEFT_LOG_WARNING, "rank %u: closing without the others: %s", s->rank, error.message);
+        weft_log_line(&s->config.log, WEFT_LOG_WARNING, "rank %u: closing without the others: %s", s->rank,
+                      error.message);
     free(all);
 }
 
@@ -240,7 +255,8 @@ bool weft_session_abort_transport(weft_session_t *s)
     return s->buffers_free;
 }
 
-void weft_session_span(weft_session_t *s, const char *name, uint64_t start_ns, uint64_t version, uint32_t index)
+void weft_session_span(weft_session_t *s, const char *name, uint64_t start_ns, uint64_t version,
+                       uint32_t index)
 {
     if (!s->config.span)
         return;

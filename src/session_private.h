@@ -1,5 +1,5 @@
-/* The session's inside: the control thread that drives the machines, and the two queues between it and the progress
- * thread of the trainer or rollout on top.
+/* The session's inside: the control thread that drives the machines, and the two queues between it and the
+ * progress thread of the trainer or rollout on top.
  *
  *     user's thread      progress thread                 control thread                  other ranks
  *          |                  |  <---- commands (actions) ---- machines <--- mailbox <----    |
@@ -57,7 +57,7 @@ struct weft_session {
     uint32_t num_groups;
 
     weft_mailbox_t *mailbox;
-    weft_guard_t guard; /* rollout */
+    weft_guard_t guard;                      /* rollout */
     weft_trainer_machine_t *trainer_machine; /* one of the two */
     weft_rank_machine_t *rank_machine;
     weft_leader_machine_t *leader_machine; /* TP rank 0 of a replica */
@@ -88,27 +88,31 @@ struct weft_session {
 void weft_session_post(weft_session_t *session, weft_event_type_t type, uint64_t version, uint32_t round);
 void weft_session_post_event(weft_session_t *session, const weft_event_t *event);
 
-/* Take the next command, waiting up to `timeout_us` (0: not at all); false when there is none. Progress thread. */
+/* Take the next command, waiting up to `timeout_us` (0: not at all); false when there is none. Progress
+ * thread. */
 bool weft_session_next_command(weft_session_t *session, uint64_t timeout_us, weft_command_t *command);
 
 /* Put a command into the queue of this rank's own progress thread. Any thread. */
 void weft_session_command(weft_session_t *session, weft_action_type_t type, uint64_t version, uint32_t round);
 
-/* Make a weft_session_next_command that waits return without one, so that the progress thread looks whether it is to quit. */
+/* Make a weft_session_next_command that waits return without one, so that the progress thread looks whether
+ * it is to quit. */
 void weft_session_wake(weft_session_t *session);
 
 /* Report a span that began at `start_ns` and ends now. */
-void weft_session_span(weft_session_t *session, const char *name, uint64_t start_ns, uint64_t version, uint32_t index);
+void weft_session_span(weft_session_t *session, const char *name, uint64_t start_ns, uint64_t version,
+                       uint32_t index);
 
-/* Abort the transport after a failure; what was in flight is given up. Returns whether its buffers may be freed.
- * Progress thread. */
+/* Abort the transport after a failure; what was in flight is given up. Returns whether its buffers may be
+ * freed. Progress thread. */
 bool weft_session_abort_transport(weft_session_t *session);
 
 /* control_node.c: the control thread. */
 weft_status_t weft_control_start(weft_session_t *session, weft_error_t *error);
 void weft_control_stop(weft_session_t *session);
 
-/* Set a condition's clock to the monotonic one; wait until `deadline_us` of weft_now_us. False when it passed. */
+/* Set a condition's clock to the monotonic one; wait until `deadline_us` of weft_now_us. False when it
+ * passed. */
 void weft_condition_init(pthread_cond_t *condition);
 bool weft_condition_wait(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t deadline_us);
 

@@ -1,5 +1,5 @@
-/* One trainer rank: from published versions to bytes on routes. `send_version` is the trainer's side of the picture in
- * docs/data-path.md. */
+/* One trainer rank: from published versions to bytes on routes. `send_version` is the trainer's side of the
+ * picture in docs/data-path.md. */
 #include <weft/trainer.h>
 
 #include <stdlib.h>
@@ -95,7 +95,10 @@ static void conclude(weft_trainer_t *t, weft_status_t status, const weft_error_t
     weft_transfer_t *transfer = &t->transfer;
     transfer->active = false;
     if (status != WEFT_OK) {
-        weft_event_t event = {.type = WEFT_EVENT_TRANSFER_FAILED, .version = transfer->version, .status = status, .text = error->message};
+        weft_event_t event = {.type = WEFT_EVENT_TRANSFER_FAILED,
+                              .version = transfer->version,
+                              .status = status,
+                              .text = error->message};
         weft_session_post_event(t->session, &event);
     }
     if (status != WEFT_OK || transfer->aborted || t->quit) {
@@ -147,7 +150,8 @@ static void place_shards(weft_trainer_t *t)
         const weft_layer_t *layer = &plan->layers->items[i];
         uint32_t experts = layer->num_experts ? layer->num_experts : 1;
         for (uint32_t k = 0; k < experts * layer->num_parts; k++) {
-            weft_rect_t box = weft_placement_box(plan->trainer, &layer->parts[k % layer->num_parts], t->session->rank);
+            weft_rect_t box =
+                weft_placement_box(plan->trainer, &layer->parts[k % layer->num_parts], t->session->rank);
             t->shards[layer->tensors[k]] = (weft_shard_t){.box = box, .ld_elems = box.cols};
         }
     }
@@ -167,7 +171,8 @@ weft_status_t weft_trainer_box(const weft_trainer_t *t, const char *name, weft_b
     if (!shard)
         return WEFT_ERR_MISSING_TENSOR;
     weft_rect_t rect = shard->box;
-    *box = (weft_box_t){.num_dims = tensor->num_dims, .offset = {rect.row, rect.col}, .extent = {rect.rows, rect.cols}};
+    *box = (weft_box_t){
+        .num_dims = tensor->num_dims, .offset = {rect.row, rect.col}, .extent = {rect.rows, rect.cols}};
     if (tensor->num_dims == 1)
         *box = (weft_box_t){.num_dims = 1, .offset = {rect.col}, .extent = {rect.cols}};
     return WEFT_OK;
@@ -179,13 +184,16 @@ weft_status_t weft_trainer_bind(weft_trainer_t *t, const char *name, const void 
     const weft_tensor_t *tensor;
     weft_shard_t *shard = find_shard(t, name, &tensor);
     if (!shard)
-        return weft_fail(error, WEFT_ERR_MISSING_TENSOR, "trainer rank %u: the model has no tensor %s", t->session->rank, name);
+        return weft_fail(error, WEFT_ERR_MISSING_TENSOR, "trainer rank %u: the model has no tensor %s",
+                         t->session->rank, name);
     size_t element = weft_dtype_bytes(tensor->dtype);
     if ((uintptr_t)data % element)
-        return weft_fail(error, WEFT_ERR_ARGUMENT, "trainer rank %u: %s is bound at %p, which is not aligned to its %zu-byte elements",
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "trainer rank %u: %s is bound at %p, which is not aligned to its %zu-byte elements",
                          t->session->rank, name, data, element);
     if (ld_elems && ld_elems < shard->box.cols)
-        return weft_fail(error, WEFT_ERR_ARGUMENT, "trainer rank %u: %s has rows of %u elements, a leading dimension of %zu is less",
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "trainer rank %u: %s has rows of %u elements, a leading dimension of %zu is less",
                          t->session->rank, name, shard->box.cols, ld_elems);
     shard->data = data;
     shard->ld_elems = ld_elems ? ld_elems : shard->box.cols;
@@ -198,7 +206,9 @@ static weft_status_t check_bound(const weft_trainer_t *t, weft_error_t *error)
 {
     for (uint32_t i = 0; i < weft_model_num_tensors(t->session->plan->model); i++)
         if (!weft_rect_empty(t->shards[i].box) && !t->shards[i].data)
-            return weft_fail(error, WEFT_ERR_ARGUMENT, "trainer rank %u: tensor %s is not bound: bind every tensor this rank holds before publishing",
+            return weft_fail(error, WEFT_ERR_ARGUMENT,
+                             "trainer rank %u: tensor %s is not bound: bind every tensor this rank holds "
+                             "before publishing",
                              t->session->rank, weft_model_tensor(t->session->plan->model, i)->name);
     return WEFT_OK;
 }
@@ -218,12 +228,16 @@ static weft_status_t note_publication(weft_trainer_t *t, uint64_t version, weft_
     weft_status_t status = WEFT_OK;
     pthread_mutex_lock(&s->mutex);
     if (s->fenced)
-        status = weft_fail(error, s->fenced_status, "trainer rank %u: the session has ended: %s", s->rank, s->fenced_text);
+        status = weft_fail(error, s->fenced_status, "trainer rank %u: the session has ended: %s", s->rank,
+                           s->fenced_text);
     else if (version <= t->last_version)
-        status = weft_fail(error, WEFT_ERR_VERSION_ORDER, "trainer rank %u: version %llu was published after %llu: versions must rise",
+        status = weft_fail(error, WEFT_ERR_VERSION_ORDER,
+                           "trainer rank %u: version %llu was published after %llu: versions must rise",
                            s->rank, (unsigned long long)version, (unsigned long long)t->last_version);
     else if (count_open(s) >= 2)
-        status = weft_fail(error, WEFT_ERR_ARGUMENT, "trainer rank %u: two versions are in flight already: wait for one of them", s->rank);
+        status =
+            weft_fail(error, WEFT_ERR_ARGUMENT,
+                      "trainer rank %u: two versions are in flight already: wait for one of them", s->rank);
     else
         s->publications[s->num_publications++ % WEFT_PUBLICATIONS] = (weft_publication_t){.version = version};
     pthread_mutex_unlock(&s->mutex);
@@ -249,20 +263,22 @@ static bool wait_over(weft_session_t *s, uint64_t version, weft_publish_state_t 
             found = &s->publications[i];
     *status = WEFT_OK;
     if (!found)
-        *status = weft_fail(error, WEFT_ERR_ARGUMENT, "trainer rank %u: version %llu was not published, or long ago", s->rank,
+        *status = weft_fail(error, WEFT_ERR_ARGUMENT,
+                            "trainer rank %u: version %llu was not published, or long ago", s->rank,
                             (unsigned long long)version);
     else if (found->outcome == WEFT_OUTCOME_FAILED || found->outcome == WEFT_OUTCOME_PARTIAL)
         *status = weft_fail(error, found->status ? found->status : WEFT_ERR_ABORTED, "version %llu: %s",
                             (unsigned long long)version, found->text);
     else if (s->fenced)
-        *status = weft_fail(error, s->fenced_status, "trainer rank %u: the session has ended: %s", s->rank, s->fenced_text);
+        *status = weft_fail(error, s->fenced_status, "trainer rank %u: the session has ended: %s", s->rank,
+                            s->fenced_text);
     else
         return state == WEFT_PUBLISH_RELEASED ? found->released : found->outcome == WEFT_OUTCOME_APPLIED;
     return true;
 }
 
-weft_status_t weft_trainer_wait(weft_trainer_t *t, uint64_t version, weft_publish_state_t state, uint64_t timeout_us,
-                                weft_error_t *error)
+weft_status_t weft_trainer_wait(weft_trainer_t *t, uint64_t version, weft_publish_state_t state,
+                                uint64_t timeout_us, weft_error_t *error)
 {
     weft_session_t *s = t->session;
     uint64_t deadline = weft_now_us() + timeout_us;
@@ -270,9 +286,10 @@ weft_status_t weft_trainer_wait(weft_trainer_t *t, uint64_t version, weft_publis
     pthread_mutex_lock(&s->mutex);
     while (!wait_over(s, version, state, &status, error)) {
         if (!weft_condition_wait(&s->publish_cond, &s->mutex, deadline) && weft_now_us() >= deadline) {
-            status = weft_fail(error, WEFT_ERR_TIMEOUT, "trainer rank %u: version %llu is not %s after %.1f s", s->rank,
-                               (unsigned long long)version, state == WEFT_PUBLISH_RELEASED ? "released" : "applied",
-                               (double)timeout_us / 1e6);
+            status =
+                weft_fail(error, WEFT_ERR_TIMEOUT, "trainer rank %u: version %llu is not %s after %.1f s",
+                          s->rank, (unsigned long long)version,
+                          state == WEFT_PUBLISH_RELEASED ? "released" : "applied", (double)timeout_us / 1e6);
             break;
         }
     }
@@ -297,10 +314,12 @@ static weft_status_t build(weft_trainer_t *t, weft_error_t *error)
     if (!t->shards || weft_program_create(plan, t->session->rank, NULL, &t->program) != WEFT_OK ||
         weft_sender_create(t->session, t->program, t->kernels, &t->sender) != WEFT_OK ||
         weft_wire_digests_create(t->program, &t->digests) != WEFT_OK)
-        return weft_fail(error, WEFT_ERR_NO_MEMORY, "trainer rank %u: no memory for its program", t->session->rank);
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "trainer rank %u: no memory for its program",
+                         t->session->rank);
     place_shards(t);
     if (pthread_create(&t->thread, NULL, progress_main, t) != 0)
-        return weft_fail(error, WEFT_ERR_SYSTEM, "trainer rank %u: the progress thread cannot be started", t->session->rank);
+        return weft_fail(error, WEFT_ERR_SYSTEM, "trainer rank %u: the progress thread cannot be started",
+                         t->session->rank);
     t->thread_started = true;
     return WEFT_OK;
 }
@@ -308,7 +327,8 @@ static weft_status_t build(weft_trainer_t *t, weft_error_t *error)
 weft_status_t weft_trainer_create(weft_session_t *session, weft_trainer_t **trainer, weft_error_t *error)
 {
     if (!session->is_trainer)
-        return weft_fail(error, WEFT_ERR_ARGUMENT, "rank %u is a rollout rank of the plan: trainers are ranks 0 to %u", session->rank,
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "rank %u is a rollout rank of the plan: trainers are ranks 0 to %u", session->rank,
                          weft_plan_num_trainers(session->plan) - 1);
     weft_trainer_t *made = calloc(1, sizeof *made);
     if (!made)

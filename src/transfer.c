@@ -2,7 +2,8 @@
 
 void weft_transfer_begin(weft_transfer_t *transfer, uint64_t version, uint32_t num_rounds)
 {
-    *transfer = (weft_transfer_t){.version = version, .num_rounds = num_rounds, .stop_at = num_rounds, .active = true};
+    *transfer = (weft_transfer_t){
+        .version = version, .num_rounds = num_rounds, .stop_at = num_rounds, .active = true};
 }
 
 void weft_transfer_obey(weft_session_t *session, weft_transfer_t *transfer, const weft_command_t *command)

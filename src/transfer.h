@@ -1,4 +1,5 @@
-/* How far a transfer may go: what the control plane has said about stopping it. Shared by trainer and rollout. */
+/* How far a transfer may go: what the control plane has said about stopping it. Shared by trainer and
+ * rollout. */
 #ifndef WEFT_TRANSFER_H
 #define WEFT_TRANSFER_H
 

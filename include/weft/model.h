@@ -1,8 +1,8 @@
 /* A model in checkpoint format: named tensors and the configuration that says what they mean.
  *
- * Open a safetensors directory (single file or sharded by `model.safetensors.index.json`), or build one tensor by
- * tensor when the weights live in the trainer's memory only. A model opened from files maps them; nothing is read
- * until it is used.
+ * Open a safetensors directory (single file or sharded by `model.safetensors.index.json`), or build one
+ * tensor by tensor when the weights live in the trainer's memory only. A model opened from files maps them;
+ * nothing is read until it is used.
  *
  *     weft_model_t *model;
  *     weft_model_open("Qwen3-8B", &model, &error);
@@ -27,13 +27,14 @@ typedef struct weft_tensor {
     uint32_t num_dims; /* 0 for a scalar */
     uint64_t shape[WEFT_MAX_DIMS];
     uint64_t bytes;
-    const void *data; /* row-major, mapped from the file (aligned to the dtype is NOT promised); NULL when built */
+    const void
+        *data; /* row-major, mapped from the file (aligned to the dtype is NOT promised); NULL when built */
 } weft_tensor_t;
 
 /* Open the checkpoint in directory `path` (config.json and model.safetensors, or its index and shards).
  * Every field is checked before it is used; see docs/errors.md for what is refused.
- * **Returns** WEFT_OK; WEFT_ERR_IO, WEFT_ERR_FILE, WEFT_ERR_UNKNOWN_NAME (dtype), WEFT_ERR_NO_MEMORY with the file and the
- * reason in `error` (may be NULL).
+ * **Returns** WEFT_OK; WEFT_ERR_IO, WEFT_ERR_FILE, WEFT_ERR_UNKNOWN_NAME (dtype), WEFT_ERR_NO_MEMORY with the
+ * file and the reason in `error` (may be NULL).
  * **Ownership** close with weft_model_close. */
 WEFT_API weft_status_t weft_model_open(const char *path, weft_model_t **model, weft_error_t *error);
 
@@ -42,9 +43,10 @@ WEFT_API weft_status_t weft_model_open(const char *path, weft_model_t **model, w
 WEFT_API weft_status_t weft_model_create(const char *config_json, weft_model_t **model, weft_error_t *error);
 
 /* Add a tensor by name, dtype and shape (`num_dims` extents); its bytes are bound on the trainer.
- * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT (a name twice, too many dimensions, overflow), WEFT_ERR_NO_MEMORY. */
-WEFT_API weft_status_t weft_model_add(weft_model_t *model, const char *name, weft_dtype_t dtype, const uint64_t *shape,
-                                      uint32_t num_dims, weft_error_t *error);
+ * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT (a name twice, too many dimensions, overflow), WEFT_ERR_NO_MEMORY.
+ */
+WEFT_API weft_status_t weft_model_add(weft_model_t *model, const char *name, weft_dtype_t dtype,
+                                      const uint64_t *shape, uint32_t num_dims, weft_error_t *error);
 
 /* Unmap and free; NULL is accepted. */
 WEFT_API void weft_model_close(weft_model_t *model);
@@ -60,8 +62,8 @@ WEFT_API const weft_tensor_t *weft_model_find(const weft_model_t *model, const c
 /* The configuration's `model_type`, such as "qwen3"; never NULL, "" when it has none. */
 WEFT_API const char *weft_model_type(const weft_model_t *model);
 
-/* A number from the configuration, or a bool as 1 or 0; `fallback` when it is absent or something else. A dotted key
- * reaches into nested objects: "rope_parameters.rope_theta". */
+/* A number from the configuration, or a bool as 1 or 0; `fallback` when it is absent or something else. A
+ * dotted key reaches into nested objects: "rope_parameters.rope_theta". */
 WEFT_API double weft_model_config_number(const weft_model_t *model, const char *key, double fallback);
 
 #ifdef __cplusplus

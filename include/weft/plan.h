@@ -1,7 +1,7 @@
 /* Plans: who sends which bytes to whom, in which order, proven complete before a byte moves.
  *
- * A plan is a pure function of a model's shapes, the two layouts, the scheme and the options: no GPU, no MPI, no
- * files. Every rank computes it by itself; the hash says whether they agree.
+ * A plan is a pure function of a model's shapes, the two layouts, the scheme and the options: no GPU, no MPI,
+ * no files. Every rank computes it by itself; the hash says whether they agree.
  *
  *     weft_layout_parse("fsdp:2", WEFT_SIDE_TRAINER, &trainer, &error);
  *     weft_layout_parse("tp:2x2", WEFT_SIDE_ROLLOUT, &rollout, &error);
@@ -28,9 +28,10 @@ typedef enum weft_side {
 } weft_side_t;
 
 /* Parse a layout.
- * Trainer: a product of `fsdp:N` (dimension 0 in ceil-sized chunks, as FSDP2 cuts it; trailing ranks may hold nothing), `tp:N`
- * (as the recipe splits) and `dp:N` (copies), separated by commas; the leftmost factor varies fastest with the rank.
- * Rollout: `tp:T`, `tp:TxR` for R replicas, `,ep` for whole experts over the same T ranks.
+ * Trainer: a product of `fsdp:N` (dimension 0 in ceil-sized chunks, as FSDP2 cuts it; trailing ranks may hold
+ * nothing), `tp:N` (as the recipe splits) and `dp:N` (copies), separated by commas; the leftmost factor
+ * varies fastest with the rank. Rollout: `tp:T`, `tp:TxR` for R replicas, `,ep` for whole experts over the
+ * same T ranks.
  * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT (the message shows what may be written), WEFT_ERR_NO_MEMORY. */
 WEFT_API weft_status_t weft_layout_parse(const char *text, weft_side_t side, weft_layout_t **layout,
                                          weft_error_t *error);
@@ -42,10 +43,12 @@ WEFT_API const char *weft_layout_text(const weft_layout_t *layout);
 
 typedef struct weft_plan_options {
     size_t struct_size;
-    const char *profile;       /* exact arithmetic of the scheme, NULL: its default */
-    uint64_t budget_bytes;     /* staging memory of a rollout rank, and of a trainer for packing; default 256 MiB */
+    const char *profile; /* exact arithmetic of the scheme, NULL: its default */
+    uint64_t
+        budget_bytes; /* staging memory of a rollout rank, and of a trainer for packing; default 256 MiB */
     uint32_t max_bucket_bytes; /* largest broadcast; default 64 MiB, never more than half the budget */
-    uint32_t max_groups;       /* communicators a rank may hold before routes become relays; default 16, 0 forces relay */
+    uint32_t max_groups; /* communicators a rank may hold before routes become relays; default 16, 0 forces
+                            relay */
 } weft_plan_options_t;
 
 #define WEFT_PLAN_OPTIONS                                                                                    \
@@ -55,12 +58,14 @@ typedef struct weft_plan_options {
                            .max_groups = 16})
 
 /* Make the plan from `model`'s shapes (its bytes are not read).
- * **Returns** WEFT_OK; WEFT_ERR_UNKNOWN_NAME (scheme, profile, model_type, tensors); WEFT_ERR_MISSING_TENSOR, WEFT_ERR_SHAPE;
- * WEFT_ERR_MISFIT (layer, dimension and what would fit); WEFT_ERR_BUDGET (the least that works); WEFT_ERR_NO_MEMORY.
+ * **Returns** WEFT_OK; WEFT_ERR_UNKNOWN_NAME (scheme, profile, model_type, tensors); WEFT_ERR_MISSING_TENSOR,
+ * WEFT_ERR_SHAPE; WEFT_ERR_MISFIT (layer, dimension and what would fit); WEFT_ERR_BUDGET (the least that
+ * works); WEFT_ERR_NO_MEMORY.
  * **Ownership** `model` must outlive the plan; the layouts need not. */
 WEFT_API weft_status_t weft_plan_create(const weft_model_t *model, const weft_layout_t *trainer,
                                         const weft_layout_t *rollout, const char *scheme,
-                                        const weft_plan_options_t *options, weft_plan_t **plan, weft_error_t *error);
+                                        const weft_plan_options_t *options, weft_plan_t **plan,
+                                        weft_error_t *error);
 WEFT_API void weft_plan_destroy(weft_plan_t *plan);
 
 /* XXH3-128 over everything that ranks must agree on, the certificate included. */
@@ -81,17 +86,17 @@ WEFT_API uint32_t weft_plan_num_rollouts(const weft_plan_t *plan);
 /* Numbers that a plan is judged by. Ranks are the worst of their side unless said otherwise. */
 typedef struct weft_plan_summary {
     uint32_t num_tensors, num_layers, num_patterns, num_rounds;
-    uint64_t checkpoint_bytes;        /* of the tensors that travel */
-    uint64_t needed_bytes_total;      /* data + amax that all rollout ranks need, summed */
-    uint64_t egress_bytes_total;      /* what leaves all trainers, alignment not counted */
-    uint64_t unique_bytes_total;      /* what one replica needs at least once: the least that can leave */
-    uint64_t ingress_bytes_max;       /* payload of a rollout rank */
+    uint64_t checkpoint_bytes;   /* of the tensors that travel */
+    uint64_t needed_bytes_total; /* data + amax that all rollout ranks need, summed */
+    uint64_t egress_bytes_total; /* what leaves all trainers, alignment not counted */
+    uint64_t unique_bytes_total; /* what one replica needs at least once: the least that can leave */
+    uint64_t ingress_bytes_max;  /* payload of a rollout rank */
     uint64_t egress_bytes_min, egress_bytes_max; /* payload of a trainer rank */
-    uint64_t kernel_bytes_max;        /* kernel-format weights of a rollout rank; staged once more beside them */
-    uint64_t staging_bytes;           /* peak of a rollout rank: both rounds and the amax tables */
-    uint64_t least_budget_bytes;      /* the smallest budget this plan could have */
+    uint64_t kernel_bytes_max;   /* kernel-format weights of a rollout rank; staged once more beside them */
+    uint64_t staging_bytes;      /* peak of a rollout rank: both rounds and the amax tables */
+    uint64_t least_budget_bytes; /* the smallest budget this plan could have */
     uint32_t num_routes, num_sets;
-    uint32_t groups_max;              /* communicators of a rank */
+    uint32_t groups_max; /* communicators of a rank */
     bool relay;
 } weft_plan_summary_t;
 
@@ -99,7 +104,8 @@ WEFT_API void weft_plan_summarize(const weft_plan_t *plan, weft_plan_summary_t *
 
 /* Print the plan as a page for a person, or as JSON; malloc'ed text in *text.
  * `link_bytes_per_s` is the speed of a rank's link for the predicted time; 0: 50e9. */
-WEFT_API weft_status_t weft_plan_print(const weft_plan_t *plan, bool json, double link_bytes_per_s, char **text);
+WEFT_API weft_status_t weft_plan_print(const weft_plan_t *plan, bool json, double link_bytes_per_s,
+                                       char **text);
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,7 @@
 /* Rollouts: ranks that serve the newest weights, and decode while the next ones arrive.
  *
- * The engine brackets every decode step. Whatever step_begin says the version is, it is for the whole step, and the
- * same on every rank of the replica for that step number.
+ * The engine brackets every decode step. Whatever step_begin says the version is, it is for the whole step,
+ * and the same on every rank of the replica for that step number.
  *
  *     weft_rollout_create(session, &config, &rollout, &error);
  *     weft_rollout_get(rollout, "model.layers.0.self_attn.qkv_proj.weight", &view);    addresses never change
@@ -28,33 +28,42 @@ typedef struct weft_rollout_config {
     const char *swap; /* "flip" (default) or "copy" */
 } weft_rollout_config_t;
 
-#define WEFT_ROLLOUT_CONFIG ((weft_rollout_config_t){.struct_size = sizeof(weft_rollout_config_t), .swap = "flip"})
+#define WEFT_ROLLOUT_CONFIG                                                                                  \
+    ((weft_rollout_config_t){.struct_size = sizeof(weft_rollout_config_t), .swap = "flip"})
 
-/* Make the rollout of this rank; the session must be a rollout's. Allocates live range, stage and staging, starts the progress thread.
- * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT, WEFT_ERR_UNKNOWN_NAME (swap), WEFT_ERR_NO_MEMORY, WEFT_ERR_SYSTEM. */
+/* Make the rollout of this rank; the session must be a rollout's. Allocates live range, stage and staging,
+ * starts the progress thread.
+ * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT, WEFT_ERR_UNKNOWN_NAME (swap), WEFT_ERR_NO_MEMORY, WEFT_ERR_SYSTEM.
+ */
 WEFT_API weft_status_t weft_rollout_create(weft_session_t *session, const weft_rollout_config_t *config,
                                            weft_rollout_t **rollout, weft_error_t *error);
 
 /* Stop and free, the live weights included. NULL is accepted. */
 WEFT_API void weft_rollout_destroy(weft_rollout_t *rollout);
 
-/* The kernel-format tensors of this rank, in plan order. `data` is the live address, constant for the rollout's life; its
- * bytes are zero until the first version and change only between steps. */
+/* The kernel-format tensors of this rank, in plan order. `data` is the live address, constant for the
+ * rollout's life; its bytes are zero until the first version and change only between steps. */
 WEFT_API uint32_t weft_rollout_num_tensors(const weft_rollout_t *rollout);
 WEFT_API weft_tensor_t weft_rollout_tensor(const weft_rollout_t *rollout, uint32_t index);
 
 /* Find one by its kernel-format name. **Returns** WEFT_OK, WEFT_ERR_MISSING_TENSOR. */
-WEFT_API weft_status_t weft_rollout_get(const weft_rollout_t *rollout, const char *name, weft_tensor_t *tensor);
+WEFT_API weft_status_t weft_rollout_get(const weft_rollout_t *rollout, const char *name,
+                                        weft_tensor_t *tensor);
 
 /* Use the caller's memory as the live place of tensor `name` (swap "copy" only, before the first version).
- * **Returns** WEFT_OK, WEFT_ERR_MISSING_TENSOR, WEFT_ERR_ARGUMENT. **Ownership** the memory must outlive the rollout. */
-WEFT_API weft_status_t weft_rollout_bind(weft_rollout_t *rollout, const char *name, void *memory, weft_error_t *error);
+ * **Returns** WEFT_OK, WEFT_ERR_MISSING_TENSOR, WEFT_ERR_ARGUMENT. **Ownership** the memory must outlive the
+ * rollout. */
+WEFT_API weft_status_t weft_rollout_bind(weft_rollout_t *rollout, const char *name, void *memory,
+                                         weft_error_t *error);
 
-/* Begin step `step`: the first call fixes the number, later ones must rise by one. May perform a due swap before it returns.
- * **Returns** WEFT_OK and the version that serves this step; WEFT_ERR_STEP_ORDER (found and expected in `error`; nothing begun);
- * WEFT_ERR_NOT_READY before the first version; WEFT_ERR_FENCED when no decision came within `timeout_us` while the rank stands at its
- * limit: call again with the same number; WEFT_ERR_PEER_LOST when the replica lost a rank.
- * **Blocks** only at the limit of an armed version, up to `timeout_us`. **Threads** one step thread a rollout. */
+/* Begin step `step`: the first call fixes the number, later ones must rise by one. May perform a due swap
+ * before it returns.
+ * **Returns** WEFT_OK and the version that serves this step; WEFT_ERR_STEP_ORDER (found and expected in
+ * `error`; nothing begun); WEFT_ERR_NOT_READY before the first version; WEFT_ERR_FENCED when no decision came
+ * within `timeout_us` while the rank stands at its limit: call again with the same number; WEFT_ERR_PEER_LOST
+ * when the replica lost a rank.
+ * **Blocks** only at the limit of an armed version, up to `timeout_us`. **Threads** one step thread a
+ * rollout. */
 WEFT_API weft_status_t weft_rollout_step_begin(weft_rollout_t *rollout, uint64_t step, uint64_t timeout_us,
                                                uint64_t *version, weft_error_t *error);
 
@@ -77,8 +86,8 @@ typedef enum weft_rollout_phase {
 
 typedef struct weft_rollout_status {
     weft_rollout_phase_t phase;
-    uint64_t live_version;    /* 0: none yet */
-    uint64_t pending_version; /* 0: none */
+    uint64_t live_version;                   /* 0: none yet */
+    uint64_t pending_version;                /* 0: none */
     uint64_t received_bytes, expected_bytes; /* of the version in flight: payload */
     uint32_t layers_staged, num_layers;
 } weft_rollout_status_t;
@@ -88,14 +97,16 @@ WEFT_API void weft_rollout_get_status(const weft_rollout_t *rollout, weft_rollou
 /* What the last applied version cost this rank. */
 typedef struct weft_rollout_stats {
     uint64_t version;
-    uint64_t payload_bytes, wire_bytes, needed_bytes; /* received: data and amax; with alignment; what the plan says it needs */
+    uint64_t payload_bytes, wire_bytes,
+        needed_bytes;       /* received: data and amax; with alignment; what the plan says it needs */
     uint64_t receive_us;    /* transfer begun to last bucket arrived */
     uint64_t quantize_us;   /* in the quantizer, digests of results included */
     uint64_t digest_us;     /* digests of what travelled */
     uint64_t prepare_us;    /* transfer begun to prepared */
     uint64_t update_us;     /* transfer begun to applied */
     uint64_t swap_us;       /* the exchange itself */
-    uint64_t pause_us;      /* end of the last step on the old version to the start of the first on the new; 0 until it began */
+    uint64_t pause_us;      /* end of the last step on the old version to the start of the first on the new; 0
+                               until it began */
     uint64_t at_step;       /* first step on the version */
     uint64_t staging_bytes; /* allocated for receiving, flat over versions */
     weft_digest_t digest;   /* of the whole model in kernel format on this rank */
@@ -109,7 +120,8 @@ typedef struct weft_version_span {
 } weft_version_span_t;
 
 /* Copy the newest `capacity` spans, oldest first; returns how many there were. */
-WEFT_API uint32_t weft_rollout_version_log(const weft_rollout_t *rollout, weft_version_span_t *spans, uint32_t capacity);
+WEFT_API uint32_t weft_rollout_version_log(const weft_rollout_t *rollout, weft_version_span_t *spans,
+                                           uint32_t capacity);
 
 #ifdef __cplusplus
 }

@@ -1,8 +1,8 @@
 /* Sessions: the ranks of one plan, joined over a transport, with the control plane that agrees on versions.
  *
- * Each rank opens a session with the same plan; rank numbers are the transport's, trainers first. The session runs
- * the control thread of this rank (and, in rank 0, the coordinator); a trainer or a rollout object on top of it runs
- * the progress thread that moves bytes.
+ * Each rank opens a session with the same plan; rank numbers are the transport's, trainers first. The session
+ * runs the control thread of this rank (and, in rank 0, the coordinator); a trainer or a rollout object on
+ * top of it runs the progress thread that moves bytes.
  *
  *     weft_session_config_t config = WEFT_SESSION_CONFIG;
  *     config.plan = plan;
@@ -26,8 +26,9 @@ typedef struct weft_session weft_session_t;
 typedef struct weft_session_config {
     size_t struct_size;
     const weft_plan_t *plan;
-    weft_transport_t *transport; /* of as many ranks as the plan has; used by this session alone while it is open */
-    const char *host;            /* address that this rank's control messages come to; NULL: 127.0.0.1 */
+    weft_transport_t
+        *transport;   /* of as many ranks as the plan has; used by this session alone while it is open */
+    const char *host; /* address that this rank's control messages come to; NULL: 127.0.0.1 */
     weft_log_t log;
     weft_span_fn span; /* NULL: no timeline */
     void *span_user;
@@ -46,14 +47,15 @@ typedef struct weft_session_config {
                              .margin_steps = 4})
 
 /* Open the session on this rank: compare plans, create communicators, meet the coordinator.
- * **Returns** WEFT_OK; WEFT_ERR_ARGUMENT; WEFT_ERR_PLAN_MISMATCH naming the first rank with another hash; WEFT_ERR_TIMEOUT,
- * WEFT_ERR_TRANSPORT, WEFT_ERR_NO_MEMORY.
+ * **Returns** WEFT_OK; WEFT_ERR_ARGUMENT; WEFT_ERR_PLAN_MISMATCH naming the first rank with another hash;
+ * WEFT_ERR_TIMEOUT, WEFT_ERR_TRANSPORT, WEFT_ERR_NO_MEMORY.
  * **Collective** over all ranks. **Blocks** until all ranks are there or the transport's deadline passes.
  * **Ownership** plan and transport must outlive the session. */
 WEFT_API weft_status_t weft_session_open(const weft_session_config_t *config, weft_session_t **session,
                                          weft_error_t *error);
 
-/* Close it; destroy the trainer or rollout first. NULL is accepted. **Collective** over all ranks that still live. */
+/* Close it; destroy the trainer or rollout first. NULL is accepted. **Collective** over all ranks that still
+ * live. */
 WEFT_API void weft_session_close(weft_session_t *session);
 
 /* This rank of the session; whether it is a trainer. */

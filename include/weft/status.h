@@ -1,9 +1,9 @@
 /* Status codes and the error record.
  *
- * Every function that can fail returns a weft_status_t; 0 is success. Codes are grouped by what has to be rebuilt
- * before trying again: an argument, the version in flight, the session, or the process. Functions that meet input
- * from outside also take a weft_error_t, which they fill with one sentence that names rank, layer, what was found,
- * what was expected and what to do.
+ * Every function that can fail returns a weft_status_t; 0 is success. Codes are grouped by what has to be
+ * rebuilt before trying again: an argument, the version in flight, the session, or the process. Functions
+ * that meet input from outside also take a weft_error_t, which they fill with one sentence that names rank,
+ * layer, what was found, what was expected and what to do.
  *
  *     weft_error_t error;
  *     if (weft_model_open(path, &model, &error) != WEFT_OK)

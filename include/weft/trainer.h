@@ -1,7 +1,7 @@
 /* Trainers: ranks that publish new weights.
  *
- * A trainer binds the memory of its shards once and then publishes versions. Publishing lends that memory: it may be
- * written again when the version is RELEASED on this rank.
+ * A trainer binds the memory of its shards once and then publishes versions. Publishing lends that memory: it
+ * may be written again when the version is RELEASED on this rank.
  *
  *     weft_trainer_create(session, &trainer, &error);
  *     for each parameter: weft_trainer_bind(trainer, name, pointer, 0, &error);
@@ -31,7 +31,8 @@ typedef struct weft_box {
 
 /* Make the trainer of this rank; the session must be a trainer's. Starts its progress thread.
  * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT, WEFT_ERR_NO_MEMORY, WEFT_ERR_SYSTEM. */
-WEFT_API weft_status_t weft_trainer_create(weft_session_t *session, weft_trainer_t **trainer, weft_error_t *error);
+WEFT_API weft_status_t weft_trainer_create(weft_session_t *session, weft_trainer_t **trainer,
+                                           weft_error_t *error);
 
 /* Stop and free; a version in flight is given up first. NULL is accepted. */
 WEFT_API void weft_trainer_destroy(weft_trainer_t *trainer);
@@ -40,16 +41,18 @@ WEFT_API void weft_trainer_destroy(weft_trainer_t *trainer);
  * **Returns** WEFT_OK, WEFT_ERR_MISSING_TENSOR. */
 WEFT_API weft_status_t weft_trainer_box(const weft_trainer_t *trainer, const char *name, weft_box_t *box);
 
-/* Bind this rank's box of tensor `name`: row-major, in the tensor's dtype, rows `ld_elems` elements apart (0: dense). Not while a
- * version is in flight.
- * **Returns** WEFT_OK, WEFT_ERR_MISSING_TENSOR (no such tensor in the plan), WEFT_ERR_ARGUMENT (misaligned, ld too small).
+/* Bind this rank's box of tensor `name`: row-major, in the tensor's dtype, rows `ld_elems` elements apart (0:
+ * dense). Not while a version is in flight.
+ * **Returns** WEFT_OK, WEFT_ERR_MISSING_TENSOR (no such tensor in the plan), WEFT_ERR_ARGUMENT (misaligned,
+ * ld too small).
  * **Ownership** the memory stays the caller's; weft only reads it, between publish and RELEASED. */
-WEFT_API weft_status_t weft_trainer_bind(weft_trainer_t *trainer, const char *name, const void *data, size_t ld_elems,
-                                         weft_error_t *error);
+WEFT_API weft_status_t weft_trainer_bind(weft_trainer_t *trainer, const char *name, const void *data,
+                                         size_t ld_elems, weft_error_t *error);
 
-/* Publish what the bound memory holds as `version` (1 or more, higher than any before). Returns at once; bytes move when all trainer ranks
- * have published it.
- * **Returns** WEFT_OK; WEFT_ERR_VERSION_ORDER; WEFT_ERR_ARGUMENT naming a tensor that is not bound; WEFT_ERR_PEER_LOST, WEFT_ERR_CLOSED.
+/* Publish what the bound memory holds as `version` (1 or more, higher than any before). Returns at once;
+ * bytes move when all trainer ranks have published it.
+ * **Returns** WEFT_OK; WEFT_ERR_VERSION_ORDER; WEFT_ERR_ARGUMENT naming a tensor that is not bound;
+ * WEFT_ERR_PEER_LOST, WEFT_ERR_CLOSED.
  * **Collective** over the trainer ranks, in the same order of versions. */
 WEFT_API weft_status_t weft_trainer_publish(weft_trainer_t *trainer, uint64_t version, weft_error_t *error);
 
@@ -59,11 +62,13 @@ typedef enum weft_publish_state {
 } weft_publish_state_t;
 
 /* Wait until `version` has got that far.
- * **Returns** WEFT_OK; the reason the version failed (WEFT_ERR_NONFINITE, WEFT_ERR_DIGEST, WEFT_ERR_ABORTED, WEFT_ERR_PEER_LOST, WEFT_ERR_TIMEOUT ...) with rank and
- * layer in `error`: the memory is released then too; WEFT_ERR_TIMEOUT also when `timeout_us` passed first.
+ * **Returns** WEFT_OK; the reason the version failed (WEFT_ERR_NONFINITE, WEFT_ERR_DIGEST, WEFT_ERR_ABORTED,
+ * WEFT_ERR_PEER_LOST, WEFT_ERR_TIMEOUT ...) with rank and layer in `error`: the memory is released then too;
+ * WEFT_ERR_TIMEOUT also when `timeout_us` passed first.
  * **Blocks** up to `timeout_us`. */
-WEFT_API weft_status_t weft_trainer_wait(weft_trainer_t *trainer, uint64_t version, weft_publish_state_t state,
-                                         uint64_t timeout_us, weft_error_t *error);
+WEFT_API weft_status_t weft_trainer_wait(weft_trainer_t *trainer, uint64_t version,
+                                         weft_publish_state_t state, uint64_t timeout_us,
+                                         weft_error_t *error);
 
 /* What this rank did for the last version that was released. */
 typedef struct weft_trainer_stats {

@@ -71,7 +71,8 @@ typedef struct weft_span {
     uint32_t index; /* of the bucket, the round or the unit */
 } weft_span_t;
 
-/* Receive one span when it has ended. **Threads** called from the progress thread and the step thread, possibly at the same time. */
+/* Receive one span when it has ended. **Threads** called from the progress thread and the step thread,
+ * possibly at the same time. */
 typedef void (*weft_span_fn)(void *user, const weft_span_t *span);
 
 /* A 128-bit digest; `docs/numerics.md` defines the two that weft uses. */

@@ -18,15 +18,15 @@ int report_error(const char *command, const weft_error_t *error);
 /* What plan, quantize and run share: model, layouts, scheme. */
 typedef struct plan_arguments {
     const char *trainer, *rollout, *scheme, *profile;
-    uint64_t budget_bytes;   /* 0: the default */
-    uint64_t bucket_bytes;   /* 0: the default */
+    uint64_t budget_bytes; /* 0: the default */
+    uint64_t bucket_bytes; /* 0: the default */
     uint32_t max_groups;
 } plan_arguments_t;
 
 #define PLAN_ARGUMENTS ((plan_arguments_t){.scheme = "bf16", .max_groups = 16})
 
 /* Make a plan from them. */
-weft_status_t plan_from_arguments(const weft_model_t *model, const plan_arguments_t *arguments, weft_plan_t **plan,
-                                  weft_error_t *error);
+weft_status_t plan_from_arguments(const weft_model_t *model, const plan_arguments_t *arguments,
+                                  weft_plan_t **plan, weft_error_t *error);
 
 #endif

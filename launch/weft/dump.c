@@ -26,5 +26,6 @@ weft_status_t dump_write(const char *dir, uint32_t rollout_rank, const weft_tens
         {"profile", weft_plan_profile(plan)},
         {"digest", text},
     };
-    return weft_safetensors_write(path, tensors, count, metadata, sizeof metadata / sizeof metadata[0], error);
+    return weft_safetensors_write(path, tensors, count, metadata, sizeof metadata / sizeof metadata[0],
+                                  error);
 }

@@ -10,7 +10,8 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *about;
 } commands[] = {
-    {"run", command_run, "the main job under mpirun: trainers publish checkpoints, rollouts decode across the swaps"},
+    {"run", command_run,
+     "the main job under mpirun: trainers publish checkpoints, rollouts decode across the swaps"},
     {"plan", command_plan, "who sends what to whom, what it costs, and what does not fit"},
     {"quantize", command_quantize, "the kernel-format files of a rollout, offline: the same bytes as a sync"},
     {"verify", command_verify, "compare two checkpoints or dumps byte for byte"},
@@ -23,7 +24,8 @@ static int usage(FILE *out, int code)
     fprintf(out, "usage: weft COMMAND [arguments]\n\n");
     for (size_t i = 0; i < NUM_COMMANDS; i++)
         fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].about);
-    fprintf(out, "\n'weft COMMAND --help' explains one. Exit codes: 0 ok, 1 check failed, 2 usage, 3 environment, 4 plan\n"
+    fprintf(out, "\n'weft COMMAND --help' explains one. Exit codes: 0 ok, 1 check failed, 2 usage, 3 "
+                 "environment, 4 plan\n"
                  "impossible, 5 timeout or peer lost.\n");
     return code;
 }

@@ -14,9 +14,10 @@ bool options_read_bytes(const char *text, uint64_t *bytes)
     static const struct {
         const char *suffix;
         double factor;
-    } units[] = {{"", 1},        {"B", 1},           {"KiB", 1024.0},         {"MiB", 1048576.0},
-                 {"GiB", 1073741824.0}, {"KB", 1e3}, {"MB", 1e6},             {"GB", 1e9},
-                 {"TB", 1e12},   {"K", 1024.0},      {"M", 1048576.0},        {"G", 1073741824.0}};
+    } units[] = {
+        {"", 1},          {"B", 1},           {"KiB", 1024.0}, {"MiB", 1048576.0}, {"GiB", 1073741824.0},
+        {"KB", 1e3},      {"MB", 1e6},        {"GB", 1e9},     {"TB", 1e12},       {"K", 1024.0},
+        {"M", 1048576.0}, {"G", 1073741824.0}};
     char *end;
     errno = 0;
     double value = strtod(text, &end);
@@ -81,7 +82,8 @@ static void print_help(const command_spec_t *spec, FILE *out)
     for (unsigned i = 0; i < spec->num_options; i++) {
         const option_row_t *row = &spec->options[i];
         char left[64];
-        snprintf(left, sizeof left, "--%s%s%s", row->name, row->metavar ? " " : "", row->metavar ? row->metavar : "");
+        snprintf(left, sizeof left, "--%s%s%s", row->name, row->metavar ? " " : "",
+                 row->metavar ? row->metavar : "");
         fprintf(out, "  %-24s %s\n", left, row->help);
     }
     fprintf(out, "  %-24s %s\n", "--help", "show this");
@@ -90,8 +92,8 @@ static void print_help(const command_spec_t *spec, FILE *out)
 static int usage_error(const command_spec_t *spec, bool quiet, const char *what, const char *detail)
 {
     if (!quiet)
-        fprintf(stderr, "weft %s: %s%s\nusage: weft %s %s\nTry 'weft %s --help'.\n", spec->name, what, detail, spec->name,
-                spec->synopsis, spec->name);
+        fprintf(stderr, "weft %s: %s%s\nusage: weft %s %s\nTry 'weft %s --help'.\n", spec->name, what, detail,
+                spec->name, spec->synopsis, spec->name);
     return EXIT_USAGE;
 }
 
@@ -101,8 +103,8 @@ int options_parse(const command_spec_t *spec, int argc, char **argv, bool quiet,
     struct option longs[MAX_OPTIONS + 2] = {0};
     for (unsigned i = 0; i < spec->num_options; i++)
         longs[i] = (struct option){spec->options[i].name,
-                                   spec->options[i].kind == OPTION_FLAG ? no_argument : required_argument, NULL,
-                                   (int)i + 256};
+                                   spec->options[i].kind == OPTION_FLAG ? no_argument : required_argument,
+                                   NULL, (int)i + 256};
     longs[spec->num_options] = (struct option){"help", no_argument, NULL, 'h'};
     opterr = 0;
     optind = 0;

@@ -42,8 +42,8 @@ typedef struct command_spec {
 } command_spec_t;
 
 /* Parse `argv` (argv[0] is the command). Prints help or a sentence on stderr by itself.
- * Returns -1 to go on, with the positional arguments in positional[] and their number in *count; otherwise the exit
- * code to end with. `quiet` suppresses printing: with several ranks one speaks for all. */
+ * Returns -1 to go on, with the positional arguments in positional[] and their number in *count; otherwise
+ * the exit code to end with. `quiet` suppresses printing: with several ranks one speaks for all. */
 int options_parse(const command_spec_t *spec, int argc, char **argv, bool quiet, const char **positional,
                   unsigned *count);
 

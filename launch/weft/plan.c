@@ -34,21 +34,29 @@ int command_plan(int argc, char **argv)
     bool json = false;
     double link = 0;
     const option_row_t options[] = {
-        {"trainer", OPTION_TEXT, &arguments.trainer, "LAYOUT", "fsdp:N, tp:N, dp:N or a product such as tp:2,dp:2"},
-        {"rollout", OPTION_TEXT, &arguments.rollout, "LAYOUT", "tp:T or tp:TxR for R replicas; ,ep for whole experts a rank"},
+        {"trainer", OPTION_TEXT, &arguments.trainer, "LAYOUT",
+         "fsdp:N, tp:N, dp:N or a product such as tp:2,dp:2"},
+        {"rollout", OPTION_TEXT, &arguments.rollout, "LAYOUT",
+         "tp:T or tp:TxR for R replicas; ,ep for whole experts a rank"},
         {"scheme", OPTION_TEXT, &arguments.scheme, "NAME", "bf16 (default), fp8-block, fp8-channel"},
-        {"profile", OPTION_TEXT, &arguments.profile, "NAME", "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
-        {"budget", OPTION_BYTES, &arguments.budget_bytes, "BYTES", "staging memory of a rank (default 256MiB)"},
+        {"profile", OPTION_TEXT, &arguments.profile, "NAME",
+         "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
+        {"budget", OPTION_BYTES, &arguments.budget_bytes, "BYTES",
+         "staging memory of a rank (default 256MiB)"},
         {"bucket", OPTION_BYTES, &arguments.bucket_bytes, "BYTES", "largest broadcast (default 64MiB)"},
-        {"max-groups", OPTION_COUNT, &arguments.max_groups, "N", "communicators a rank may hold (default 16; 0 forces relay)"},
-        {"link", OPTION_RATE, &link, "RATE", "speed of a rank's link for the predicted time (default 50GB/s)"},
+        {"max-groups", OPTION_COUNT, &arguments.max_groups, "N",
+         "communicators a rank may hold (default 16; 0 forces relay)"},
+        {"link", OPTION_RATE, &link, "RATE",
+         "speed of a rank's link for the predicted time (default 50GB/s)"},
         {"json", OPTION_FLAG, &json, NULL, "print JSON"},
     };
     const command_spec_t spec = {
         .name = "plan",
         .synopsis = "DIR --trainer LAYOUT --rollout LAYOUT [options]",
-        .about = "Plan the sync of the checkpoint in DIR (only its header is read) and print layers, bytes, staging,\n"
-                 "communicators and predicted time. A layout that does not fit is refused with what would (exit 4).",
+        .about = "Plan the sync of the checkpoint in DIR (only its header is read) and print layers, bytes, "
+                 "staging,\n"
+                 "communicators and predicted time. A layout that does not fit is refused with what would "
+                 "(exit 4).",
         .options = options,
         .num_options = sizeof options / sizeof options[0],
         .min_positional = 1,
@@ -61,7 +69,8 @@ int command_plan(int argc, char **argv)
     if (code >= 0)
         return code;
     if (!arguments.trainer || !arguments.rollout) {
-        fprintf(stderr, "weft plan: --trainer and --rollout are needed, such as --trainer fsdp:4 --rollout tp:2\n");
+        fprintf(stderr,
+                "weft plan: --trainer and --rollout are needed, such as --trainer fsdp:4 --rollout tp:2\n");
         return EXIT_USAGE;
     }
     weft_error_t error;

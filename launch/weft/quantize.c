@@ -31,7 +31,8 @@ static weft_status_t write_rank(const weft_program_t *program, const weft_output
     uint8_t *memory = aligned_alloc(WEFT_OUTPUT_ALIGN, outputs->bytes + WEFT_OUTPUT_ALIGN);
     weft_tensor_t *tensors = memory ? list_tensors(outputs, memory) : NULL;
     weft_digest_t digest;
-    weft_status_t status = tensors ? WEFT_OK : weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for a rank's weights");
+    weft_status_t status =
+        tensors ? WEFT_OK : weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for a rank's weights");
     if (status == WEFT_OK)
         status = weft_quantize_offline(program, outputs, weft_kernels_find("ref"), memory, &digest, error);
     if (status == WEFT_OK)
@@ -41,7 +42,8 @@ static weft_status_t write_rank(const weft_program_t *program, const weft_output
     return status;
 }
 
-static weft_status_t quantize_rank(const weft_plan_t *plan, uint32_t rollout_rank, const char *dir, weft_error_t *error)
+static weft_status_t quantize_rank(const weft_plan_t *plan, uint32_t rollout_rank, const char *dir,
+                                   weft_error_t *error)
 {
     weft_outputs_t outputs = {0};
     weft_program_t *program = NULL;
@@ -65,13 +67,16 @@ int command_quantize(int argc, char **argv)
     arguments.budget_bytes = UINT64_C(1) << 40; /* nothing is staged */
     const option_row_t options[] = {
         {"scheme", OPTION_TEXT, &arguments.scheme, "NAME", "bf16, fp8-block, fp8-channel"},
-        {"profile", OPTION_TEXT, &arguments.profile, "NAME", "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
-        {"rollout", OPTION_TEXT, &arguments.rollout, "LAYOUT", "tp:T or tp:TxR for R replicas; ,ep for whole experts a rank"},
+        {"profile", OPTION_TEXT, &arguments.profile, "NAME",
+         "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
+        {"rollout", OPTION_TEXT, &arguments.rollout, "LAYOUT",
+         "tp:T or tp:TxR for R replicas; ,ep for whole experts a rank"},
     };
     const command_spec_t spec = {
         .name = "quantize",
         .synopsis = "DIR OUT --scheme NAME --rollout LAYOUT [--profile NAME]",
-        .about = "Write OUT/rank{r}.safetensors for each rollout rank r (replica by replica): the kernel-format weights that a\n"
+        .about = "Write OUT/rank{r}.safetensors for each rollout rank r (replica by replica): the "
+                 "kernel-format weights that a\n"
                  "sync of the checkpoint in DIR installs, byte for byte.",
         .options = options,
         .num_options = sizeof options / sizeof options[0],
@@ -85,7 +90,9 @@ int command_quantize(int argc, char **argv)
     if (code >= 0)
         return code;
     if (!arguments.scheme || !arguments.rollout) {
-        fprintf(stderr, "weft quantize: --scheme and --rollout are needed, such as --scheme fp8-block --rollout tp:2\n");
+        fprintf(
+            stderr,
+            "weft quantize: --scheme and --rollout are needed, such as --scheme fp8-block --rollout tp:2\n");
         return EXIT_USAGE;
     }
     weft_error_t error;

@@ -38,37 +38,47 @@ void run_abort(const run_job_t *job, const weft_error_t *error)
 static int parse(run_options_t *o, int argc, char **argv, bool quiet)
 {
     const option_row_t rows[] = {
-        {"model", OPTION_TEXT, &o->models, "DIR[,DIR...]", "checkpoints; each is one version, published in turn"},
-        {"trainer", OPTION_TEXT, &o->plan.trainer, "LAYOUT", "fsdp:N, tp:N, dp:N or a product such as tp:2,dp:2"},
-        {"rollout", OPTION_TEXT, &o->plan.rollout, "LAYOUT", "tp:T or tp:TxR for R replicas; ,ep for whole experts a rank"},
+        {"model", OPTION_TEXT, &o->models, "DIR[,DIR...]",
+         "checkpoints; each is one version, published in turn"},
+        {"trainer", OPTION_TEXT, &o->plan.trainer, "LAYOUT",
+         "fsdp:N, tp:N, dp:N or a product such as tp:2,dp:2"},
+        {"rollout", OPTION_TEXT, &o->plan.rollout, "LAYOUT",
+         "tp:T or tp:TxR for R replicas; ,ep for whole experts a rank"},
         {"scheme", OPTION_TEXT, &o->plan.scheme, "NAME", "bf16 (default), fp8-block, fp8-channel"},
-        {"profile", OPTION_TEXT, &o->plan.profile, "NAME", "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
+        {"profile", OPTION_TEXT, &o->plan.profile, "NAME",
+         "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
         {"swap", OPTION_TEXT, &o->swap, "MODE", "flip (default) or copy"},
         {"transport", OPTION_TEXT, &o->transport, "NAME", "mpi (default)"},
         {"budget", OPTION_BYTES, &o->plan.budget_bytes, "BYTES", "staging memory of a rank (default 256MiB)"},
         {"bucket", OPTION_BYTES, &o->plan.bucket_bytes, "BYTES", "largest broadcast (default 64MiB)"},
-        {"max-groups", OPTION_COUNT, &o->plan.max_groups, "N", "communicators a rank may hold (default 16; 0 forces relay)"},
+        {"max-groups", OPTION_COUNT, &o->plan.max_groups, "N",
+         "communicators a rank may hold (default 16; 0 forces relay)"},
         {"rate", OPTION_RATE, &o->rate, "RATE", "a trainer sends no faster, such as 5MB/s"},
         {"updates", OPTION_COUNT, &o->updates, "N", "publish N versions, cycling through the checkpoints"},
-        {"tokens", OPTION_COUNT, &o->tokens, "N", "decode N tokens on each version before the next (default 100)"},
+        {"tokens", OPTION_COUNT, &o->tokens, "N",
+         "decode N tokens on each version before the next (default 100)"},
         {"pace", OPTION_RATE, &o->pace, "N", "tokens a second at most (default: as fast as it goes)"},
         {"prompt", OPTION_TEXT, &o->prompt, "TEXT", "what the rollout continues"},
         {"eval", OPTION_TEXT, &o->eval, "FILE", "text to score on each version, to bits per byte"},
         {"eval-bytes", OPTION_BYTES, &o->eval_bytes, "BYTES", "how much of it (default: all)"},
-        {"dump", OPTION_TEXT, &o->dump, "DIR", "write each rollout rank's live weights after the last version"},
+        {"dump", OPTION_TEXT, &o->dump, "DIR",
+         "write each rollout rank's live weights after the last version"},
         {"json", OPTION_TEXT, &o->json, "FILE", "write the closing table as JSON"},
         {"trace", OPTION_TEXT, &o->trace, "FILE", "write a timeline of all ranks that Perfetto opens"},
-        {"host", OPTION_TEXT, &o->host, "ADDRESS", "address of this node for control messages (default 127.0.0.1)"},
+        {"host", OPTION_TEXT, &o->host, "ADDRESS",
+         "address of this node for control messages (default 127.0.0.1)"},
         {"quiet", OPTION_FLAG, &o->quiet, NULL, "do not print the decoded text"},
         {"verbose", OPTION_FLAG, &o->verbose, NULL, "print what the library logs"},
     };
     const command_spec_t spec = {
         .name = "run",
         .synopsis = "--model DIR[,DIR...] --trainer LAYOUT --rollout LAYOUT [options]",
-        .about = "The main job, under mpirun with as many processes as both layouts have ranks, trainers first:\n"
-                 "  mpirun -n 4 weft run --model v1,v3 --trainer fsdp:2 --rollout tp:2 --scheme fp8-block\n"
-                 "Trainer ranks publish each checkpoint; rollout ranks go on decoding with the live weights and swap between two\n"
-                 "steps. Ends with a table of what each version cost.",
+        .about =
+            "The main job, under mpirun with as many processes as both layouts have ranks, trainers first:\n"
+            "  mpirun -n 4 weft run --model v1,v3 --trainer fsdp:2 --rollout tp:2 --scheme fp8-block\n"
+            "Trainer ranks publish each checkpoint; rollout ranks go on decoding with the live weights and "
+            "swap between two\n"
+            "steps. Ends with a table of what each version cost.",
         .options = rows,
         .num_options = sizeof rows / sizeof rows[0],
         .positional_names = "",
@@ -89,7 +99,8 @@ static weft_status_t split_models(run_options_t *o, char *copy, weft_error_t *er
 {
     for (char *dir = strtok(copy, ","); dir; dir = strtok(NULL, ",")) {
         if (o->num_models == RUN_MAX_MODELS)
-            return weft_fail(error, WEFT_ERR_ARGUMENT, "--model takes at most %d directories", RUN_MAX_MODELS);
+            return weft_fail(error, WEFT_ERR_ARGUMENT, "--model takes at most %d directories",
+                             RUN_MAX_MODELS);
         o->model_dirs[o->num_models++] = dir;
     }
     return o->num_models ? WEFT_OK : weft_fail(error, WEFT_ERR_ARGUMENT, "--model names no directory");
@@ -100,9 +111,11 @@ static weft_status_t check_size(const run_job_t *job, weft_error_t *error)
     uint32_t expected = weft_plan_num_trainers(job->plan) + weft_plan_num_rollouts(job->plan);
     if (expected == job->num_ranks)
         return WEFT_OK;
-    return weft_fail(error, WEFT_ERR_ARGUMENT, "trainer %s and rollout %s have %u + %u ranks, but %u processes run: start it with mpirun -n %u",
-                     weft_plan_trainer_text(job->plan), weft_plan_rollout_text(job->plan), weft_plan_num_trainers(job->plan),
-                     weft_plan_num_rollouts(job->plan), job->num_ranks, expected);
+    return weft_fail(
+        error, WEFT_ERR_ARGUMENT,
+        "trainer %s and rollout %s have %u + %u ranks, but %u processes run: start it with mpirun -n %u",
+        weft_plan_trainer_text(job->plan), weft_plan_rollout_text(job->plan),
+        weft_plan_num_trainers(job->plan), weft_plan_num_rollouts(job->plan), job->num_ranks, expected);
 }
 
 static weft_status_t prepare(run_job_t *job, weft_error_t *error)
@@ -189,7 +202,11 @@ int command_run(int argc, char **argv)
     int provided, rank, size;
     MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided);
     run_job_t job = {
-        .options = {.plan = PLAN_ARGUMENTS, .transport = "mpi", .swap = "flip", .prompt = "And God said unto Moses, ", .tokens = 100,
+        .options = {.plan = PLAN_ARGUMENTS,
+                    .transport = "mpi",
+                    .swap = "flip",
+                    .prompt = "And God said unto Moses, ",
+                    .tokens = 100,
                     .timeout_us = 120000000},
         .replica = MPI_COMM_NULL,
     };

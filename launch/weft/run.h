@@ -1,4 +1,5 @@
-/* The main job: what its files share. Rank 0 prints the closing table, the leader of the first replica the text. */
+/* The main job: what its files share. Rank 0 prints the closing table, the leader of the first replica the
+ * text. */
 #ifndef WEFT_LAUNCH_RUN_H
 #define WEFT_LAUNCH_RUN_H
 
@@ -17,10 +18,10 @@ typedef struct run_options {
     const char *model_dirs[RUN_MAX_MODELS];
     uint32_t num_models;
     const char *transport, *swap, *dump, *prompt, *json, *trace, *eval, *host;
-    double rate, pace;      /* bytes a second, tokens a second; 0: as fast as it goes */
-    uint32_t updates;       /* versions to publish, cycling through the models; 0: each once */
-    uint32_t tokens;        /* on each version before the next is published */
-    uint64_t eval_bytes;    /* of the text, scored on each version */
+    double rate, pace;   /* bytes a second, tokens a second; 0: as fast as it goes */
+    uint32_t updates;    /* versions to publish, cycling through the models; 0: each once */
+    uint32_t tokens;     /* on each version before the next is published */
+    uint64_t eval_bytes; /* of the text, scored on each version */
     uint64_t timeout_us;
     bool quiet, verbose;
 } run_options_t;
@@ -83,7 +84,8 @@ int run_rollout(run_job_t *job);
 /* Gather the records and print the table on rank 0; collective over job->world. Returns an exit code. */
 int run_report(run_job_t *job);
 
-/* Gather the timelines and write them on rank 0 as a trace that Perfetto opens; collective. Returns an exit code. */
+/* Gather the timelines and write them on rank 0 as a trace that Perfetto opens; collective. Returns an exit
+ * code. */
 int run_write_trace(run_job_t *job);
 
 /* End the whole job now: a rank cannot go on and the others may be waiting for it. Does not return. */

@@ -61,22 +61,28 @@ static double factor(uint64_t payload, uint64_t needed)
 static void print_line(uint32_t version, const version_line_t *line, const char *dir)
 {
     if (line->failed) {
-        printf("%7u  failed; the version before went on serving                                            %s\n", version, dir);
+        printf(
+            "%7u  failed; the version before went on serving                                            %s\n",
+            version, dir);
         return;
     }
     char bits[16] = "-";
     if (!isnan(line->bits))
         snprintf(bits, sizeof bits, "%.4f", line->bits);
-    printf("%7u %9.2f %6.2f %9.2f %9.2f %9.2f %8.3f %8.3f %7u %9llu %8s  %s\n", version, (double)line->payload / 1048576,
-           factor(line->payload, line->needed), (double)line->receive_us / 1e3, (double)line->quantize_us / 1e3, (double)line->update_us / 1e3,
-           (double)line->swap_us / 1e3, (double)line->pause_us / 1e3, line->tokens, (unsigned long long)line->at_step, bits, dir);
+    printf("%7u %9.2f %6.2f %9.2f %9.2f %9.2f %8.3f %8.3f %7u %9llu %8s  %s\n", version,
+           (double)line->payload / 1048576, factor(line->payload, line->needed),
+           (double)line->receive_us / 1e3, (double)line->quantize_us / 1e3, (double)line->update_us / 1e3,
+           (double)line->swap_us / 1e3, (double)line->pause_us / 1e3, line->tokens,
+           (unsigned long long)line->at_step, bits, dir);
 }
 
 static void print_versions(const gathered_t *g)
 {
     const run_options_t *o = &g->job->options;
-    printf("#version  received wanted   receive  quantize    update     swap    pause  tokens   at step     bits  checkpoint\n");
-    printf("#              MiB  ratio        ms        ms        ms       ms       ms  during            a byte\n");
+    printf("#version  received wanted   receive  quantize    update     swap    pause  tokens   at step     "
+           "bits  checkpoint\n");
+    printf("#              MiB  ratio        ms        ms        ms       ms       ms  during            a "
+           "byte\n");
     for (uint32_t v = 0; v < g->job->num_versions; v++) {
         if (g->job->num_versions > SHOWN_VERSIONS && v == SHOWN_VERSIONS / 2) {
             v = g->job->num_versions - SHOWN_VERSIONS / 2;
@@ -121,13 +127,16 @@ static void print_totals(const gathered_t *g, const totals_t *t)
     char memory[24], staging[24];
     weft_plan_summary_t plan;
     weft_plan_summarize(g->job->plan, &plan);
-    uint32_t good = g->job->num_versions - t->failed;
-    printf("\nreceived over needed   %.4f; each slice left the trainers %.4f times\n", factor(t->payload, t->needed),
-           good ? (double)t->sent / (double)plan.egress_bytes_total / g->job->num_versions : NAN);
-    printf("steps                  %llu, torn %llu; %u versions, %u failed\n", (unsigned long long)t->steps, (unsigned long long)t->torn,
-           g->job->num_versions, t->failed);
-    printf("memory                 staging %s a rank, resident %s at most", weft_text_bytes((double)t->staging, staging),
-           weft_text_bytes((double)t->rss_late, memory));
+    double amax = (double)(plan.egress_bytes_total - plan.unique_bytes_total);
+    printf("\nreceived over needed   %.4f; the trainers sent each byte of the checkpoint %.4f times for %u "
+           "replicas\n",
+           factor(t->payload, t->needed),
+           ((double)t->sent / g->job->num_versions - amax) / (double)plan.checkpoint_bytes,
+           weft_plan_num_rollouts(g->job->plan) / weft_plan_tp(g->job->plan));
+    printf("steps                  %llu, torn %llu; %u versions, %u failed\n", (unsigned long long)t->steps,
+           (unsigned long long)t->torn, g->job->num_versions, t->failed);
+    printf("memory                 staging %s a rank, resident %s at most",
+           weft_text_bytes((double)t->staging, staging), weft_text_bytes((double)t->rss_late, memory));
     if (g->job->num_versions >= 100)
         printf(", %+.1f MiB since a tenth of the updates", (double)t->growth / 1048576);
     printf("\n");
@@ -144,12 +153,19 @@ static void json_number(FILE *file, const char *name, double value)
 static void json_version(FILE *file, const gathered_t *g, uint32_t v)
 {
     version_line_t line = line_of(g, v);
-    fprintf(file, "    {\"version\": %u, \"failed\": %s, \"payload_bytes\": %llu, \"needed_bytes\": %llu, \"wire_bytes\": %llu", v + 1,
-            line.failed ? "true" : "false", (unsigned long long)line.payload, (unsigned long long)line.needed, (unsigned long long)line.wire);
-    fprintf(file, ", \"receive_us\": %llu, \"quantize_us\": %llu, \"update_us\": %llu, \"swap_us\": %llu, \"pause_us\": %llu",
-            (unsigned long long)line.receive_us, (unsigned long long)line.quantize_us, (unsigned long long)line.update_us,
-            (unsigned long long)line.swap_us, (unsigned long long)line.pause_us);
-    fprintf(file, ", \"tokens_during\": %u, \"at_step\": %llu", line.tokens, (unsigned long long)line.at_step);
+    fprintf(file,
+            "    {\"version\": %u, \"failed\": %s, \"payload_bytes\": %llu, \"needed_bytes\": %llu, "
+            "\"wire_bytes\": %llu",
+            v + 1, line.failed ? "true" : "false", (unsigned long long)line.payload,
+            (unsigned long long)line.needed, (unsigned long long)line.wire);
+    fprintf(file,
+            ", \"receive_us\": %llu, \"quantize_us\": %llu, \"update_us\": %llu, \"swap_us\": %llu, "
+            "\"pause_us\": %llu",
+            (unsigned long long)line.receive_us, (unsigned long long)line.quantize_us,
+            (unsigned long long)line.update_us, (unsigned long long)line.swap_us,
+            (unsigned long long)line.pause_us);
+    fprintf(file, ", \"tokens_during\": %u, \"at_step\": %llu", line.tokens,
+            (unsigned long long)line.at_step);
     json_number(file, "bits_per_byte", line.bits);
     fprintf(file, "}%s\n", v + 1 < g->job->num_versions ? "," : "");
 }
@@ -161,13 +177,19 @@ static int write_json(const gathered_t *g, const totals_t *t)
         fprintf(stderr, "weft run: %s cannot be written\n", g->job->options.json);
         return EXIT_ENVIRONMENT;
     }
-    fprintf(file, "{\n  \"trainer\": \"%s\", \"rollout\": \"%s\", \"scheme\": \"%s\", \"profile\": \"%s\", \"swap\": \"%s\",\n",
-            weft_plan_trainer_text(g->job->plan), weft_plan_rollout_text(g->job->plan), weft_plan_scheme(g->job->plan),
-            weft_plan_profile(g->job->plan), g->job->options.swap);
-    fprintf(file, "  \"steps\": %llu, \"torn_steps\": %llu, \"failed_versions\": %u, \"sent_bytes\": %llu,\n", (unsigned long long)t->steps,
-            (unsigned long long)t->torn, t->failed, (unsigned long long)t->sent);
-    fprintf(file, "  \"received_bytes\": %llu, \"needed_bytes\": %llu, \"staging_bytes\": %llu, \"rss_growth_bytes\": %lld,\n",
-            (unsigned long long)t->payload, (unsigned long long)t->needed, (unsigned long long)t->staging, (long long)t->growth);
+    fprintf(file,
+            "{\n  \"trainer\": \"%s\", \"rollout\": \"%s\", \"scheme\": \"%s\", \"profile\": \"%s\", "
+            "\"swap\": \"%s\",\n",
+            weft_plan_trainer_text(g->job->plan), weft_plan_rollout_text(g->job->plan),
+            weft_plan_scheme(g->job->plan), weft_plan_profile(g->job->plan), g->job->options.swap);
+    fprintf(file, "  \"steps\": %llu, \"torn_steps\": %llu, \"failed_versions\": %u, \"sent_bytes\": %llu,\n",
+            (unsigned long long)t->steps, (unsigned long long)t->torn, t->failed,
+            (unsigned long long)t->sent);
+    fprintf(file,
+            "  \"received_bytes\": %llu, \"needed_bytes\": %llu, \"staging_bytes\": %llu, "
+            "\"rss_growth_bytes\": %lld,\n",
+            (unsigned long long)t->payload, (unsigned long long)t->needed, (unsigned long long)t->staging,
+            (long long)t->growth);
     fprintf(file, "  \"versions\": [\n");
     for (uint32_t v = 0; v < g->job->num_versions; v++)
         json_version(file, g, v);
@@ -185,7 +207,8 @@ int run_report(run_job_t *job)
         if (!g.accounts || !g.records)
             run_abort(job, &(weft_error_t){WEFT_ERR_NO_MEMORY, "no memory for the table"});
     }
-    MPI_Gather(&job->account, sizeof job->account, MPI_BYTE, g.accounts, sizeof job->account, MPI_BYTE, 0, job->world);
+    MPI_Gather(&job->account, sizeof job->account, MPI_BYTE, g.accounts, sizeof job->account, MPI_BYTE, 0,
+               job->world);
     MPI_Gather(job->records, (int)bytes, MPI_BYTE, g.records, (int)bytes, MPI_BYTE, 0, job->world);
     int code = EXIT_OK;
     if (job->rank == 0) {

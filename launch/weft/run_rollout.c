@@ -1,5 +1,5 @@
-/* A rollout of the main job: an engine that never stops decoding. Every step is bracketed by step_begin and step_end, and
- * every step checks that all ranks of the replica run it on the same version. */
+/* A rollout of the main job: an engine that never stops decoding. Every step is bracketed by step_begin and
+ * step_end, and every step checks that all ranks of the replica run it on the same version. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,10 +12,10 @@
 #include "src/base/clock.h"
 #include "src/base/error.h"
 
-#define MAX_TOKENS     512  /* of one sequence; then the prompt begins anew */
-#define SCORE_WINDOW   512
+#define MAX_TOKENS      512 /* of one sequence; then the prompt begins anew */
+#define SCORE_WINDOW    512
 #define STEP_TIMEOUT_US 10000000
-#define PROGRESS_US    250000
+#define PROGRESS_US     250000
 
 typedef enum engine_order {
     ORDER_STEP,
@@ -41,9 +41,9 @@ typedef struct engine {
     size_t prompt_at;
 
     /* leader: the progress of the job */
-    uint32_t asked, concluded;      /* versions asked for, and heard of */
-    uint32_t tokens_on_version;     /* since the last one was concluded */
-    bool scored;                    /* the version that is live */
+    uint32_t asked, concluded;  /* versions asked for, and heard of */
+    uint32_t tokens_on_version; /* since the last one was concluded */
+    bool scored;                /* the version that is live */
     uint64_t shown_us, paced_us;
     bool line_open;
 } engine_t;
@@ -79,8 +79,10 @@ static void show_progress(engine_t *e, const weft_rollout_status_t *status)
     e->shown_us = now;
     end_line(e);
     printf("  [version %llu on its way: %3.0f %%, %.1f of %.1f MiB a rank, %u of %u layers staged]\n",
-           (unsigned long long)status->pending_version, 100.0 * (double)status->received_bytes / (double)status->expected_bytes,
-           (double)status->received_bytes / 1048576, (double)status->expected_bytes / 1048576, status->layers_staged, status->num_layers);
+           (unsigned long long)status->pending_version,
+           100.0 * (double)status->received_bytes / (double)status->expected_bytes,
+           (double)status->received_bytes / 1048576, (double)status->expected_bytes / 1048576,
+           status->layers_staged, status->num_layers);
     fflush(stdout);
 }
 
@@ -89,8 +91,8 @@ static void show_version(engine_t *e, uint64_t version, uint64_t step)
     if (!talks(e))
         return;
     end_line(e);
-    printf("  [version %llu is live from step %llu: %s]\n", (unsigned long long)version, (unsigned long long)step,
-           e->job->options.model_dirs[(version - 1) % e->job->options.num_models]);
+    printf("  [version %llu is live from step %llu: %s]\n", (unsigned long long)version,
+           (unsigned long long)step, e->job->options.model_dirs[(version - 1) % e->job->options.num_models]);
     fflush(stdout);
 }
 
@@ -147,8 +149,10 @@ static void check_step(engine_t *e, uint64_t version)
         return;
     e->job->account.torn_steps++;
     weft_error_t error;
-    weft_fail(&error, WEFT_ERR_INTERNAL, "step %llu is torn: rank %u runs it on version %llu, others on %llu to %llu", (unsigned long long)e->step,
-              e->job->rank, (unsigned long long)version, (unsigned long long)least[0], (unsigned long long)~least[1]);
+    weft_fail(&error, WEFT_ERR_INTERNAL,
+              "step %llu is torn: rank %u runs it on version %llu, others on %llu to %llu",
+              (unsigned long long)e->step, e->job->rank, (unsigned long long)version,
+              (unsigned long long)least[0], (unsigned long long)~least[1]);
     run_abort(e->job, &error);
 }
 
@@ -196,7 +200,8 @@ static void decode_token(engine_t *e, const engine_command_t *command)
     count_token(e);
     e->job->account.steps++;
     if (e->job->options.trace)
-        run_trace_add(&e->job->trace, &(weft_span_t){"step", start, weft_now_ns(), e->version, (uint32_t)e->step});
+        run_trace_add(&e->job->trace,
+                      &(weft_span_t){"step", start, weft_now_ns(), e->version, (uint32_t)e->step});
     e->job->account.step_us_total += (weft_now_ns() - start) / 1000;
 }
 
@@ -332,9 +337,12 @@ static weft_status_t read_eval(engine_t *e, weft_error_t *error)
     if (e->job->options.eval_bytes && e->job->options.eval_bytes < e->eval_size)
         e->eval_size = e->job->options.eval_bytes;
     e->eval_text = malloc(e->eval_size + 1);
-    bool whole = e->eval_text && e->eval_size > 1 && fread(e->eval_text, 1, e->eval_size, file) == e->eval_size;
+    bool whole =
+        e->eval_text && e->eval_size > 1 && fread(e->eval_text, 1, e->eval_size, file) == e->eval_size;
     fclose(file);
-    return whole ? WEFT_OK : weft_fail(error, WEFT_ERR_IO, "%s cannot be read whole, or holds fewer than 2 bytes", path);
+    return whole
+               ? WEFT_OK
+               : weft_fail(error, WEFT_ERR_IO, "%s cannot be read whole, or holds fewer than 2 bytes", path);
 }
 
 /* The first version that does not fail is waited for without a step open: the replica is parked. */
@@ -352,7 +360,8 @@ static bool wait_for_first(engine_t *e, weft_error_t *error)
             if (!go_on[0] && !go_on[1] && e->concluded == e->asked)
                 ask_for_next(e);
             if (status.phase == WEFT_ROLLOUT_LOST)
-                run_abort(e->job, &(weft_error_t){WEFT_ERR_PEER_LOST, "the replica lost a rank before the first version"});
+                run_abort(e->job, &(weft_error_t){WEFT_ERR_PEER_LOST,
+                                                  "the replica lost a rank before the first version"});
         }
         MPI_Bcast(go_on, 2, MPI_UINT32_T, 0, e->job->replica);
         if (go_on[0])
@@ -376,8 +385,8 @@ static weft_status_t dump(engine_t *e, weft_error_t *error)
     for (uint32_t i = 0; i < count; i++)
         tensors[i] = weft_rollout_tensor(e->rollout, i);
     weft_rollout_get_stats(e->rollout, &stats);
-    weft_status_t status = dump_write(job->options.dump, job->rank - weft_plan_num_trainers(job->plan), tensors, count, job->plan,
-                                      stats.digest, error);
+    weft_status_t status = dump_write(job->options.dump, job->rank - weft_plan_num_trainers(job->plan),
+                                      tensors, count, job->plan, stats.digest, error);
     free(tensors);
     return status;
 }

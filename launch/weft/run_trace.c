@@ -1,5 +1,5 @@
-/* The timeline of a run, in the Trace Event Format that Perfetto and chrome://tracing open: a process a rank, a row for each kind of
- * span. Ranks of one node share a clock; across nodes the clocks are not aligned. */
+/* The timeline of a run, in the Trace Event Format that Perfetto and chrome://tracing open: a process a rank,
+ * a row for each kind of span. Ranks of one node share a clock; across nodes the clocks are not aligned. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +15,8 @@ void run_trace_add(void *user, const weft_span_t *span)
     run_trace_t *trace = user;
     pthread_mutex_lock(&trace->mutex);
     size_t capacity = trace->capacity;
-    if (trace->count < MAX_SPANS && weft_array_reserve((void **)&trace->spans, trace->count + 1, &capacity, sizeof *trace->spans)) {
+    if (trace->count < MAX_SPANS &&
+        weft_array_reserve((void **)&trace->spans, trace->count + 1, &capacity, sizeof *trace->spans)) {
         trace->capacity = (uint32_t)capacity;
         trace->spans[trace->count++] = *span;
     }
@@ -30,13 +31,18 @@ static char *format_spans(const run_job_t *job, size_t *length)
     if (!out)
         return NULL;
     const char *role = job->replica == MPI_COMM_NULL ? "trainer" : "rollout";
-    fprintf(out, "%s{\"ph\": \"M\", \"name\": \"process_name\", \"pid\": %u, \"args\": {\"name\": \"%s rank %u\"}}", job->rank ? ",\n" : "", job->rank,
-            role, job->rank);
+    fprintf(
+        out,
+        "%s{\"ph\": \"M\", \"name\": \"process_name\", \"pid\": %u, \"args\": {\"name\": \"%s rank %u\"}}",
+        job->rank ? ",\n" : "", job->rank, role, job->rank);
     for (uint32_t i = 0; i < job->trace.count; i++) {
         const weft_span_t *span = &job->trace.spans[i];
-        fprintf(out, ",\n{\"ph\": \"X\", \"name\": \"%s\", \"pid\": %u, \"tid\": \"%s\", \"ts\": %.3f, \"dur\": %.3f, \"args\": {\"version\": %llu, \"index\": %u}}",
-                span->name, job->rank, span->name, (double)span->start_ns / 1e3, (double)(span->end_ns - span->start_ns) / 1e3,
-                (unsigned long long)span->version, span->index);
+        fprintf(out,
+                ",\n{\"ph\": \"X\", \"name\": \"%s\", \"pid\": %u, \"tid\": \"%s\", \"ts\": %.3f, \"dur\": "
+                "%.3f, \"args\": {\"version\": %llu, \"index\": %u}}",
+                span->name, job->rank, span->name, (double)span->start_ns / 1e3,
+                (double)(span->end_ns - span->start_ns) / 1e3, (unsigned long long)span->version,
+                span->index);
     }
     return fclose(out) == 0 ? text : NULL;
 }

@@ -1,5 +1,5 @@
-/* A trainer of the main job: holds its shards of a checkpoint in memory of its own, as a trainer would, and publishes
- * the next checkpoint when the rollout asks for it. */
+/* A trainer of the main job: holds its shards of a checkpoint in memory of its own, as a trainer would, and
+ * publishes the next checkpoint when the rollout asks for it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +34,8 @@ static weft_status_t bind_shard(trainer_state_t *state, uint32_t index, weft_err
         return WEFT_OK;
     state->shards[index] = aligned_alloc(64, (rows * cols * weft_dtype_bytes(tensor->dtype) + 63) / 64 * 64);
     if (!state->shards[index])
-        return weft_fail(error, WEFT_ERR_NO_MEMORY, "trainer rank %u: no memory for its shard of %s", state->job->rank, tensor->name);
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "trainer rank %u: no memory for its shard of %s",
+                         state->job->rank, tensor->name);
     return weft_trainer_bind(state->trainer, tensor->name, state->shards[index], 0, error);
 }
 
@@ -46,16 +47,22 @@ static void copy_box(const weft_tensor_t *tensor, const weft_box_t *box, uint8_t
     uint64_t ld = tensor->shape[tensor->num_dims - 1];
     uint64_t first_row = box->num_dims > 1 ? box->offset[0] : 0, first_col = box->offset[box->num_dims - 1];
     for (uint64_t row = 0; row < rows; row++)
-        memcpy(out + row * cols * element, (const uint8_t *)tensor->data + ((first_row + row) * ld + first_col) * element, cols * element);
+        memcpy(out + row * cols * element,
+               (const uint8_t *)tensor->data + ((first_row + row) * ld + first_col) * element,
+               cols * element);
 }
 
-static weft_status_t check_same(const weft_tensor_t *expected, const weft_tensor_t *found, const char *dir, weft_error_t *error)
+static weft_status_t check_same(const weft_tensor_t *expected, const weft_tensor_t *found, const char *dir,
+                                weft_error_t *error)
 {
     if (!found)
-        return weft_fail(error, WEFT_ERR_MISSING_TENSOR, "%s has no tensor %s, which the first checkpoint has", dir, expected->name);
+        return weft_fail(error, WEFT_ERR_MISSING_TENSOR,
+                         "%s has no tensor %s, which the first checkpoint has", dir, expected->name);
     if (found->dtype != expected->dtype || found->num_dims != expected->num_dims ||
         memcmp(found->shape, expected->shape, expected->num_dims * sizeof *expected->shape) != 0)
-        return weft_fail(error, WEFT_ERR_SHAPE, "%s: tensor %s has another shape or dtype than in the first checkpoint", dir, expected->name);
+        return weft_fail(error, WEFT_ERR_SHAPE,
+                         "%s: tensor %s has another shape or dtype than in the first checkpoint", dir,
+                         expected->name);
     return WEFT_OK;
 }
 
@@ -70,7 +77,8 @@ static weft_status_t load_shards(trainer_state_t *state, const char *dir, weft_e
         const weft_tensor_t *found = weft_model_find(model, expected->name);
         weft_box_t box;
         status = check_same(expected, found, dir, error);
-        if (status == WEFT_OK && state->shards[i] && weft_trainer_box(state->trainer, expected->name, &box) == WEFT_OK)
+        if (status == WEFT_OK && state->shards[i] &&
+            weft_trainer_box(state->trainer, expected->name, &box) == WEFT_OK)
             copy_box(found, &box, state->shards[i]);
     }
     weft_model_close(model);
@@ -91,7 +99,8 @@ static void wait_for_go(run_job_t *job, uint32_t index)
         weft_sleep_us(200);
     }
     if (asked != index)
-        run_abort(job, &(weft_error_t){WEFT_ERR_PROTOCOL, "the rollout asked for another version than the trainers hold next"});
+        run_abort(job, &(weft_error_t){WEFT_ERR_PROTOCOL,
+                                       "the rollout asked for another version than the trainers hold next"});
 }
 
 static void tell_result(run_job_t *job, uint32_t index, bool failed)
@@ -114,9 +123,11 @@ static weft_status_t publish_one(trainer_state_t *state, uint32_t index, int *co
     const char *dir = job->options.model_dirs[index % job->options.num_models];
     WEFT_TRY(load_shards(state, dir, error));
     WEFT_TRY(weft_trainer_publish(state->trainer, index + 1, error));
-    weft_status_t status = weft_trainer_wait(state->trainer, index + 1, WEFT_PUBLISH_RELEASED, job->options.timeout_us, error);
+    weft_status_t status =
+        weft_trainer_wait(state->trainer, index + 1, WEFT_PUBLISH_RELEASED, job->options.timeout_us, error);
     if (status == WEFT_OK)
-        status = weft_trainer_wait(state->trainer, index + 1, WEFT_PUBLISH_APPLIED, job->options.timeout_us, error);
+        status = weft_trainer_wait(state->trainer, index + 1, WEFT_PUBLISH_APPLIED, job->options.timeout_us,
+                                   error);
     if (status != WEFT_OK && !can_go_on(status))
         return status;
     if (status != WEFT_OK) {
@@ -142,7 +153,8 @@ int run_trainer(run_job_t *job)
 {
     weft_error_t error;
     int code = EXIT_OK;
-    trainer_state_t state = {.job = job, .shards = calloc(weft_model_num_tensors(job->model) + 1, sizeof(uint8_t *))};
+    trainer_state_t state = {.job = job,
+                             .shards = calloc(weft_model_num_tensors(job->model) + 1, sizeof(uint8_t *))};
     weft_status_t status = state.shards ? weft_trainer_create(job->session, &state.trainer, &error)
                                         : weft_fail(&error, WEFT_ERR_NO_MEMORY, "no memory for the shards");
     for (uint32_t i = 0; i < weft_model_num_tensors(job->model) && status == WEFT_OK; i++)

@@ -46,17 +46,20 @@ static void compare_tensor(tally_t *tally, const char *file, const weft_tensor_t
 {
     tally->tensors++;
     tally->bytes += a->bytes;
-    if (a->dtype == b->dtype && a->num_dims == b->num_dims && memcmp(a->shape, b->shape, a->num_dims * sizeof *a->shape) == 0) {
+    if (a->dtype == b->dtype && a->num_dims == b->num_dims &&
+        memcmp(a->shape, b->shape, a->num_dims * sizeof *a->shape) == 0) {
         compare_bytes(tally, file, a, b);
         return;
     }
     char what[320], x[WEFT_SHAPE_TEXT_BYTES], y[WEFT_SHAPE_TEXT_BYTES];
     snprintf(what, sizeof what, "%s %s in the first, %s %s in the second", weft_dtype_name(a->dtype),
-             weft_shape_text(a->shape, a->num_dims, x), weft_dtype_name(b->dtype), weft_shape_text(b->shape, b->num_dims, y));
+             weft_shape_text(a->shape, a->num_dims, x), weft_dtype_name(b->dtype),
+             weft_shape_text(b->shape, b->num_dims, y));
     mismatch(tally, file, a->name, what);
 }
 
-static void compare_opened(tally_t *tally, const char *name, const weft_safetensors_t *a, const weft_safetensors_t *b)
+static void compare_opened(tally_t *tally, const char *name, const weft_safetensors_t *a,
+                           const weft_safetensors_t *b)
 {
     for (uint32_t i = 0; i < weft_safetensors_count(a); i++) {
         const weft_tensor_t *mine = weft_safetensors_tensor(a, i);
@@ -106,7 +109,8 @@ static bool exists(const char *dir, const char *name)
     return snprintf(path, sizeof path, "%s/%s", dir, name) < (int)sizeof path && stat(path, &info) == 0;
 }
 
-static weft_status_t compare_pair(tally_t *tally, const char *a, const char *b, const char *name, weft_error_t *error)
+static weft_status_t compare_pair(tally_t *tally, const char *a, const char *b, const char *name,
+                                  weft_error_t *error)
 {
     char path_a[4096], path_b[4096];
     snprintf(path_a, sizeof path_a, "%s/%s", a, name);
@@ -119,7 +123,8 @@ static weft_status_t compare_directories(tally_t *tally, const char *a, const ch
     struct dirent **in_a, **in_b;
     int count_a = scandir(a, &in_a, is_safetensors, alphasort);
     int count_b = scandir(b, &in_b, is_safetensors, alphasort);
-    weft_status_t status = count_a > 0 ? WEFT_OK : weft_fail(error, WEFT_ERR_IO, "%s holds no .safetensors file", a);
+    weft_status_t status =
+        count_a > 0 ? WEFT_OK : weft_fail(error, WEFT_ERR_IO, "%s holds no .safetensors file", a);
     for (int i = 0; i < count_a; i++) {
         if (status == WEFT_OK && !exists(b, in_a[i]->d_name))
             mismatch(tally, in_a[i]->d_name, "", "only in the first");
@@ -144,7 +149,8 @@ int command_verify(int argc, char **argv)
     const command_spec_t spec = {
         .name = "verify",
         .synopsis = "A B",
-        .about = "Compare two safetensors files, or all of two directories: names, dtypes, shapes, bytes. Names the first\n"
+        .about = "Compare two safetensors files, or all of two directories: names, dtypes, shapes, bytes. "
+                 "Names the first\n"
                  "difference of each tensor; exit 1 on any.",
         .min_positional = 2,
         .max_positional = 2,
@@ -165,6 +171,7 @@ int command_verify(int argc, char **argv)
     if (tally.mismatches > SHOWN_MISMATCHES)
         printf("... and %llu more\n", (unsigned long long)(tally.mismatches - SHOWN_MISMATCHES));
     printf("%llu files, %llu tensors, %llu bytes: %s\n", (unsigned long long)tally.files,
-           (unsigned long long)tally.tensors, (unsigned long long)tally.bytes, tally.mismatches ? "DIFFERENT" : "equal");
+           (unsigned long long)tally.tensors, (unsigned long long)tally.bytes,
+           tally.mismatches ? "DIFFERENT" : "equal");
     return tally.mismatches ? EXIT_CHECK_FAILED : EXIT_OK;
 }

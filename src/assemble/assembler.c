@@ -1,5 +1,6 @@
 /* In: buckets as they arrive. Out: units that are complete, layers that are staged.
- * Invariant: a unit is handed out exactly once a version, and only when every fragment it needs has arrived. */
+ * Invariant: a unit is handed out exactly once a version, and only when every fragment it needs has arrived.
+ */
 #include "src/assemble/assembler.h"
 
 #include <stdlib.h>
@@ -22,24 +23,25 @@ struct weft_assembler {
     const weft_log_t *log;
     unit_progress_t *units;
     round_progress_t *rounds;
-    bool *arrived;             /* [buckets] */
-    uint32_t *layer_units;     /* [layers]: units not yet staged */
-    uint32_t *unit_round;      /* [units] */
-    uint32_t *ready;           /* ring of complete units; each enters once, so a plain queue */
+    bool *arrived;         /* [buckets] */
+    uint32_t *layer_units; /* [layers]: units not yet staged */
+    uint32_t *unit_round;  /* [units] */
+    uint32_t *ready;       /* ring of complete units; each enters once, so a plain queue */
     size_t ready_head, ready_tail;
-    uint32_t granted;          /* rounds [0, granted) */
+    uint32_t granted; /* rounds [0, granted) */
     uint32_t rounds_left, layers_staged;
 };
 
 static const char *const state_names[] = {"EMPTY", "FILLING", "COMPLETE", "STAGED"};
 
-/* The only place where a unit changes state: forward by one, or over FILLING when a single fragment completes it. */
+/* The only place where a unit changes state: forward by one, or over FILLING when a single fragment completes
+ * it. */
 static void set_state(weft_assembler_t *a, uint32_t unit, weft_unit_state_t next)
 {
     unit_progress_t *progress = &a->units[unit];
     if (next <= progress->state)
-        weft_log_line(a->log, WEFT_LOG_ERROR, "unit %u of layer %s goes from %s back to %s: a bug in weft", unit,
-                      a->program->plan->layers->items[a->program->units[unit].layer].name,
+        weft_log_line(a->log, WEFT_LOG_ERROR, "unit %u of layer %s goes from %s back to %s: a bug in weft",
+                      unit, a->program->plan->layers->items[a->program->units[unit].layer].name,
                       state_names[progress->state], state_names[next]);
     progress->state = next;
     if (next == WEFT_UNIT_COMPLETE)
@@ -121,7 +123,8 @@ void weft_assembler_grant(weft_assembler_t *a, uint32_t round)
     finish_if_done(a, round);
 }
 
-static weft_status_t refuse_bucket(const weft_assembler_t *a, const weft_bucket_t *bucket, weft_error_t *error)
+static weft_status_t refuse_bucket(const weft_assembler_t *a, const weft_bucket_t *bucket,
+                                   weft_error_t *error)
 {
     const weft_fragment_t *fragment = &a->program->fragments[bucket->first_fragment];
     bool twice = bucket->round < a->granted;

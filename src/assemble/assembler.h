@@ -1,11 +1,12 @@
-/* The assembler: which buckets of a version have arrived, and so which units may be quantized and which layers are
- * whole. It holds no bytes and moves none.
+/* The assembler: which buckets of a version have arrived, and so which units may be quantized and which
+ * layers are whole. It holds no bytes and moves none.
  *
  *     unit:   EMPTY --first fragment--> FILLING --last fragment--> COMPLETE --quantized--> STAGED
  *     layer:  COMPLETE when all its units are, STAGED when all their outputs are written
  *
- * Coverage is exact: each bucket is expected once, the plan has proven that the buckets cover each unit once, so a
- * unit with no fragment outstanding is complete and a bucket that comes twice is an error, never progress.
+ * Coverage is exact: each bucket is expected once, the plan has proven that the buckets cover each unit once,
+ * so a unit with no fragment outstanding is complete and a bucket that comes twice is an error, never
+ * progress.
  */
 #ifndef WEFT_ASSEMBLE_ASSEMBLER_H
 #define WEFT_ASSEMBLE_ASSEMBLER_H
@@ -32,8 +33,8 @@ void weft_assembler_begin(weft_assembler_t *assembler);
 void weft_assembler_grant(weft_assembler_t *assembler, uint32_t round);
 
 /* A bucket has arrived.
- * **Returns** WEFT_OK; WEFT_ERR_PROTOCOL with the route, the round and the tensor in `error` when it had arrived before or its round is
- * not granted. */
+ * **Returns** WEFT_OK; WEFT_ERR_PROTOCOL with the route, the round and the tensor in `error` when it had
+ * arrived before or its round is not granted. */
 weft_status_t weft_assembler_arrive(weft_assembler_t *assembler, uint32_t bucket, weft_error_t *error);
 
 /* Take the next unit that is complete, in order of completion; false when there is none. */
@@ -48,7 +49,8 @@ bool weft_assembler_round_done(const weft_assembler_t *assembler, uint32_t round
 /* Whether every round is. */
 bool weft_assembler_done(const weft_assembler_t *assembler);
 
-/* The first bucket of a granted round that has not arrived: what a stall waits for. False when none is missing. */
+/* The first bucket of a granted round that has not arrived: what a stall waits for. False when none is
+ * missing. */
 bool weft_assembler_missing(const weft_assembler_t *assembler, uint32_t *bucket);
 
 /* The round that a unit belongs to. */

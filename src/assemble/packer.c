@@ -6,10 +6,12 @@
 
 const uint8_t *weft_shard_at(const weft_shard_t *shard, size_t element_bytes, uint32_t row, uint32_t col)
 {
-    return shard->data + ((size_t)(row - shard->box.row) * shard->ld_elems + (col - shard->box.col)) * element_bytes;
+    return shard->data +
+           ((size_t)(row - shard->box.row) * shard->ld_elems + (col - shard->box.col)) * element_bytes;
 }
 
-bool weft_bucket_in_place(const weft_program_t *program, const weft_shard_t *shards, const weft_bucket_t *bucket)
+bool weft_bucket_in_place(const weft_program_t *program, const weft_shard_t *shards,
+                          const weft_bucket_t *bucket)
 {
     const weft_shard_t *shard = &shards[program->fragments[bucket->first_fragment].tensor];
     bool one_row = bucket->num_fragments == 1 && program->fragments[bucket->first_fragment].rect.rows == 1;
@@ -22,12 +24,12 @@ static void pack_amax(const weft_kernels_t *kernels, const weft_shard_t *shard, 
     weft_rect_t rect = fragment->rect;
     uint32_t row, col; /* a NaN is refused where it is quantized; here only the finite ones count */
     memset(out, 0, fragment->bytes);
-    kernels->amax(weft_shard_at(shard, weft_dtype_bytes(dtype), rect.row, rect.col), shard->ld_elems, rect.rows,
-                  rect.cols, dtype, (uint16_t *)out, &row, &col);
+    kernels->amax(weft_shard_at(shard, weft_dtype_bytes(dtype), rect.row, rect.col), shard->ld_elems,
+                  rect.rows, rect.cols, dtype, (uint16_t *)out, &row, &col);
 }
 
-static void pack_fragment(const weft_program_t *program, const weft_kernels_t *kernels, const weft_shard_t *shards,
-                          const weft_fragment_t *fragment, uint8_t *out)
+static void pack_fragment(const weft_program_t *program, const weft_kernels_t *kernels,
+                          const weft_shard_t *shards, const weft_fragment_t *fragment, uint8_t *out)
 {
     const weft_shard_t *shard = &shards[fragment->tensor];
     weft_dtype_t dtype = weft_model_tensor(program->plan->model, fragment->tensor)->dtype;
@@ -40,8 +42,8 @@ static void pack_fragment(const weft_program_t *program, const weft_kernels_t *k
                       rect.cols * element, out);
 }
 
-void weft_pack_bucket(const weft_program_t *program, const weft_kernels_t *kernels, const weft_shard_t *shards,
-                      const weft_bucket_t *bucket, uint8_t *out)
+void weft_pack_bucket(const weft_program_t *program, const weft_kernels_t *kernels,
+                      const weft_shard_t *shards, const weft_bucket_t *bucket, uint8_t *out)
 {
     uint32_t end = 0;
     for (uint32_t i = 0; i < bucket->num_fragments; i++) {

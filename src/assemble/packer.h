@@ -14,12 +14,14 @@ typedef struct weft_shard {
 /* The address of element (row, col) of the tensor, which must lie in the shard. */
 const uint8_t *weft_shard_at(const weft_shard_t *shard, size_t element_bytes, uint32_t row, uint32_t col);
 
-/* Whether a bucket can be sent from where it lies: contiguous by the plan, and the shard's rows touch each other. */
-bool weft_bucket_in_place(const weft_program_t *program, const weft_shard_t *shards, const weft_bucket_t *bucket);
+/* Whether a bucket can be sent from where it lies: contiguous by the plan, and the shard's rows touch each
+ * other. */
+bool weft_bucket_in_place(const weft_program_t *program, const weft_shard_t *shards,
+                          const weft_bucket_t *bucket);
 
 /* Write all fragments of `bucket` (data, amax vectors) into `out` [bucket->bytes]; alignment gaps are zeroed.
  * Digest fragments are left to the caller. `shards` is indexed by tensor. */
-void weft_pack_bucket(const weft_program_t *program, const weft_kernels_t *kernels, const weft_shard_t *shards,
-                      const weft_bucket_t *bucket, uint8_t *out);
+void weft_pack_bucket(const weft_program_t *program, const weft_kernels_t *kernels,
+                      const weft_shard_t *shards, const weft_bucket_t *bucket, uint8_t *out);
 
 #endif

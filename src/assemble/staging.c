@@ -12,7 +12,8 @@ weft_status_t weft_staging_create(const weft_program_t *program, weft_staging_t 
 {
     size_t slot = align_up(program->slot_bytes);
     size_t table = align_up(program->amax_rows * sizeof(uint16_t));
-    weft_staging_t made = {.program = program, .bytes = WEFT_STAGING_SLOTS * slot + WEFT_STAGING_TABLES * table};
+    weft_staging_t made = {.program = program,
+                           .bytes = WEFT_STAGING_SLOTS * slot + WEFT_STAGING_TABLES * table};
     made.memory = aligned_alloc(WEFT_FRAGMENT_ALIGN, made.bytes ? made.bytes : WEFT_FRAGMENT_ALIGN);
     if (!made.memory)
         return WEFT_ERR_NO_MEMORY;
@@ -60,5 +61,6 @@ void weft_staging_fold_amax(const weft_staging_t *staging, const weft_fragment_t
 
 const uint16_t *weft_staging_amax(const weft_staging_t *staging, uint32_t round, const weft_unit_t *unit)
 {
-    return unit->amax_row == UINT32_MAX ? NULL : staging->tables[round % WEFT_STAGING_TABLES] + unit->amax_row;
+    return unit->amax_row == UINT32_MAX ? NULL
+                                        : staging->tables[round % WEFT_STAGING_TABLES] + unit->amax_row;
 }

@@ -1,5 +1,6 @@
-/* Staging: the memory that buckets land in. Two slots that rounds alternate between, and three tables for amax
- * vectors, because round r is still being quantized with its table while r+1's is complete and r+2's arrives.
+/* Staging: the memory that buckets land in. Two slots that rounds alternate between, and three tables for
+ * amax vectors, because round r is still being quantized with its table while r+1's is complete and r+2's
+ * arrives.
  *
  *     slot 0: round r     slot 1: round r+1      table r mod 3, (r+1) mod 3, (r+2) mod 3
  *     [bucket][bucket]..  [bucket]..             [bf16 a row]..
@@ -33,7 +34,8 @@ const uint8_t *weft_staging_fragment(const weft_staging_t *staging, const weft_f
 /* Forget the amax of round `round`, before anything that carries it is posted. */
 void weft_staging_clear_amax(const weft_staging_t *staging, uint32_t round);
 
-/* Take the maximum of an arrived amax fragment into the table of its unit's round (the one after its bucket's). */
+/* Take the maximum of an arrived amax fragment into the table of its unit's round (the one after its
+ * bucket's). */
 void weft_staging_fold_amax(const weft_staging_t *staging, const weft_fragment_t *fragment);
 
 /* The amax of a unit's rows, or NULL when none was sent ahead. */

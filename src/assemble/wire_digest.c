@@ -61,7 +61,8 @@ void weft_wire_digests_finish(weft_wire_digests_t *digests)
         if (digests->hashers[i])
             weft_hasher_reset(digests->hashers[i]);
     for (size_t i = 0; i < program->rounds[program->num_rounds - 1].first_bucket; i++)
-        weft_hasher_add(digests->hashers[program->buckets[i].route], &digests->buckets[i], sizeof *digests->buckets);
+        weft_hasher_add(digests->hashers[program->buckets[i].route], &digests->buckets[i],
+                        sizeof *digests->buckets);
     for (size_t i = 0; i < routes; i++)
         if (digests->hashers[i])
             digests->routes[i] = weft_hasher_digest(digests->hashers[i]);

@@ -1,7 +1,9 @@
-/* What travelled, as one digest a route: the trainer sends its own in the last round, the rollout rank compares.
+/* What travelled, as one digest a route: the trainer sends its own in the last round, the rollout rank
+ * compares.
  *
- * A fragment's digest counts within the fragment as sent (docs/numerics.md); a bucket's is XXH3-128 over those of its
- * fragments, a route's XXH3-128 over those of its buckets in sequence: lost, doubled and swapped fragments all show. */
+ * A fragment's digest counts within the fragment as sent (docs/numerics.md); a bucket's is XXH3-128 over
+ * those of its fragments, a route's XXH3-128 over those of its buckets in sequence: lost, doubled and swapped
+ * fragments all show. */
 #ifndef WEFT_ASSEMBLE_WIRE_DIGEST_H
 #define WEFT_ASSEMBLE_WIRE_DIGEST_H
 
@@ -9,8 +11,8 @@
 
 typedef struct weft_wire_digests {
     const weft_program_t *program;
-    weft_digest_t *buckets; /* [buckets]: digest of each that was sent or has arrived */
-    weft_digest_t *routes;  /* [routes of the plan]: filled by weft_wire_digests_finish */
+    weft_digest_t *buckets;       /* [buckets]: digest of each that was sent or has arrived */
+    weft_digest_t *routes;        /* [routes of the plan]: filled by weft_wire_digests_finish */
     struct weft_hasher **hashers; /* [routes]: NULL where this rank has no part */
     struct weft_hasher *scratch;
 } weft_wire_digests_t;

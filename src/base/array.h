@@ -25,7 +25,8 @@
 #define WEFT_ARRAY_RESERVE(array, wanted)                                                                    \
     weft_array_reserve((void **)&(array)->items, (wanted), &(array)->capacity, sizeof *(array)->items)
 
-#define WEFT_ARRAY_FREE(array) (free((array)->items), (array)->items = NULL, (array)->count = (array)->capacity = 0)
+#define WEFT_ARRAY_FREE(array)                                                                               \
+    (free((array)->items), (array)->items = NULL, (array)->count = (array)->capacity = 0)
 
 /* Grow geometrically so that `wanted` elements fit. */
 bool weft_array_reserve(void **items, size_t wanted, size_t *capacity, size_t element_bytes);

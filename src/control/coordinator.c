@@ -14,7 +14,8 @@ static const char *const replica_names[WEFT_REPLICA_STATE_COUNT] = {
 
 #define TO(id) (1u << WEFT_COORDINATOR_##id)
 
-/* From each state, where it may go. RECOVERING is entered again when a dead rank comes back with a higher term. */
+/* From each state, where it may go. RECOVERING is entered again when a dead rank comes back with a higher
+ * term. */
 static const unsigned transitions[WEFT_COORDINATOR_STATE_COUNT] = {
     [WEFT_COORDINATOR_RECOVERING] = TO(IDLE) | TO(TRANSFER) | TO(STOPPING) | TO(DRAINING) | TO(DEPOSED),
     [WEFT_COORDINATOR_IDLE] = TO(TRANSFER) | TO(RECOVERING) | TO(DEPOSED),
@@ -32,7 +33,8 @@ static const unsigned replica_transitions[WEFT_REPLICA_STATE_COUNT] = {
     [WEFT_REPLICA_IDLE] = ~0u, /* a version begins, or is recovered */
     [WEFT_REPLICA_RECEIVING] = REPLICA_TO(IDLE) | REPLICA_TO(AUTHORIZED) | REPLICA_TO(DROPPED) |
                                REPLICA_TO(ABORTED) | REPLICA_TO(LOST),
-    [WEFT_REPLICA_AUTHORIZED] = REPLICA_TO(IDLE) | REPLICA_TO(APPLIED) | REPLICA_TO(ABORTED) | REPLICA_TO(LOST),
+    [WEFT_REPLICA_AUTHORIZED] =
+        REPLICA_TO(IDLE) | REPLICA_TO(APPLIED) | REPLICA_TO(ABORTED) | REPLICA_TO(LOST),
     [WEFT_REPLICA_DROPPED] = REPLICA_TO(IDLE) | REPLICA_TO(ABORTED) | REPLICA_TO(LOST),
     [WEFT_REPLICA_APPLIED] = REPLICA_TO(IDLE) | REPLICA_TO(LOST),
     [WEFT_REPLICA_ABORTED] = REPLICA_TO(IDLE) | REPLICA_TO(LOST),
@@ -49,11 +51,13 @@ const char *weft_replica_state_name(weft_replica_state_t state)
     return (unsigned)state < WEFT_REPLICA_STATE_COUNT ? replica_names[state] : "?";
 }
 
-bool weft_coordinator_set_state(weft_coordinator_t *c, weft_coordinator_state_t state, const weft_sink_t *sink)
+bool weft_coordinator_set_state(weft_coordinator_t *c, weft_coordinator_state_t state,
+                                const weft_sink_t *sink)
 {
     bool allowed = (transitions[c->state] & 1u << state) != 0;
     weft_emit_log(sink, allowed ? WEFT_LOG_INFO : WEFT_LOG_ERROR, "coordinator: version %llu: %s%s -> %s",
-                  (unsigned long long)c->version, allowed ? "" : "no way from ", names[c->state], names[state]);
+                  (unsigned long long)c->version, allowed ? "" : "no way from ", names[c->state],
+                  names[state]);
     if (allowed)
         c->state = state;
     return allowed;
@@ -64,8 +68,9 @@ void weft_coordinator_set_replica(weft_coordinator_t *c, uint32_t replica, weft_
 {
     bool allowed = (replica_transitions[c->replica[replica]] & 1u << state) != 0;
     weft_emit_log(sink, allowed ? WEFT_LOG_DEBUG : WEFT_LOG_ERROR,
-                  "coordinator: version %llu: replica %u: %s%s -> %s", (unsigned long long)c->version, replica,
-                  allowed ? "" : "no way from ", replica_names[c->replica[replica]], replica_names[state]);
+                  "coordinator: version %llu: replica %u: %s%s -> %s", (unsigned long long)c->version,
+                  replica, allowed ? "" : "no way from ", replica_names[c->replica[replica]],
+                  replica_names[state]);
     if (allowed)
         c->replica[replica] = state;
 }
@@ -124,7 +129,8 @@ static void in_recovering(weft_coordinator_t *c, const weft_sink_t *sink)
         weft_coordinator_recover(c, sink);
 }
 
-/* Someone knows a higher term than ours. **Returns** true when this coordinator goes on (with a higher one still). */
+/* Someone knows a higher term than ours. **Returns** true when this coordinator goes on (with a higher one
+ * still). */
 static bool outbid(weft_coordinator_t *c, const weft_peer_view_t *peer, const weft_sink_t *sink)
 {
     if (c->state != WEFT_COORDINATOR_RECOVERING && !peer->dead) {

@@ -1,5 +1,5 @@
-/* The coordinator: begins a version when every trainer has published it, authorizes each replica by itself, stops
- * a transfer that failed, finds out who is dead, and tells the trainers what became of their version.
+/* The coordinator: begins a version when every trainer has published it, authorizes each replica by itself,
+ * stops a transfer that failed, finds out who is dead, and tells the trainers what became of their version.
  *
  *   of a version                                          of a replica in it
  *                                                                       BEGIN
@@ -19,11 +19,12 @@
  *                |            v             |   |            | APPLIED |  |           ABORTED            |
  *                |      +----------+        |   |            +---------+  +------------------------------+
  *                |      | DRAINING |--------+   |
- *                |      +----------+            |            LOST: a rank of it is dead; from everywhere, for good
+ *                |      +----------+            |            LOST: a rank of it is dead; from everywhere, for
+ * good
  *                +------------+-----------------+
  *
- * It is level-triggered: it keeps the last state every rank told it, and `weft_coordinator_advance` compares that with
- * what is wanted. A new coordinator therefore needs nothing from the old one but a higher term.
+ * It is level-triggered: it keeps the last state every rank told it, and `weft_coordinator_advance` compares
+ * that with what is wanted. A new coordinator therefore needs nothing from the old one but a higher term.
  */
 #ifndef WEFT_CONTROL_COORDINATOR_H
 #define WEFT_CONTROL_COORDINATOR_H
@@ -81,8 +82,8 @@ typedef struct weft_coordinator {
     bool stop_decided; /* stop_round holds */
     uint32_t stop_round;
     uint64_t term;
-    uint64_t version;  /* in flight, or the last one that was */
-    uint64_t done;     /* highest with an outcome */
+    uint64_t version;         /* in flight, or the last one that was */
+    uint64_t done;            /* highest with an outcome */
     uint64_t waiting_version; /* published by some trainers, not by all */
     uint64_t waiting_until_us;
     uint64_t now_us;
@@ -108,12 +109,14 @@ typedef struct weft_coordinator {
 const char *weft_coordinator_state_name(weft_coordinator_state_t state);
 const char *weft_replica_state_name(weft_replica_state_t state);
 
-/* Set up a coordinator. `stored_term`: the last one given to STORE_TERM, or 0 when nothing was stored: then it first asks every
- * rank. `now_us` starts the clock by which silent ranks are dead. About 400 KiB: allocate it. */
-void weft_coordinator_init(weft_coordinator_t *coordinator, const weft_control_config_t *config, uint32_t rank,
-                           uint64_t stored_term, uint64_t now_us);
+/* Set up a coordinator. `stored_term`: the last one given to STORE_TERM, or 0 when nothing was stored: then
+ * it first asks every rank. `now_us` starts the clock by which silent ranks are dead. About 400 KiB: allocate
+ * it. */
+void weft_coordinator_init(weft_coordinator_t *coordinator, const weft_control_config_t *config,
+                           uint32_t rank, uint64_t stored_term, uint64_t now_us);
 
 /* Handle one event: MESSAGE, TICK. */
-void weft_coordinator_handle(weft_coordinator_t *coordinator, const weft_event_t *event, const weft_sink_t *sink);
+void weft_coordinator_handle(weft_coordinator_t *coordinator, const weft_event_t *event,
+                             const weft_sink_t *sink);
 
 #endif

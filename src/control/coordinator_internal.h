@@ -1,5 +1,6 @@
-/* The three parts of the coordinator, for each other only: coordinator.c takes reports in and finds out who is dead,
- * coordinator_version.c decides, coordinator_send.c tells each rank what its state lacks. */
+/* The parts of the coordinator, for each other only: coordinator.c takes reports in and finds out who is
+ * dead, _view.c reads them, _version.c and _replica.c decide, _recover.c does so after a restart, _send.c
+ * tells each rank what it lacks. */
 #ifndef WEFT_CONTROL_COORDINATOR_INTERNAL_H
 #define WEFT_CONTROL_COORDINATOR_INTERNAL_H
 
@@ -27,19 +28,62 @@ static inline weft_replica_state_t weft_replica_of(const weft_coordinator_t *c, 
 }
 
 /* coordinator.c */
-bool weft_coordinator_set_state(weft_coordinator_t *c, weft_coordinator_state_t state, const weft_sink_t *sink);
+bool weft_coordinator_set_state(weft_coordinator_t *c, weft_coordinator_state_t state,
+                                const weft_sink_t *sink);
 void weft_coordinator_set_replica(weft_coordinator_t *c, uint32_t replica, weft_replica_state_t state,
                                   const weft_sink_t *sink);
 
+/* coordinator_view.c: a peer by number, or its view */
+typedef bool (*weft_peer_test_t)(const weft_coordinator_t *c, uint32_t peer);
+typedef bool (*weft_view_test_t)(const weft_coordinator_t *c, const weft_peer_view_t *view);
+
+bool weft_peer_takes_part(const weft_coordinator_t *c, uint32_t peer);
+bool weft_peer_is_through(const weft_coordinator_t *c, uint32_t peer); /* needs no more of the transfer */
+const char *weft_peer_kind(const weft_coordinator_t *c, uint32_t peer);
+bool weft_view_holds(const weft_coordinator_t *c, const weft_peer_view_t *view);
+bool weft_view_is_prepared(const weft_coordinator_t *c, const weft_peer_view_t *view); /* or further */
+bool weft_view_has_applied(const weft_coordinator_t *c, const weft_peer_view_t *view);
+bool weft_view_gave_up(const weft_coordinator_t *c, const weft_peer_view_t *view);
+
+/* Count the ranks of a replica for which `test` holds. */
+uint32_t weft_replica_count(const weft_coordinator_t *c, uint32_t replica, weft_view_test_t test);
+
+/* Keep the first failure of the version in flight, as a text, as "kind N: text", or as the peers that are
+ * missing: those that `asked` includes and `test` does not hold for. */
+void weft_coordinator_note_reason(weft_coordinator_t *c, weft_status_t status, const char *text);
+void weft_coordinator_note_peer(weft_coordinator_t *c, uint32_t peer, weft_status_t status, const char *text);
+void weft_coordinator_note_missing(weft_coordinator_t *c, const char *what, weft_peer_test_t asked,
+                                   weft_peer_test_t test);
+
+/* coordinator_replica.c */
+bool weft_replica_is_receiving(weft_replica_state_t state);
+bool weft_replica_is_decided(weft_replica_state_t state); /* AUTHORIZED or APPLIED */
+void weft_coordinator_advance_replicas(weft_coordinator_t *c, const weft_sink_t *sink);
+uint32_t weft_coordinator_count_replicas(const weft_coordinator_t *c, weft_replica_state_t state);
+
+/* The first rank of a TP index to report sets the digest for that index; only replicas in a `wanted` state
+ * are asked. */
+void weft_coordinator_note_digests(weft_coordinator_t *c, bool (*wanted)(weft_replica_state_t state));
+
 /* coordinator_version.c */
+void weft_coordinator_begin_stop(weft_coordinator_t *c, const weft_sink_t *sink);
+
+/* The drain cannot complete without the dead: transports are aborted, and with them the session's. */
+void weft_coordinator_break_off(weft_coordinator_t *c, const weft_sink_t *sink);
+
+/* True while the death of a participant leaves others hanging in a round. */
+bool weft_coordinator_needs_everyone(const weft_coordinator_t *c);
 
 /* Compare what was reported with what is wanted, and move on until nothing changes. */
 void weft_coordinator_advance(weft_coordinator_t *c, const weft_sink_t *sink);
 
+/* coordinator_recover.c */
+
 /* Every live rank has reported in this term: find the version in flight, if any, and how far it is. */
 void weft_coordinator_recover(weft_coordinator_t *c, const weft_sink_t *sink);
 
-/* `peer` is dead: its replica is lost, and so is a transfer that still needs it. `text` says how it was noticed. */
+/* coordinator_version.c again: `peer` is dead: its replica is lost, and so is a transfer that still needs it.
+ * `text` says how it was noticed. */
 void weft_coordinator_lose(weft_coordinator_t *c, uint32_t peer, weft_status_t status, const char *text,
                            const weft_sink_t *sink);
 

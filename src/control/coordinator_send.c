@@ -1,5 +1,6 @@
 /* In: what each peer last reported, and the state of the version. Out: at most one command for each peer.
- * Invariant: a command is a function of (state here, state reported), so that saying it again changes nothing. */
+ * Invariant: a command is a function of (state here, state reported), so that saying it again changes
+ * nothing. */
 #include "src/control/coordinator_internal.h"
 
 #include "src/control/mutate.h"
@@ -127,7 +128,8 @@ static weft_message_type_t lacks(const weft_coordinator_t *c, uint32_t peer)
 {
     const weft_peer_view_t *view = &c->peer[peer];
     if (view->dead) {
-        bool fenced = weft_is_trainer(c, peer) ? view->state == WEFT_TRAINER_FENCED : view->state == WEFT_RANK_FENCED;
+        bool fenced =
+            weft_is_trainer(c, peer) ? view->state == WEFT_TRAINER_FENCED : view->state == WEFT_RANK_FENCED;
         return fenced ? NOTHING : WEFT_MESSAGE_FENCE;
     }
     if (view->term != c->term)
@@ -159,12 +161,13 @@ static void fill(const weft_coordinator_t *c, const weft_peer_view_t *view, weft
         fill_outcome(c, view, out);
     if (out->type == WEFT_MESSAGE_AUTHORIZE) {
         out->role = WEFT_ROLE_LEADER;
-        out->flags = c->recovered ? WEFT_FLAG_RECOVER : 0;
+        out->flags = c->recovered && !WEFT_BROKEN(NO_RECOVER) ? WEFT_FLAG_RECOVER : 0;
     }
     if (out->type == WEFT_MESSAGE_FENCE) {
         out->status = WEFT_ERR_PEER_LOST;
-        weft_copy_text(out->text, view->dead ? "this rank was declared dead; its session must be rebuilt"
-                                             : "another rank of the replica is dead; the session must be rebuilt");
+        weft_copy_text(out->text, view->dead
+                                      ? "this rank was declared dead; its session must be rebuilt"
+                                      : "another rank of the replica is dead; the session must be rebuilt");
     }
 }
 

@@ -1,6 +1,6 @@
 /* In: views of all peers. Out: the states of the version and of each replica in it, and the outcome.
- * Invariant: a replica is AUTHORIZED only in TRANSFER, and a stop speaks only to replicas that are RECEIVING, so no
- * version is both committed and stopped on one replica. */
+ * Invariant: a replica is AUTHORIZED only in TRANSFER, and a stop speaks only to replicas that are RECEIVING,
+ * so no version is both committed and stopped on one replica. */
 #include "src/control/coordinator_internal.h"
 
 #include <stdio.h>
@@ -8,57 +8,9 @@
 
 #include "src/control/mutate.h"
 
-/* ---- what a view says about the version in flight ---- */
-
-static bool takes_part(const weft_coordinator_t *c, uint32_t p)
-{
-    return weft_is_trainer(c, p) || weft_members_has(c->members, weft_topology_replica(&c->config.topology, p));
-}
-
-static bool holds(const weft_coordinator_t *c, const weft_peer_view_t *view)
-{
-    return view->version == c->version && c->version != 0;
-}
-
-static bool rank_is_prepared(const weft_coordinator_t *c, const weft_peer_view_t *view)
-{
-    return holds(c, view) && (view->state == WEFT_RANK_PREPARED || view->state == WEFT_RANK_ARMED ||
-                              view->state == WEFT_RANK_FROZEN || view->state == WEFT_RANK_COMMITTED);
-}
-
-static bool rank_has_applied(const weft_coordinator_t *c, const weft_peer_view_t *view)
-{
-    return view->live == c->version;
-}
-
-static bool rank_gave_up(const weft_coordinator_t *c, const weft_peer_view_t *view)
-{
-    return view->done >= c->version && view->live != c->version;
-}
-
-static bool rank_is_through(const weft_coordinator_t *c, const weft_peer_view_t *view)
-{
-    return view->done >= c->version || rank_is_prepared(c, view) || view->state == WEFT_RANK_FENCED;
-}
-
-static bool trainer_is_through(const weft_coordinator_t *c, const weft_peer_view_t *view)
-{
-    /* Once a STOP may be under way, SENT can still turn into STOPPING. */
-    bool stopping = c->state == WEFT_COORDINATOR_DRAINING || c->state == WEFT_COORDINATOR_BREAKING;
-    bool over = view->state == WEFT_TRAINER_DRAINED || view->state == WEFT_TRAINER_BROKEN ||
-                (view->state == WEFT_TRAINER_SENT && !stopping);
-    return view->done >= c->version || (holds(c, view) && over);
-}
-
-static bool is_through(const weft_coordinator_t *c, uint32_t p)
-{
-    const weft_peer_view_t *view = &c->peer[p];
-    return weft_is_trainer(c, p) ? trainer_is_through(c, view) : rank_is_through(c, view);
-}
-
 static bool has_posted(const weft_coordinator_t *c, uint32_t p)
 {
-    return holds(c, &c->peer[p]) && (c->peer[p].flags & WEFT_FLAG_POSTED) != 0;
+    return weft_view_holds(c, &c->peer[p]) && (c->peer[p].flags & WEFT_FLAG_POSTED) != 0;
 }
 
 /* True for those a stop speaks to. */
@@ -67,65 +19,9 @@ static bool can_be_stopped(const weft_coordinator_t *c, uint32_t p)
     return weft_is_trainer(c, p) ? !c->peer[p].dead : weft_replica_of(c, p) == WEFT_REPLICA_RECEIVING;
 }
 
-typedef bool (*peer_test_t)(const weft_coordinator_t *c, uint32_t p);
-typedef bool (*view_test_t)(const weft_coordinator_t *c, const weft_peer_view_t *view);
-
-static uint32_t count_in_replica(const weft_coordinator_t *c, uint32_t replica, view_test_t test)
-{
-    uint32_t count = 0;
-    for (uint32_t p = weft_replica_begin(c, replica); p < weft_replica_end(c, replica); p++)
-        count += test(c, &c->peer[p]);
-    return count;
-}
-
-/* ---- reasons ---- */
-
-static const char *peer_state_name(const weft_coordinator_t *c, uint32_t p)
-{
-    return weft_is_trainer(c, p) ? weft_trainer_state_name(c->peer[p].state)
-                                 : weft_rank_state_name(c->peer[p].state);
-}
-
-static const char *peer_kind(const weft_coordinator_t *c, uint32_t p)
-{
-    return weft_is_trainer(c, p) ? "trainer" : "rank";
-}
-
-/* The first failure of a version is its reason; what follows from it is not. */
-static void note_reason(weft_coordinator_t *c, weft_status_t status, const char *text)
-{
-    if (c->reason != WEFT_OK)
-        return;
-    c->reason = status;
-    weft_copy_text(c->reason_text, text);
-}
-
-/* Note "what: trainer 1 (SENDING), rank 4 (RECEIVING)", those that `asked` includes and `test` does not hold for. */
-static void note_missing(weft_coordinator_t *c, const char *what, peer_test_t asked, peer_test_t test)
-{
-    char text[WEFT_MESSAGE_TEXT_BYTES];
-    int length = snprintf(text, sizeof text, "%s:", what);
-    const char *separator = " ";
-    for (uint32_t p = 0; p < c->ranks && length < (int)sizeof text - 1; p++) {
-        if (c->peer[p].dead || !asked(c, p) || test(c, p))
-            continue;
-        length += snprintf(text + length, sizeof text - (size_t)length, "%s%s %u (%s)", separator, peer_kind(c, p), p,
-                           peer_state_name(c, p));
-        separator = ", ";
-    }
-    note_reason(c, WEFT_ERR_TIMEOUT, text);
-}
-
-static void note_peer(weft_coordinator_t *c, uint32_t p, weft_status_t status, const char *what)
-{
-    char text[WEFT_MESSAGE_TEXT_BYTES + 32];
-    snprintf(text, sizeof text, "%s %u: %s", peer_kind(c, p), p, what);
-    note_reason(c, status, text);
-}
-
 /* ---- transitions of the version ---- */
 
-static void begin_stop(weft_coordinator_t *c, const weft_sink_t *sink)
+void weft_coordinator_begin_stop(weft_coordinator_t *c, const weft_sink_t *sink)
 {
     c->deadline_us = c->now_us + c->config.drain_us;
     weft_coordinator_set_state(c, WEFT_COORDINATOR_STOPPING, sink);
@@ -139,7 +35,7 @@ static void mark_broken(weft_coordinator_t *c, const char *text)
 }
 
 /* The drain cannot complete without the dead: transports are aborted, and with them the session's. */
-static void break_off(weft_coordinator_t *c, const weft_sink_t *sink)
+void weft_coordinator_break_off(weft_coordinator_t *c, const weft_sink_t *sink)
 {
     mark_broken(c, c->reason_text);
     weft_coordinator_set_state(c, WEFT_COORDINATOR_BREAKING, sink);
@@ -148,7 +44,7 @@ static void break_off(weft_coordinator_t *c, const weft_sink_t *sink)
 static bool transfer_is_open(const weft_coordinator_t *c)
 {
     for (uint32_t p = 0; p < c->ranks; p++)
-        if (takes_part(c, p) && !is_through(c, p))
+        if (weft_peer_takes_part(c, p) && !weft_peer_is_through(c, p))
             return true;
     return false;
 }
@@ -159,7 +55,7 @@ static bool in_flight(const weft_coordinator_t *c)
            c->state == WEFT_COORDINATOR_DRAINING;
 }
 
-static bool needs_everyone(const weft_coordinator_t *c)
+bool weft_coordinator_needs_everyone(const weft_coordinator_t *c)
 {
     bool stopping = c->state == WEFT_COORDINATOR_STOPPING || c->state == WEFT_COORDINATOR_DRAINING;
     return stopping || (c->state == WEFT_COORDINATOR_TRANSFER && transfer_is_open(c));
@@ -168,144 +64,27 @@ static bool needs_everyone(const weft_coordinator_t *c)
 void weft_coordinator_lose(weft_coordinator_t *c, uint32_t p, weft_status_t status, const char *what,
                            const weft_sink_t *sink)
 {
-    bool torn = takes_part(c, p) && needs_everyone(c);
+    bool torn = weft_peer_takes_part(c, p) && weft_coordinator_needs_everyone(c);
     char text[WEFT_MESSAGE_TEXT_BYTES + 32];
-    snprintf(text, sizeof text, "%s %u %s", peer_kind(c, p), p, what);
+    snprintf(text, sizeof text, "%s %u %s", weft_peer_kind(c, p), p, what);
     weft_emit_log(sink, WEFT_LOG_WARNING, "coordinator: %s", text);
     bool trainer = weft_is_trainer(c, p);
     bool fenced = !trainer && c->peer[p].state == WEFT_RANK_FENCED;
     c->peer[p].dead = !fenced; /* a fenced rank may still be talked to */
-    note_reason(c, status == WEFT_OK ? WEFT_ERR_PEER_LOST : status, text);
+    weft_coordinator_note_reason(c, status == WEFT_OK ? WEFT_ERR_PEER_LOST : status, text);
     if (trainer)
         mark_broken(c, text);
     else
-        weft_coordinator_set_replica(c, weft_topology_replica(&c->config.topology, p), WEFT_REPLICA_LOST, sink);
+        weft_coordinator_set_replica(c, weft_topology_replica(&c->config.topology, p), WEFT_REPLICA_LOST,
+                                     sink);
     if (torn)
-        break_off(c, sink);
-}
-
-/* ---- digests ---- */
-
-static bool digests_equal(weft_digest_t a, weft_digest_t b)
-{
-    return a.word[0] == b.word[0] && a.word[1] == b.word[1];
-}
-
-static void note_digest(weft_coordinator_t *c, uint32_t p)
-{
-    uint32_t index = weft_topology_tp_rank(&c->config.topology, p);
-    const weft_peer_view_t *view = &c->peer[p];
-    if (c->digest_known[index] || (!rank_is_prepared(c, view) && !rank_has_applied(c, view)))
-        return;
-    c->digest_known[index] = true;
-    c->digest[index] = view->digest;
-}
-
-/* The first rank of a TP index to report sets the digest for that index. */
-static void note_digests(weft_coordinator_t *c, bool (*wanted)(weft_replica_state_t state))
-{
-    for (uint32_t p = c->config.topology.trainers; p < c->ranks; p++)
-        if (wanted(weft_replica_of(c, p)))
-            note_digest(c, p);
-}
-
-static bool is_decided(weft_replica_state_t state)
-{
-    return state == WEFT_REPLICA_AUTHORIZED || state == WEFT_REPLICA_APPLIED;
-}
-
-static bool is_receiving(weft_replica_state_t state)
-{
-    return state == WEFT_REPLICA_RECEIVING;
-}
-
-/* **Returns** the first rank of a replica whose digest differs from the first reported one; its end when none does. */
-static uint32_t find_mismatch(const weft_coordinator_t *c, uint32_t replica)
-{
-    uint32_t end = weft_replica_end(c, replica);
-    for (uint32_t p = weft_replica_begin(c, replica); p < end; p++)
-        if (!digests_equal(c->peer[p].digest, c->digest[weft_topology_tp_rank(&c->config.topology, p)]))
-            return p;
-    return end;
-}
-
-/* ---- transitions of a replica ---- */
-
-static void authorize_or_drop(weft_coordinator_t *c, uint32_t replica, const weft_sink_t *sink)
-{
-    uint32_t p = find_mismatch(c, replica);
-    if (p == weft_replica_end(c, replica) || WEFT_BROKEN(IGNORE_DIGEST)) {
-        weft_coordinator_set_replica(c, replica, WEFT_REPLICA_AUTHORIZED, sink);
-        return;
-    }
-    note_peer(c, p, WEFT_ERR_DIGEST, "its weights differ from those of the same rank of another replica");
-    weft_coordinator_set_replica(c, replica, WEFT_REPLICA_DROPPED, sink);
-}
-
-static void advance_receiving(weft_coordinator_t *c, uint32_t replica, const weft_sink_t *sink)
-{
-    uint32_t tp = c->config.topology.tp;
-    uint32_t prepared = count_in_replica(c, replica, rank_is_prepared);
-    uint32_t gave_up = count_in_replica(c, replica, rank_gave_up);
-    bool transfer = c->state == WEFT_COORDINATOR_TRANSFER;
-    if (gave_up == tp)
-        weft_coordinator_set_replica(c, replica, WEFT_REPLICA_ABORTED, sink);
-    else if (transfer && gave_up != 0 && gave_up + prepared == tp)
-        weft_coordinator_set_replica(c, replica, WEFT_REPLICA_DROPPED, sink); /* begun by an earlier coordinator */
-    else if (transfer && prepared == tp)
-        authorize_or_drop(c, replica, sink);
-    else if (transfer && WEFT_BROKEN(AUTHORIZE_EARLY) && prepared != 0 && prepared + 1 == tp)
-        weft_coordinator_set_replica(c, replica, WEFT_REPLICA_AUTHORIZED, sink);
-}
-
-static void advance_authorized(weft_coordinator_t *c, uint32_t replica, const weft_sink_t *sink)
-{
-    uint32_t tp = c->config.topology.tp;
-    if (count_in_replica(c, replica, rank_has_applied) == tp) {
-        weft_coordinator_set_replica(c, replica, WEFT_REPLICA_APPLIED, sink);
-    } else if (count_in_replica(c, replica, rank_gave_up) == tp) {
-        uint32_t p = weft_replica_begin(c, replica);
-        note_peer(c, p, c->peer[p].status == WEFT_OK ? WEFT_ERR_ABORTED : c->peer[p].status, c->peer[p].text);
-        weft_coordinator_set_replica(c, replica, WEFT_REPLICA_ABORTED, sink);
-    }
-}
-
-static void advance_replica(weft_coordinator_t *c, uint32_t replica, const weft_sink_t *sink)
-{
-    switch (c->replica[replica]) {
-    case WEFT_REPLICA_RECEIVING:
-        advance_receiving(c, replica, sink);
-        break;
-    case WEFT_REPLICA_AUTHORIZED:
-        advance_authorized(c, replica, sink);
-        break;
-    case WEFT_REPLICA_DROPPED:
-        if (count_in_replica(c, replica, rank_gave_up) == c->config.topology.tp)
-            weft_coordinator_set_replica(c, replica, WEFT_REPLICA_ABORTED, sink);
-        break;
-    default:
-        break;
-    }
-}
-
-static void advance_replicas(weft_coordinator_t *c, const weft_sink_t *sink)
-{
-    for (uint32_t replica = 0; replica < c->config.topology.replicas; replica++)
-        advance_replica(c, replica, sink);
-}
-
-static uint32_t count_replicas(const weft_coordinator_t *c, weft_replica_state_t state)
-{
-    uint32_t count = 0;
-    for (uint32_t r = 0; r < c->config.topology.replicas; r++)
-        count += c->replica[r] == state && weft_members_has(c->members, r);
-    return count;
+        weft_coordinator_break_off(c, sink);
 }
 
 /* ---- the outcome ---- */
 
-static void record_outcome(weft_coordinator_t *c, uint64_t version, weft_outcome_t outcome, weft_status_t status,
-                           const char *text, const weft_sink_t *sink)
+static void record_outcome(weft_coordinator_t *c, uint64_t version, weft_outcome_t outcome,
+                           weft_status_t status, const char *text, const weft_sink_t *sink)
 {
     c->done = version;
     c->outcome = outcome;
@@ -318,16 +97,17 @@ static void record_outcome(weft_coordinator_t *c, uint64_t version, weft_outcome
 
 static void finish(weft_coordinator_t *c, const weft_sink_t *sink)
 {
-    uint32_t members = (uint32_t)(__builtin_popcountll(c->members.word[0]) + __builtin_popcountll(c->members.word[1]));
-    uint32_t applied = count_replicas(c, WEFT_REPLICA_APPLIED);
+    uint32_t members =
+        (uint32_t)(__builtin_popcountll(c->members.word[0]) + __builtin_popcountll(c->members.word[1]));
+    uint32_t applied = weft_coordinator_count_replicas(c, WEFT_REPLICA_APPLIED);
     if (applied == members) {
         record_outcome(c, c->version, WEFT_OUTCOME_APPLIED, WEFT_OK, "", sink);
     } else {
         char text[WEFT_MESSAGE_TEXT_BYTES + 64];
-        note_reason(c, WEFT_ERR_ABORTED, "an earlier coordinator aborted it");
+        weft_coordinator_note_reason(c, WEFT_ERR_ABORTED, "an earlier coordinator aborted it");
         snprintf(text, sizeof text, "%u of %u replicas serve it; %s", applied, members, c->reason_text);
-        record_outcome(c, c->version, applied > 0 ? WEFT_OUTCOME_PARTIAL : WEFT_OUTCOME_FAILED, c->reason, text,
-                       sink);
+        record_outcome(c, c->version, applied > 0 ? WEFT_OUTCOME_PARTIAL : WEFT_OUTCOME_FAILED, c->reason,
+                       text, sink);
     }
     weft_coordinator_set_state(c, WEFT_COORDINATOR_IDLE, sink);
 }
@@ -345,24 +125,26 @@ static bool is_rank(const weft_coordinator_t *c, uint32_t p)
 static bool all_trainers_through(const weft_coordinator_t *c)
 {
     for (uint32_t p = 0; p < c->config.topology.trainers; p++)
-        if (!c->peer[p].dead && !is_through(c, p))
+        if (!c->peer[p].dead && !weft_peer_is_through(c, p))
             return false;
     return true;
 }
 
-/* Once nothing is on the wire any more, replicas that commit have until the deadline. One that is late goes on
- * committing; the trainers are told that it is. */
+/* Once nothing is on the wire any more, replicas that commit have until the deadline. One that is late goes
+ * on committing; the trainers are told that it is. */
 static void finish_if_over(weft_coordinator_t *c, const weft_sink_t *sink)
 {
-    if (count_replicas(c, WEFT_REPLICA_RECEIVING) != 0 || !all_trainers_through(c))
+    if (weft_coordinator_count_replicas(c, WEFT_REPLICA_RECEIVING) != 0 || !all_trainers_through(c))
         return;
     if (c->commit_deadline_us == 0)
         c->commit_deadline_us = c->now_us + c->config.commit_us;
-    bool settled = count_replicas(c, WEFT_REPLICA_AUTHORIZED) + count_replicas(c, WEFT_REPLICA_DROPPED) == 0;
+    bool settled = weft_coordinator_count_replicas(c, WEFT_REPLICA_AUTHORIZED) +
+                       weft_coordinator_count_replicas(c, WEFT_REPLICA_DROPPED) ==
+                   0;
     bool late = c->now_us >= c->commit_deadline_us;
     if (late && !settled) {
         c->reason = WEFT_OK; /* that some may yet serve it matters more than why others never will */
-        note_missing(c, "not applied by its deadline, and may yet be", is_rank, is_settled);
+        weft_coordinator_note_missing(c, "not applied by its deadline, and may yet be", is_rank, is_settled);
     }
     if (settled || late)
         finish(c, sink);
@@ -432,7 +214,7 @@ static void wait_for_rest(weft_coordinator_t *c, uint64_t version, const weft_si
     if (c->now_us < c->waiting_until_us)
         return;
     c->reason = WEFT_OK;
-    note_missing(c, "not begun by its deadline, for want of", any_peer, is_idle);
+    weft_coordinator_note_missing(c, "not begun by its deadline, for want of", any_peer, is_idle);
     refuse(c, version, c->reason, c->reason_text, sink);
 }
 
@@ -507,9 +289,10 @@ static void note_versions(weft_coordinator_t *c)
 static bool has_refused(const weft_coordinator_t *c, uint32_t p)
 {
     const weft_peer_view_t *view = &c->peer[p];
-    if (!takes_part(c, p) || !holds(c, view) || view->dead)
+    if (!weft_peer_takes_part(c, p) || !weft_view_holds(c, view) || view->dead)
         return false;
-    return view->state == (weft_is_trainer(c, p) ? (unsigned)WEFT_TRAINER_REFUSED : (unsigned)WEFT_RANK_REFUSED);
+    return view->state ==
+           (weft_is_trainer(c, p) ? (unsigned)WEFT_TRAINER_REFUSED : (unsigned)WEFT_RANK_REFUSED);
 }
 
 /* Only the last outcome is kept, so nothing new is decided before every trainer has heard it. */
@@ -534,14 +317,15 @@ static void in_transfer(weft_coordinator_t *c, const weft_sink_t *sink)
     for (uint32_t p = 0; p < c->ranks; p++) {
         if (!has_refused(c, p))
             continue;
-        note_peer(c, p, c->peer[p].status, c->peer[p].text);
-        begin_stop(c, sink);
+        weft_coordinator_note_peer(c, p, c->peer[p].status, c->peer[p].text);
+        weft_coordinator_begin_stop(c, sink);
         return;
     }
-    bool open = count_replicas(c, WEFT_REPLICA_RECEIVING) != 0 || !all_trainers_through(c);
+    bool open = weft_coordinator_count_replicas(c, WEFT_REPLICA_RECEIVING) != 0 || !all_trainers_through(c);
     if (open && c->now_us >= c->deadline_us) {
-        note_missing(c, "not transferred by its deadline", takes_part, is_through);
-        begin_stop(c, sink);
+        weft_coordinator_note_missing(c, "not transferred by its deadline", weft_peer_takes_part,
+                                      weft_peer_is_through);
+        weft_coordinator_begin_stop(c, sink);
         return;
     }
     finish_if_over(c, sink);
@@ -555,7 +339,8 @@ static bool all_posted(const weft_coordinator_t *c)
     return true;
 }
 
-/* Whoever has posted a round waits in it for all others: so the highest is finished by all, and no other begins. */
+/* Whoever has posted a round waits in it for all others: so the highest is finished by all, and no other
+ * begins. */
 static uint32_t rounds_posted(const weft_coordinator_t *c)
 {
     uint32_t rounds = 0, lowest = UINT32_MAX;
@@ -576,17 +361,17 @@ static void in_stopping(weft_coordinator_t *c, const weft_sink_t *sink)
         c->deadline_us = c->now_us + c->config.drain_us;
         weft_coordinator_set_state(c, WEFT_COORDINATOR_DRAINING, sink);
     } else if (c->now_us >= c->deadline_us) {
-        note_missing(c, "did not say how far they posted", can_be_stopped, has_posted);
-        break_off(c, sink);
+        weft_coordinator_note_missing(c, "did not say how far they posted", can_be_stopped, has_posted);
+        weft_coordinator_break_off(c, sink);
     }
 }
 
 static void in_draining(weft_coordinator_t *c, const weft_sink_t *sink)
 {
-    bool open = count_replicas(c, WEFT_REPLICA_RECEIVING) != 0 || !all_trainers_through(c);
+    bool open = weft_coordinator_count_replicas(c, WEFT_REPLICA_RECEIVING) != 0 || !all_trainers_through(c);
     if (open && c->now_us >= c->deadline_us) {
-        note_missing(c, "not drained by its deadline", can_be_stopped, is_through);
-        break_off(c, sink);
+        weft_coordinator_note_missing(c, "not drained by its deadline", can_be_stopped, weft_peer_is_through);
+        weft_coordinator_break_off(c, sink);
         return;
     }
     finish_if_over(c, sink);
@@ -597,11 +382,12 @@ static void find_broken(weft_coordinator_t *c, const weft_sink_t *sink)
 {
     for (uint32_t p = 0; p < c->ranks; p++) {
         const weft_peer_view_t *view = &c->peer[p];
-        if (view->dead || (view->flags & WEFT_FLAG_BROKEN) == 0 || !takes_part(c, p))
+        if (view->dead || (view->flags & WEFT_FLAG_BROKEN) == 0 || !weft_peer_takes_part(c, p))
             continue;
         if (in_flight(c)) {
-            note_peer(c, p, view->status == WEFT_OK ? WEFT_ERR_TRANSPORT : view->status, view->text);
-            break_off(c, sink);
+            weft_coordinator_note_peer(c, p, view->status == WEFT_OK ? WEFT_ERR_TRANSPORT : view->status,
+                                       view->text);
+            weft_coordinator_break_off(c, sink);
         }
         mark_broken(c, c->reason_text[0] != '\0' ? c->reason_text : "a transport was aborted");
         return;
@@ -611,8 +397,8 @@ static void find_broken(weft_coordinator_t *c, const weft_sink_t *sink)
 static void advance_once(weft_coordinator_t *c, const weft_sink_t *sink)
 {
     find_broken(c, sink);
-    note_digests(c, is_receiving); /* before a replica is compared with them */
-    advance_replicas(c, sink);
+    weft_coordinator_note_digests(c, weft_replica_is_receiving); /* before a replica is compared with them */
+    weft_coordinator_advance_replicas(c, sink);
     switch (c->state) {
     case WEFT_COORDINATOR_IDLE:
         in_idle(c, sink);
@@ -644,108 +430,4 @@ void weft_coordinator_advance(weft_coordinator_t *c, const weft_sink_t *sink)
         advance_once(c, sink);
     } while (c->state != before);
     weft_coordinator_command_all(c, sink);
-}
-
-/* ---- after a restart ---- */
-
-static bool counts(const weft_coordinator_t *c, uint32_t p)
-{
-    const weft_peer_view_t *view = &c->peer[p];
-    if (view->dead)
-        return false;
-    return weft_is_trainer(c, p) ? view->state != WEFT_TRAINER_FENCED : view->state != WEFT_RANK_FENCED;
-}
-
-static uint64_t find_version(const weft_coordinator_t *c)
-{
-    uint64_t version = 0;
-    for (uint32_t p = 0; p < c->ranks; p++) {
-        bool begun = !weft_is_trainer(c, p) || c->peer[p].state != WEFT_TRAINER_PUBLISHED;
-        if (counts(c, p) && begun && c->peer[p].version > version)
-            version = c->peer[p].version;
-    }
-    return version;
-}
-
-static void recover_members(weft_coordinator_t *c)
-{
-    c->members = (weft_members_t){0};
-    for (uint32_t p = 0; p < c->ranks; p++)
-        if (counts(c, p) && holds(c, &c->peer[p]) &&
-            (c->peer[p].members.word[0] | c->peer[p].members.word[1]) != 0)
-            c->members = c->peer[p].members;
-}
-
-static void recover_replica(weft_coordinator_t *c, uint32_t replica, const weft_sink_t *sink)
-{
-    if (c->replica[replica] == WEFT_REPLICA_LOST || !weft_members_has(c->members, replica))
-        return;
-    bool decided = count_in_replica(c, replica, rank_has_applied) != 0;
-    for (uint32_t p = weft_replica_begin(c, replica); p < weft_replica_end(c, replica); p++)
-        decided |= rank_is_prepared(c, &c->peer[p]) && c->peer[p].state != WEFT_RANK_PREPARED;
-    weft_coordinator_set_replica(c, replica, WEFT_REPLICA_IDLE, sink);
-    weft_coordinator_set_replica(c, replica, WEFT_REPLICA_RECEIVING, sink);
-    if (decided)
-        weft_coordinator_set_replica(c, replica, WEFT_REPLICA_AUTHORIZED, sink);
-}
-
-/* A stop that was begun is finished, at the round that was decided if any rank was told. */
-static bool recover_stop(weft_coordinator_t *c)
-{
-    bool stopping = false;
-    c->stop_decided = false;
-    for (uint32_t p = 0; p < c->ranks; p++) {
-        const weft_peer_view_t *view = &c->peer[p];
-        bool about_it = holds(c, view) || (view->version == 0 && view->done == c->version);
-        if (!counts(c, p) || !about_it)
-            continue;
-        stopping |= (view->flags & (WEFT_FLAG_POSTED | WEFT_FLAG_STOP_AT)) != 0;
-        stopping |= holds(c, view) && view->state == (weft_is_trainer(c, p) ? (unsigned)WEFT_TRAINER_STOPPING
-                                                                            : (unsigned)WEFT_RANK_STOPPING);
-        if ((view->flags & WEFT_FLAG_STOP_AT) != 0) {
-            c->stop_decided = true;
-            c->stop_round = view->stop_round;
-        }
-    }
-    return stopping;
-}
-
-static bool anyone_dead(const weft_coordinator_t *c)
-{
-    for (uint32_t p = 0; p < c->ranks; p++)
-        if (takes_part(c, p) && !counts(c, p))
-            return true;
-    return false;
-}
-
-static void recover_version(weft_coordinator_t *c, const weft_sink_t *sink)
-{
-    recover_members(c);
-    for (uint32_t r = 0; r < c->config.topology.replicas; r++)
-        recover_replica(c, r, sink);
-    memset(c->digest_known, 0, sizeof c->digest_known);
-    note_digests(c, is_decided);
-    c->deadline_us = c->now_us + c->config.transfer_us;
-    c->commit_deadline_us = 0;
-    if (c->version <= c->done) {
-        weft_coordinator_set_state(c, WEFT_COORDINATOR_IDLE, sink); /* the outcome is out; replicas may be late */
-        return;
-    }
-    c->done = c->version - 1;
-    weft_coordinator_set_state(c, WEFT_COORDINATOR_TRANSFER, sink);
-    if (recover_stop(c))
-        begin_stop(c, sink);
-    if (anyone_dead(c) && needs_everyone(c))
-        break_off(c, sink);
-}
-
-void weft_coordinator_recover(weft_coordinator_t *c, const weft_sink_t *sink)
-{
-    c->version = find_version(c);
-    c->recovered = true;
-    c->waiting_version = 0;
-    if (c->version != 0)
-        recover_version(c, sink);
-    else
-        weft_coordinator_set_state(c, WEFT_COORDINATOR_IDLE, sink);
 }

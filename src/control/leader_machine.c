@@ -8,7 +8,8 @@
 typedef weft_leader_machine_t machine_t;
 typedef weft_leader_view_t view_t;
 
-static const char *const names[WEFT_LEADER_STATE_COUNT] = {"IDLE", "ARMING", "FREEZING", "COMMITTING", "ABORTING"};
+static const char *const names[WEFT_LEADER_STATE_COUNT] = {"IDLE", "ARMING", "FREEZING", "COMMITTING",
+                                                           "ABORTING"};
 
 #define TO(id) (1u << WEFT_LEADER_##id)
 
@@ -29,8 +30,9 @@ const char *weft_leader_state_name(weft_leader_state_t state)
 static bool set_state(machine_t *m, weft_leader_state_t state, const weft_sink_t *sink)
 {
     bool allowed = (transitions[m->state] & 1u << state) != 0;
-    weft_emit_log(sink, allowed ? WEFT_LOG_DEBUG : WEFT_LOG_ERROR, "leader %u: version %llu: %s%s -> %s", m->rank,
-                  (unsigned long long)m->version, allowed ? "" : "no way from ", names[m->state], names[state]);
+    weft_emit_log(sink, allowed ? WEFT_LOG_DEBUG : WEFT_LOG_ERROR, "leader %u: version %llu: %s%s -> %s",
+                  m->rank, (unsigned long long)m->version, allowed ? "" : "no way from ", names[m->state],
+                  names[state]);
     if (!allowed)
         return false;
     m->state = state;
@@ -199,8 +201,9 @@ static uint64_t highest_step(const machine_t *m)
     return highest;
 }
 
-/* Every rank has promised under this ballot to start nothing above its limit until a COMMIT with this ballot or a higher one, so
- * no rank has started, or will start, the step above the highest limit on the old version. */
+/* Every rank has promised under this ballot to start nothing above its limit until a COMMIT with this ballot
+ * or a higher one, so no rank has started, or will start, the step above the highest limit on the old
+ * version. */
 static void commit(machine_t *m, uint64_t at_step, const weft_sink_t *sink)
 {
     m->at_step = at_step;
@@ -216,8 +219,8 @@ static void abort_version(machine_t *m, weft_status_t status, const char *text, 
     enter(m, WEFT_LEADER_ABORTING, sink);
 }
 
-/* Ranks that serve one engine are a step or two apart. **Returns** true when the numbers have nothing in common: then there is
- * no step at which all could swap soon, and the engine is wrong. */
+/* Ranks that serve one engine are a step or two apart. **Returns** true when the numbers have nothing in
+ * common: then there is no step at which all could swap soon, and the engine is wrong. */
 static bool numbering_differs(machine_t *m, const weft_sink_t *sink)
 {
     const view_t *low = NULL, *high = NULL;
@@ -231,7 +234,8 @@ static bool numbering_differs(machine_t *m, const weft_sink_t *sink)
     if (low == NULL || high->step - low->step <= WEFT_LEADER_MAX_SKEW)
         return false;
     char text[WEFT_MESSAGE_TEXT_BYTES];
-    snprintf(text, sizeof text, "rank %u is at step %llu but rank %u at step %llu: ranks of a replica number alike",
+    snprintf(text, sizeof text,
+             "rank %u is at step %llu but rank %u at step %llu: ranks of a replica number alike",
              m->rank + (uint32_t)(low - m->views), (unsigned long long)low->step,
              m->rank + (uint32_t)(high - m->views), (unsigned long long)high->step);
     abort_version(m, WEFT_ERR_STEP_ORDER, text, sink);
@@ -240,9 +244,11 @@ static bool numbering_differs(machine_t *m, const weft_sink_t *sink)
 
 static void in_arming(machine_t *m, const weft_sink_t *sink)
 {
-    /* No COMMIT was ever sent for this version (else RECOVER had been asked for), so it may still be aborted. */
+    /* No COMMIT was ever sent for this version (else RECOVER had been asked for), so it may still be aborted.
+     */
     if (any_is(m, has_given_up) != NULL) {
-        abort_version(m, WEFT_ERR_ABORTED, "a rank of the replica gave the version up before it was armed", sink);
+        abort_version(m, WEFT_ERR_ABORTED, "a rank of the replica gave the version up before it was armed",
+                      sink);
     } else if (all_are(m, is_armed) && !numbering_differs(m, sink)) {
         if (!all_are(m, is_parked))
             commit(m, highest_limit(m) + !WEFT_BROKEN(MARGIN_OFF_BY_ONE), sink);

@@ -15,8 +15,8 @@
  *                           |  ABORTING  |----------------------------------> IDLE when no rank holds it
  *                           +------------+
  *
- * Every ARMING and FREEZING has a ballot of its own, above all before. at_step = 1 + the highest limit promised under
- * the ballot, unless some rank has applied already: then its at_step stands.
+ * Every ARMING and FREEZING has a ballot of its own, above all before. at_step = 1 + the highest limit
+ * promised under the ballot, unless some rank has applied already: then its at_step stands.
  */
 #ifndef WEFT_CONTROL_LEADER_MACHINE_H
 #define WEFT_CONTROL_LEADER_MACHINE_H
@@ -46,7 +46,7 @@ typedef struct weft_leader_view {
 
 typedef struct weft_leader_machine {
     weft_control_config_t config;
-    uint32_t rank;    /* of this leader */
+    uint32_t rank; /* of this leader */
     uint32_t replica;
     weft_leader_state_t state;
     uint64_t term; /* of the coordinator that appointed it */
@@ -63,9 +63,11 @@ typedef struct weft_leader_machine {
 
 const char *weft_leader_state_name(weft_leader_state_t state);
 
-void weft_leader_machine_init(weft_leader_machine_t *machine, const weft_control_config_t *config, uint32_t rank);
+void weft_leader_machine_init(weft_leader_machine_t *machine, const weft_control_config_t *config,
+                              uint32_t rank);
 
 /* Handle one event: MESSAGE, TICK. */
-void weft_leader_machine_handle(weft_leader_machine_t *machine, const weft_event_t *event, const weft_sink_t *sink);
+void weft_leader_machine_handle(weft_leader_machine_t *machine, const weft_event_t *event,
+                                const weft_sink_t *sink);
 
 #endif

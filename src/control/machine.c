@@ -11,8 +11,8 @@ static weft_status_t check_topology(const weft_topology_t *t, weft_error_t *erro
 {
     if (t->trainers == 0 || t->replicas == 0 || t->tp == 0)
         return weft_fail(error, WEFT_ERR_ARGUMENT,
-                         "topology: %u trainers, %u replicas of %u ranks; each must be at least 1", t->trainers,
-                         t->replicas, t->tp);
+                         "topology: %u trainers, %u replicas of %u ranks; each must be at least 1",
+                         t->trainers, t->replicas, t->tp);
     if (t->replicas > WEFT_CONTROL_MAX_REPLICAS || t->tp > WEFT_CONTROL_MAX_TP)
         return weft_fail(error, WEFT_ERR_ARGUMENT, "topology: %u replicas of %u ranks; at most %d of %d",
                          t->replicas, t->tp, WEFT_CONTROL_MAX_REPLICAS, WEFT_CONTROL_MAX_TP);

@@ -1,9 +1,10 @@
-/* What the four state machines of the protocol share: their configuration, the events they are given and the actions
- * they ask for.
+/* What the four state machines of the protocol share: their configuration, the events they are given and the
+ * actions they ask for.
  *
- * A machine is a plain struct. It does no I/O, has no clock and allocates nothing: time comes in with each event, and
- * all it wants done goes out through the sink it is handed. One process owns a trainer machine or a rank machine, the
- * leader machine too on TP rank 0 of a replica, and the coordinator where it runs; one thread drives them all.
+ * A machine is a plain struct. It does no I/O, has no clock and allocates nothing: time comes in with each
+ * event, and all it wants done goes out through the sink it is handed. One process owns a trainer machine or
+ * a rank machine, the leader machine too on TP rank 0 of a replica, and the coordinator where it runs; one
+ * thread drives them all.
  *
  *     weft_rank_machine_t rank;
  *     weft_rank_machine_init(&rank, &config, my_rank, &guard);
@@ -32,11 +33,11 @@ typedef struct weft_control_config {
     weft_topology_t topology;
     uint32_t coordinator; /* the rank whose process runs it at first; a message with a higher term moves it */
     uint32_t margin;      /* steps a rank may still start after ARM */
-    uint64_t beat_us;     /* between two reports of an unchanged state, and between two repeats of a command */
-    uint64_t dead_us;     /* silence after which a rank is dead */
-    uint64_t idle_us;     /* without a step after which a rank is parked */
-    uint64_t hello_us;    /* from a coordinator's start to every rank's first report */
-    uint64_t publish_us;  /* deadlines: from the first trainer's publish to the last's */
+    uint64_t beat_us;    /* between two reports of an unchanged state, and between two repeats of a command */
+    uint64_t dead_us;    /* silence after which a rank is dead */
+    uint64_t idle_us;    /* without a step after which a rank is parked */
+    uint64_t hello_us;   /* from a coordinator's start to every rank's first report */
+    uint64_t publish_us; /* deadlines: from the first trainer's publish to the last's */
     uint64_t transfer_us; /* from BEGIN to every rank prepared */
     uint64_t drain_us;    /* from STOP to every rank drained */
     uint64_t commit_us;   /* from the last transfer to every replica applied */
@@ -46,7 +47,7 @@ typedef struct weft_control_config {
     {                                                                                                        \
         .struct_size = sizeof(weft_control_config_t), .margin = 4, .beat_us = 250000, .dead_us = 1500000,    \
         .idle_us = 20000, .hello_us = 10000000, .publish_us = 60000000, .transfer_us = 120000000,            \
-        .drain_us = 30000000, .commit_us = 30000000,                                                                               \
+        .drain_us = 30000000, .commit_us = 30000000,                                                         \
     }
 
 /* Check every field. **Returns** WEFT_OK or WEFT_ERR_ARGUMENT naming the field. */
@@ -90,17 +91,18 @@ static inline void weft_members_add(weft_members_t *members, uint32_t replica)
 
 /* X(identifier, role that takes it, what happened). */
 typedef enum weft_event_type {
-    WEFT_EVENT_TICK,             /* time has passed; every machine, at least every 20 ms while a version is on its way */
-    WEFT_EVENT_MESSAGE,          /* every machine: `message` has come; only to the machine of message->role */
-    WEFT_EVENT_PUBLISH,          /* trainer: the user publishes `version` */
-    WEFT_EVENT_SENT,             /* trainer: every round of `version` has left, the memory may be written again */
+    WEFT_EVENT_TICK, /* time has passed; every machine, at least every 20 ms while a version is on its way */
+    WEFT_EVENT_MESSAGE, /* every machine: `message` has come; only to the machine of message->role */
+    WEFT_EVENT_PUBLISH, /* trainer: the user publishes `version` */
+    WEFT_EVENT_SENT,    /* trainer: every round of `version` has left, the memory may be written again */
     WEFT_EVENT_TRANSFER_DONE,    /* rank: `version` is staged whole, with `digest` */
-    WEFT_EVENT_TRANSFER_REFUSED, /* trainer, rank: `version` cannot be used (status, text); rounds still go on */
+    WEFT_EVENT_TRANSFER_REFUSED, /* trainer, rank: `version` cannot be used (status, text); rounds still go on
+                                  */
     WEFT_EVENT_TRANSFER_FAILED,  /* trainer, rank: the transport failed, rounds cannot go on (status, text) */
-    WEFT_EVENT_POSTED,           /* trainer, rank: answers REPORT_POSTED with the number of rounds posted in `round` */
-    WEFT_EVENT_DRAINED,          /* trainer, rank: answers STOP_TRANSFER_AT: every round below it is finished */
-    WEFT_EVENT_SWAPPED,          /* rank: `version` is live, weft_guard_swap_end was called; `step` is its at_step */
-    WEFT_EVENT_SWAP_FAILED,      /* rank: the swap of `version` failed, the weights are in an unknown state */
+    WEFT_EVENT_POSTED,  /* trainer, rank: answers REPORT_POSTED with the number of rounds posted in `round` */
+    WEFT_EVENT_DRAINED, /* trainer, rank: answers STOP_TRANSFER_AT: every round below it is finished */
+    WEFT_EVENT_SWAPPED, /* rank: `version` is live, weft_guard_swap_end was called; `step` is its at_step */
+    WEFT_EVENT_SWAP_FAILED, /* rank: the swap of `version` failed, the weights are in an unknown state */
 } weft_event_type_t;
 
 typedef struct weft_event {
@@ -116,20 +118,21 @@ typedef struct weft_event {
 } weft_event_t;
 
 typedef enum weft_action_type {
-    WEFT_ACTION_SEND,             /* all: send `message` to message->to, this process too (`role` says which machine) */
-    WEFT_ACTION_START_TRANSFER,   /* trainer, rank: transfer `version` with the replicas in `members` */
-    WEFT_ACTION_REPORT_POSTED,    /* trainer, rank: post no further round of `version`; answer with EVENT_POSTED */
-    WEFT_ACTION_STOP_TRANSFER_AT, /* trainer, rank: post and finish the rounds below `round`, no others; answer with
-                                     EVENT_DRAINED (at once if the transfer was complete) */
+    WEFT_ACTION_SEND, /* all: send `message` to message->to, this process too (`role` says which machine) */
+    WEFT_ACTION_START_TRANSFER, /* trainer, rank: transfer `version` with the replicas in `members` */
+    WEFT_ACTION_REPORT_POSTED,  /* trainer, rank: post no further round of `version`; answer with EVENT_POSTED
+                                 */
+    WEFT_ACTION_STOP_TRANSFER_AT, /* trainer, rank: post and finish the rounds below `round`, no others;
+                                     answer with EVENT_DRAINED (at once if the transfer was complete) */
     WEFT_ACTION_ABORT_TRANSFER,   /* trainer, rank: break the transport of `version` off now, no answer */
     WEFT_ACTION_DISCARD_STAGE,    /* rank: forget what was staged for `version`; live weights stay */
-    WEFT_ACTION_TRY_SWAP,         /* rank: a swap may be due: weft_guard_swap_begin, swap, weft_guard_swap_end; then
-                                     answer with EVENT_SWAPPED or EVENT_SWAP_FAILED (so does a swap in step_begin) */
-    WEFT_ACTION_WAKE_STEPS,       /* rank: the guard has changed: wake a step_begin that waits on it */
-    WEFT_ACTION_NOTIFY,           /* trainer: tell the user `outcome` of `version` with status and text */
-    WEFT_ACTION_FENCE,            /* trainer, rank: lost (status, text): the guard is fenced; end the session */
-    WEFT_ACTION_STORE_TERM,       /* coordinator: keep `term` where a restart finds it (optional) */
-    WEFT_ACTION_LOG,              /* all: one line in `text`, at `level` */
+    WEFT_ACTION_TRY_SWAP,   /* rank: a swap may be due: weft_guard_swap_begin, swap, weft_guard_swap_end; then
+                               answer with EVENT_SWAPPED or EVENT_SWAP_FAILED (so does a swap in step_begin) */
+    WEFT_ACTION_WAKE_STEPS, /* rank: the guard has changed: wake a step_begin that waits on it */
+    WEFT_ACTION_NOTIFY,     /* trainer: tell the user `outcome` of `version` with status and text */
+    WEFT_ACTION_FENCE,      /* trainer, rank: lost (status, text): the guard is fenced; end the session */
+    WEFT_ACTION_STORE_TERM, /* coordinator: keep `term` where a restart finds it (optional) */
+    WEFT_ACTION_LOG,        /* all: one line in `text`, at `level` */
 } weft_action_type_t;
 
 typedef struct weft_action {
@@ -145,8 +148,8 @@ typedef struct weft_action {
     const weft_message_t *message; /* SEND only; valid during the call */
 } weft_action_t;
 
-/* Where actions go. Called while a machine handles an event: it must queue what would lead to another event, never
- * call a machine. */
+/* Where actions go. Called while a machine handles an event: it must queue what would lead to another event,
+ * never call a machine. */
 typedef struct weft_sink {
     void (*emit)(void *user, const weft_action_t *action);
     void *user;

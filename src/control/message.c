@@ -7,16 +7,17 @@
 #include "src/control/rank_machine.h"
 #include "src/control/trainer_machine.h"
 
-/* Header: "weft", protocol version, bytes of the whole message. Then the fields in the order of FIELDS, little-endian,
- * then the text without its NUL, preceded by its length. */
+/* Header: "weft", protocol version, bytes of the whole message. Then the fields in the order of FIELDS,
+ * little-endian, then the text without its NUL, preceded by its length. */
 #define MAGIC        UINT32_C(0x74666577)
 #define HEADER_BYTES 8
 
 #define FIELDS(X)                                                                                            \
-    X(8, type) X(8, role) X(8, state) X(8, outcome) X(32, flags) X(32, from) X(32, to) X(32, epoch)          \
-    X(32, status) X(64, term) X(64, sequence) X(64, version) X(64, live) X(64, done) X(64, ballot)           \
-    X(64, step) X(64, limit) X(64, at_step) X(32, round) X(32, stop_round) X(64, digest.word[0])             \
-    X(64, digest.word[1]) X(64, members.word[0]) X(64, members.word[1])
+    X(8, type)                                                                                               \
+    X(8, role) X(8, state) X(8, outcome) X(32, flags) X(32, from) X(32, to) X(32, epoch) X(32, status)       \
+        X(64, term) X(64, sequence) X(64, version) X(64, live) X(64, done) X(64, ballot) X(64, step)         \
+            X(64, limit) X(64, at_step) X(32, round) X(32, stop_round) X(64, digest.word[0])                 \
+                X(64, digest.word[1]) X(64, members.word[0]) X(64, members.word[1])
 
 /* A limit is a step plus a margin. */
 #define MAX_STEP_FIELD (2 * WEFT_GUARD_MAX_STEP)
@@ -66,7 +67,7 @@ static uint64_t get(const uint8_t **at, int bits)
 {
     uint64_t value = 0;
     for (int shift = 0; shift < bits; shift += 8)
-        value |= (uint64_t)*(*at)++ << shift;
+        value |= (uint64_t) * (*at)++ << shift;
     return value;
 }
 
@@ -149,7 +150,8 @@ static weft_status_t check_text(const uint8_t *text, size_t bytes, weft_error_t 
     return WEFT_OK;
 }
 
-weft_status_t weft_message_decode(const uint8_t *bytes, size_t size, weft_message_t *message, weft_error_t *error)
+weft_status_t weft_message_decode(const uint8_t *bytes, size_t size, weft_message_t *message,
+                                  weft_error_t *error)
 {
     WEFT_TRY(check_header(bytes, size, error));
     weft_message_t read;

@@ -1,9 +1,9 @@
 /* What ranks say to each other to move a version: one struct for every message, and its bytes on the wire.
  *
- * Ranks report their whole state (TRAINER_STATE, RANK_STATE), again and again; the coordinator and the leader of a
- * replica answer with what that state lacks. So a lost message is sent again, a repeated one changes nothing, and an old
- * one is recognized by its term, version, ballot or sequence number. docs/protocol.md tells which field means what
- * in which message.
+ * Ranks report their whole state (TRAINER_STATE, RANK_STATE), again and again; the coordinator and the leader
+ * of a replica answer with what that state lacks. So a lost message is sent again, a repeated one changes
+ * nothing, and an old one is recognized by its term, version, ballot or sequence number. docs/protocol.md
+ * tells which field means what in which message.
  *
  *     uint8_t bytes[WEFT_MESSAGE_MAX_BYTES];
  *     size_t size = weft_message_encode(&message, bytes);
@@ -33,8 +33,8 @@ typedef enum weft_role {
     WEFT_ROLE_COUNT,
 } weft_role_t;
 
-/* X(identifier, what it says). The receiver's role follows from the type except for RANK_STATE and the commands that go
- * to trainers and ranks alike. */
+/* X(identifier, what it says). The receiver's role follows from the type except for RANK_STATE and the
+ * commands that go to trainers and ranks alike. */
 #define WEFT_MESSAGE_TYPE_LIST(X)                                                                            \
     X(TRAINER_STATE, "trainer -> coordinator: my whole state")                                               \
     X(RANK_STATE, "rank -> coordinator, leader: my whole state")                                             \
@@ -81,8 +81,8 @@ enum {
     WEFT_FLAG_ALL = (1 << 7) - 1,
 };
 
-/* A ballot orders what leaders ask about one version: 24 bits of the term that appointed the leader (a coordinator appoints
- * once a term), 40 of sequence. */
+/* A ballot orders what leaders ask about one version: 24 bits of the term that appointed the leader (a
+ * coordinator appoints once a term), 40 of sequence. */
 typedef uint64_t weft_ballot_t;
 
 #define WEFT_MAX_TERM ((UINT64_C(1) << 24) - 1)
@@ -117,10 +117,10 @@ typedef struct weft_message {
     uint64_t live;     /* served by the sender */
     uint64_t done;     /* highest version the sender is through with, applied or not */
     weft_ballot_t ballot;
-    uint64_t step;    /* last begun */
-    uint64_t limit;   /* highest step that may begin, by promise */
-    uint64_t at_step; /* first step on the new version */
-    uint32_t round;   /* rounds posted so far */
+    uint64_t step;       /* last begun */
+    uint64_t limit;      /* highest step that may begin, by promise */
+    uint64_t at_step;    /* first step on the new version */
+    uint32_t round;      /* rounds posted so far */
     uint32_t stop_round; /* rounds below this one are finished, others never start */
     weft_digest_t digest;
     weft_members_t members;
@@ -134,8 +134,9 @@ const char *weft_outcome_name(weft_outcome_t outcome);
 /* Write `message` into `bytes` [WEFT_MESSAGE_MAX_BYTES]. **Returns** the bytes used. */
 size_t weft_message_encode(const weft_message_t *message, uint8_t *bytes);
 
-/* Read a message from bytes that may be anything. **Returns** WEFT_OK, or WEFT_ERR_PROTOCOL with the field that is wrong in
- * `error` (may be NULL); *message is then untouched. */
-weft_status_t weft_message_decode(const uint8_t *bytes, size_t size, weft_message_t *message, weft_error_t *error);
+/* Read a message from bytes that may be anything. **Returns** WEFT_OK, or WEFT_ERR_PROTOCOL with the field
+ * that is wrong in `error` (may be NULL); *message is then untouched. */
+weft_status_t weft_message_decode(const uint8_t *bytes, size_t size, weft_message_t *message,
+                                  weft_error_t *error);
 
 #endif

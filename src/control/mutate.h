@@ -1,5 +1,5 @@
-/* Rules that the simulator (tests/sim) can break, to prove that it notices. In the library every WEFT_BROKEN is the
- * constant false and leaves no trace. */
+/* Rules that the simulator (tests/sim) can break, to prove that it notices. In the library every WEFT_BROKEN
+ * is the constant false and leaves no trace. */
 #ifndef WEFT_CONTROL_MUTATE_H
 #define WEFT_CONTROL_MUTATE_H
 
@@ -12,7 +12,7 @@
     X(STOP_AT_MIN, "stop-at-min")                   /* the lowest posted round instead of the highest */     \
     X(FORGET_APPLIED, "forget-applied")             /* a leader lowers at_step past a rank that swapped */   \
     X(AUTHORIZE_EARLY, "authorize-early")           /* one rank that is not prepared yet is forgiven */      \
-    X(IGNORE_TERM, "ignore-term")                   /* ranks obey coordinators that were replaced */         \
+    X(NO_RECOVER, "no-recover")                     /* a leader appointed anew does not freeze first */      \
     X(NO_REPEAT, "no-repeat")                       /* commands are sent once */                             \
     X(IGNORE_DIGEST, "ignore-digest")               /* replicas may hold different bytes */
 

@@ -8,7 +8,8 @@
 typedef weft_rank_machine_t machine_t;
 
 static const char *const names[WEFT_RANK_STATE_COUNT] = {
-    "IDLE", "RECEIVING", "REFUSED", "STOPPING", "DRAINING", "PREPARED", "ARMED", "FROZEN", "COMMITTED", "FENCED",
+    "IDLE",     "RECEIVING", "REFUSED", "STOPPING",  "DRAINING",
+    "PREPARED", "ARMED",     "FROZEN",  "COMMITTED", "FENCED",
 };
 
 #define TO(id) (1u << WEFT_RANK_##id)
@@ -39,8 +40,8 @@ static bool in_commit(const machine_t *m)
 
 static bool in_transfer(const machine_t *m)
 {
-    return m->state == WEFT_RANK_RECEIVING || m->state == WEFT_RANK_REFUSED || m->state == WEFT_RANK_STOPPING ||
-           m->state == WEFT_RANK_DRAINING;
+    return m->state == WEFT_RANK_RECEIVING || m->state == WEFT_RANK_REFUSED ||
+           m->state == WEFT_RANK_STOPPING || m->state == WEFT_RANK_DRAINING;
 }
 
 static bool set_state(machine_t *m, weft_rank_state_t state, const weft_sink_t *sink)
@@ -50,8 +51,8 @@ static bool set_state(machine_t *m, weft_rank_state_t state, const weft_sink_t *
                       (unsigned long long)m->version, names[m->state], names[state]);
         return false;
     }
-    weft_emit_log(sink, WEFT_LOG_DEBUG, "rank %u: version %llu: %s -> %s", m->rank, (unsigned long long)m->version,
-                  names[m->state], names[state]);
+    weft_emit_log(sink, WEFT_LOG_DEBUG, "rank %u: version %llu: %s -> %s", m->rank,
+                  (unsigned long long)m->version, names[m->state], names[state]);
     m->leader_due |= in_commit(m);
     m->state = state;
     m->leader_due |= in_commit(m);
@@ -59,7 +60,8 @@ static bool set_state(machine_t *m, weft_rank_state_t state, const weft_sink_t *
     return true;
 }
 
-void weft_rank_machine_init(machine_t *m, const weft_control_config_t *config, uint32_t rank, weft_guard_t *guard)
+void weft_rank_machine_init(machine_t *m, const weft_control_config_t *config, uint32_t rank,
+                            weft_guard_t *guard)
 {
     memset(m, 0, sizeof *m);
     m->config = *config;
@@ -157,7 +159,8 @@ static void begin(machine_t *m, uint64_t version, weft_members_t members, const 
     m->text[0] = '\0';
     if (!set_state(m, WEFT_RANK_RECEIVING, sink))
         return;
-    weft_action_t action = {.type = WEFT_ACTION_START_TRANSFER, .version = version, .members = members, .text = ""};
+    weft_action_t action = {
+        .type = WEFT_ACTION_START_TRANSFER, .version = version, .members = members, .text = ""};
     sink->emit(sink->user, &action);
 }
 
@@ -317,10 +320,8 @@ static void on_stop_at(machine_t *m, const weft_message_t *in, const weft_sink_t
     m->stop_round = in->stop_round;
     m->stop_known = true;
     set_state(m, WEFT_RANK_DRAINING, sink);
-    weft_action_t action = {.type = WEFT_ACTION_STOP_TRANSFER_AT,
-                            .version = m->version,
-                            .round = in->stop_round,
-                            .text = ""};
+    weft_action_t action = {
+        .type = WEFT_ACTION_STOP_TRANSFER_AT, .version = m->version, .round = in->stop_round, .text = ""};
     sink->emit(sink->user, &action);
 }
 
@@ -343,7 +344,7 @@ static void on_abort_transfer(machine_t *m, const weft_message_t *in, const weft
 /* True when the message is from the coordinator of the newest term known. */
 static bool accept_coordinator(machine_t *m, const weft_message_t *in)
 {
-    if (in->term < m->term && !WEFT_BROKEN(IGNORE_TERM))
+    if (in->term < m->term)
         return false;
     m->report_due |= in->term > m->term;
     m->term = in->term;
@@ -392,8 +393,9 @@ static void on_commit(machine_t *m, const weft_message_t *in, const weft_sink_t 
         return;
     if (!weft_guard_commit(m->guard, in->version, in->at_step)) {
         char text[WEFT_MESSAGE_TEXT_BYTES];
-        snprintf(text, sizeof text, "rank %u cannot swap to version %llu at step %llu: it is at step %llu already",
-                 m->rank, (unsigned long long)in->version, (unsigned long long)in->at_step,
+        snprintf(text, sizeof text,
+                 "rank %u cannot swap to version %llu at step %llu: it is at step %llu already", m->rank,
+                 (unsigned long long)in->version, (unsigned long long)in->at_step,
                  (unsigned long long)weft_guard_look(m->guard).step);
         fence(m, WEFT_ERR_INTERNAL, text, sink);
         return;
@@ -422,7 +424,7 @@ static void on_abort(machine_t *m, const weft_message_t *in, const weft_sink_t *
 /* True when the message is from the leader of this replica, appointed in the newest term known. */
 static bool accept_leader(machine_t *m, const weft_message_t *in)
 {
-    if (in->from != leader_of(m) || (weft_ballot_term(in->ballot) < m->term && !WEFT_BROKEN(IGNORE_TERM)))
+    if (in->from != leader_of(m) || (weft_ballot_term(in->ballot) < m->term))
         return false;
     m->leader_due = true;
     return true;
@@ -500,7 +502,8 @@ static void on_tick(machine_t *m, const weft_sink_t *sink)
         m->leader_due = true; /* the leader lowers at_step when all are parked */
     if (m->state == WEFT_RANK_COMMITTED && weft_guard_swap_due(m->guard))
         weft_emit(sink, WEFT_ACTION_TRY_SWAP, m->version);
-    if (WEFT_BROKEN(ABORT_AFTER_ARM) && m->state == WEFT_RANK_ARMED && m->now_us - m->reported_us >= m->config.beat_us)
+    if (WEFT_BROKEN(ABORT_AFTER_ARM) && m->state == WEFT_RANK_ARMED &&
+        m->now_us - m->reported_us >= m->config.beat_us)
         weft_guard_release(m->guard), give_up(m, sink);
     if (m->now_us - m->reported_us >= m->config.beat_us) {
         m->report_due = true;

@@ -16,11 +16,11 @@
  *      |   old weights     +----------+        old weights     |          new weights  |
  *      +-------------------------------------------------------+-----------------------+
  *
- * Not drawn: ABORT_TRANSFER leads from every state before ARMED to IDLE, DROP from PREPARED; FENCE and a failed swap lead
- * from everywhere to FENCED, which is never left.
+ * Not drawn: ABORT_TRANSFER leads from every state before ARMED to IDLE, DROP from PREPARED; FENCE and a
+ * failed swap lead from everywhere to FENCED, which is never left.
  *
- * ARMED and FROZEN are promises made under a ballot. What comes with a lower ballot afterwards is not obeyed: a COMMIT
- * that was delayed past a FREEZE would otherwise thaw one rank and tear the step.
+ * ARMED and FROZEN are promises made under a ballot. What comes with a lower ballot afterwards is not obeyed:
+ * a COMMIT that was delayed past a FREEZE would otherwise thaw one rank and tear the step.
  */
 #ifndef WEFT_CONTROL_RANK_MACHINE_H
 #define WEFT_CONTROL_RANK_MACHINE_H
@@ -49,14 +49,14 @@ typedef struct weft_rank_machine {
     uint32_t coordinator;
     weft_rank_state_t state;
     bool posted_known, stop_known, broken;
-    bool report_due;  /* something changed, or the coordinator asked */
-    bool leader_due;  /* the leader asked, or waits for what changed */
+    bool report_due; /* something changed, or the coordinator asked */
+    bool leader_due; /* the leader asked, or waits for what changed */
     uint32_t posted, stop_round;
     uint64_t term;
     uint64_t sequence;
-    uint64_t version; /* in hand, 0: none */
-    uint64_t live;    /* serves */
-    uint64_t done;    /* highest that is applied or given up */
+    uint64_t version;       /* in hand, 0: none */
+    uint64_t live;          /* serves */
+    uint64_t done;          /* highest that is applied or given up */
     weft_ballot_t promised; /* highest ballot answered */
     weft_ballot_t accepted; /* ballot of the COMMIT obeyed */
     uint64_t limit;         /* promised under `promised` */
@@ -83,7 +83,9 @@ void weft_rank_machine_init(weft_rank_machine_t *machine, const weft_control_con
 /* Tell that `version` was loaded from disk before any transfer (weft_guard_load succeeded). */
 void weft_rank_machine_loaded(weft_rank_machine_t *machine, uint64_t version, weft_digest_t digest);
 
-/* Handle one event: TRANSFER_DONE, TRANSFER_REFUSED, TRANSFER_FAILED, POSTED, DRAINED, SWAPPED, SWAP_FAILED, MESSAGE, TICK. */
-void weft_rank_machine_handle(weft_rank_machine_t *machine, const weft_event_t *event, const weft_sink_t *sink);
+/* Handle one event: TRANSFER_DONE, TRANSFER_REFUSED, TRANSFER_FAILED, POSTED, DRAINED, SWAPPED, SWAP_FAILED,
+ * MESSAGE, TICK. */
+void weft_rank_machine_handle(weft_rank_machine_t *machine, const weft_event_t *event,
+                              const weft_sink_t *sink);
 
 #endif

@@ -3,8 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "src/control/mutate.h"
-
 typedef weft_trainer_machine_t machine_t;
 
 static const char *const names[WEFT_TRAINER_STATE_COUNT] = {
@@ -89,11 +87,8 @@ static void report(machine_t *m, const weft_sink_t *sink)
 static void notify(const weft_sink_t *sink, uint64_t version, weft_outcome_t outcome, weft_status_t status,
                    const char *text)
 {
-    weft_action_t action = {.type = WEFT_ACTION_NOTIFY,
-                            .version = version,
-                            .outcome = outcome,
-                            .status = status,
-                            .text = text};
+    weft_action_t action = {
+        .type = WEFT_ACTION_NOTIFY, .version = version, .outcome = outcome, .status = status, .text = text};
     sink->emit(sink->user, &action);
 }
 
@@ -136,12 +131,14 @@ static void on_publish(machine_t *m, uint64_t version, const weft_sink_t *sink)
                  m->rank, (unsigned long long)version, (unsigned long long)m->highest);
         notify(sink, version, WEFT_OUTCOME_FAILED, WEFT_ERR_VERSION_ORDER, text);
     } else if (m->version != 0 && m->notified) {
-        snprintf(text, sizeof text, "trainer %u: version %llu has had no outcome by its deadline; nothing can follow it",
+        snprintf(text, sizeof text,
+                 "trainer %u: version %llu has had no outcome by its deadline; nothing can follow it",
                  m->rank, (unsigned long long)m->version);
         notify(sink, version, WEFT_OUTCOME_FAILED, WEFT_ERR_TIMEOUT, text);
     } else if (m->queued != 0) {
-        snprintf(text, sizeof text, "trainer %u: versions %llu and %llu are still on their way; wait for the first",
-                 m->rank, (unsigned long long)m->version, (unsigned long long)m->queued);
+        snprintf(text, sizeof text,
+                 "trainer %u: versions %llu and %llu are still on their way; wait for the first", m->rank,
+                 (unsigned long long)m->version, (unsigned long long)m->queued);
         notify(sink, version, WEFT_OUTCOME_FAILED, WEFT_ERR_ARGUMENT, text);
     } else {
         m->highest = version;
@@ -209,10 +206,8 @@ static void on_begin(machine_t *m, const weft_message_t *in, const weft_sink_t *
     if (m->state != WEFT_TRAINER_PUBLISHED || in->version != m->version)
         return;
     m->members = in->members;
-    weft_action_t action = {.type = WEFT_ACTION_START_TRANSFER,
-                            .version = m->version,
-                            .members = m->members,
-                            .text = ""};
+    weft_action_t action = {
+        .type = WEFT_ACTION_START_TRANSFER, .version = m->version, .members = m->members, .text = ""};
     sink->emit(sink->user, &action);
     set_state(m, WEFT_TRAINER_SENDING, sink);
 }
@@ -221,8 +216,8 @@ static void on_stop(machine_t *m, const weft_message_t *in, const weft_sink_t *s
 {
     /* Others may have posted rounds that need this trainer: it takes part even if BEGIN has not come. */
     on_begin(m, in, sink);
-    if (in->version != m->version ||
-        (m->state != WEFT_TRAINER_SENDING && m->state != WEFT_TRAINER_SENT && m->state != WEFT_TRAINER_REFUSED))
+    if (in->version != m->version || (m->state != WEFT_TRAINER_SENDING && m->state != WEFT_TRAINER_SENT &&
+                                      m->state != WEFT_TRAINER_REFUSED))
         return;
     if (set_state(m, WEFT_TRAINER_STOPPING, sink))
         weft_emit(sink, WEFT_ACTION_REPORT_POSTED, m->version);
@@ -235,10 +230,8 @@ static void on_stop_at(machine_t *m, const weft_message_t *in, const weft_sink_t
     m->stop_round = in->stop_round;
     m->stop_known = true;
     set_state(m, WEFT_TRAINER_DRAINING, sink);
-    weft_action_t action = {.type = WEFT_ACTION_STOP_TRANSFER_AT,
-                            .version = m->version,
-                            .round = in->stop_round,
-                            .text = ""};
+    weft_action_t action = {
+        .type = WEFT_ACTION_STOP_TRANSFER_AT, .version = m->version, .round = in->stop_round, .text = ""};
     sink->emit(sink->user, &action);
 }
 
@@ -288,7 +281,7 @@ static bool accept(machine_t *m, const weft_message_t *in)
 {
     if (in->epoch != m->config.epoch || in->to != m->rank || in->role != WEFT_ROLE_TRAINER)
         return false;
-    if (in->term < m->term && !WEFT_BROKEN(IGNORE_TERM))
+    if (in->term < m->term)
         return false;
     m->report_due |= in->term > m->term;
     m->term = in->term;
@@ -327,14 +320,16 @@ static void on_message(machine_t *m, const weft_message_t *in, const weft_sink_t
     }
 }
 
-/* The coordinator is silent or stuck: the user is told, the state stays, for the transfer cannot be taken back. */
+/* The coordinator is silent or stuck: the user is told, the state stays, for the transfer cannot be taken
+ * back. */
 static void on_deadline(machine_t *m, const weft_sink_t *sink)
 {
     char text[WEFT_MESSAGE_TEXT_BYTES];
-    snprintf(text, sizeof text, "trainer %u: no outcome for version %llu in %llu ms (state %s); coordinator %u was last "
-             "heard %llu ms ago", m->rank, (unsigned long long)m->version,
-             (unsigned long long)(patience_us(m) / 1000), names[m->state], m->coordinator,
-             (unsigned long long)((m->now_us - m->heard_us) / 1000));
+    snprintf(text, sizeof text,
+             "trainer %u: no outcome for version %llu in %llu ms (state %s); coordinator %u was last "
+             "heard %llu ms ago",
+             m->rank, (unsigned long long)m->version, (unsigned long long)(patience_us(m) / 1000),
+             names[m->state], m->coordinator, (unsigned long long)((m->now_us - m->heard_us) / 1000));
     settle(m, WEFT_OUTCOME_FAILED, WEFT_ERR_TIMEOUT, text, sink);
     if (m->queued != 0)
         notify(sink, m->queued, WEFT_OUTCOME_FAILED, WEFT_ERR_TIMEOUT, text);

@@ -1,22 +1,21 @@
 /* One trainer rank: publishes a version, sends it, learns what became of it.
  *
- *              PUBLISH            BEGIN               SENT
- *     +------+        +-----------+        +---------+      +------+
- *     | IDLE |------->| PUBLISHED |------->| SENDING |----->| SENT |
- *     +------+        +-----------+        +---------+      +------+
- *        ^                  |                |  STOP |  STOP    |
- *        |                  |                v       v          |
- *        |                  |   ABORT_   +--------+ +----------+|
- *        |                  |   TRANSFER | BROKEN | | STOPPING ||
- *        |                  |            +--------+ +----------+|
- *        |                  |                |           | STOP_AT
- *        |                  |                |      +----------+    +---------+
- *        |                  |                |      | DRAINING |--->| DRAINED |
- *        |                  |                |      +----------+    +---------+
- *        +------------------+----------------+---------- OUTCOME -------+
+ *             PUBLISH            BEGIN              SENT
+ *   +------+        +-----------+       +---------+        +------+
+ *   | IDLE |------->| PUBLISHED |------>| SENDING |------->| SENT |
+ *   +------+        +-----------+       +---------+        +------+
+ *      ^                              cannot |   | STOP       | STOP
+ *      |                                     v   v            v
+ *      |                         +---------+ STOP +----------+ STOP_AT +----------+        +---------+
+ *      |                         | REFUSED |----->| STOPPING |-------->| DRAINING |------->| DRAINED |
+ *      |                         +---------+      +----------+         +----------+        +---------+
+ *      |
+ *      +---- OUTCOME, from PUBLISHED, SENT, DRAINED and BROKEN
  *
- * A second version may be published meanwhile; it waits, one deep. FENCED (not drawn) is reached from everywhere
- * and never left.
+ * Not drawn: ABORT_TRANSFER, or a transport that fails by itself, leads from all but IDLE and DRAINED to BROKEN; FENCE leads
+ * from everywhere to FENCED, which is never left.
+ * A second version may be published meanwhile; it waits, one deep. FENCED (not drawn) is reached from
+ * everywhere and never left.
  */
 #ifndef WEFT_CONTROL_TRAINER_MACHINE_H
 #define WEFT_CONTROL_TRAINER_MACHINE_H
@@ -29,11 +28,11 @@ typedef enum weft_trainer_state {
     WEFT_TRAINER_SENDING,   /* rounds are being posted */
     WEFT_TRAINER_SENT,      /* all rounds have left, the outcome is open */
     WEFT_TRAINER_REFUSED,   /* the data path cannot send this version; rounds go on until STOP */
-    WEFT_TRAINER_STOPPING,  /* posts nothing more; `posted` tells how far it got once the data path has said */
-    WEFT_TRAINER_DRAINING,  /* finishes the rounds below stop_round */
-    WEFT_TRAINER_DRAINED,   /* drained, the outcome is open */
-    WEFT_TRAINER_BROKEN,    /* the transport was aborted, the outcome is open */
-    WEFT_TRAINER_FENCED,    /* declared dead: takes part in nothing */
+    WEFT_TRAINER_STOPPING, /* posts nothing more; `posted` tells how far it got once the data path has said */
+    WEFT_TRAINER_DRAINING, /* finishes the rounds below stop_round */
+    WEFT_TRAINER_DRAINED,  /* drained, the outcome is open */
+    WEFT_TRAINER_BROKEN,   /* the transport was aborted, the outcome is open */
+    WEFT_TRAINER_FENCED,   /* declared dead: takes part in nothing */
     WEFT_TRAINER_STATE_COUNT,
 } weft_trainer_state_t;
 
@@ -65,8 +64,8 @@ const char *weft_trainer_state_name(weft_trainer_state_t state);
 void weft_trainer_machine_init(weft_trainer_machine_t *machine, const weft_control_config_t *config,
                                uint32_t rank);
 
-/* Handle one event: PUBLISH, SENT, TRANSFER_REFUSED, TRANSFER_FAILED, POSTED, DRAINED, MESSAGE, TICK. A PUBLISH that is out of
- * order, or the third one at a time, is answered at once with NOTIFY(FAILED). */
+/* Handle one event: PUBLISH, SENT, TRANSFER_REFUSED, TRANSFER_FAILED, POSTED, DRAINED, MESSAGE, TICK. A
+ * PUBLISH that is out of order, or the third one at a time, is answered at once with NOTIFY(FAILED). */
 void weft_trainer_machine_handle(weft_trainer_machine_t *machine, const weft_event_t *event,
                                  const weft_sink_t *sink);
 

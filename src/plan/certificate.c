@@ -44,7 +44,8 @@ static bool collect(const weft_part_pattern_t *part, const weft_unit_pattern_t *
         if (f->set != WEFT_SET_EACH && !weft_set_has(&sets->items[f->set], tp_rank))
             continue;
         weft_rect_t held = part->placement.boxes[f->box];
-        bool right_place = f->rect.row - need.box.row - first_row == f->to_row && f->rect.col - need.box.col == f->to_col;
+        bool right_place =
+            f->rect.row - need.box.row - first_row == f->to_row && f->rect.col - need.box.col == f->to_col;
         if (!right_place || !weft_rect_equal(weft_rect_intersect(held, f->rect), f->rect))
             return false;
         if (!WEFT_ARRAY_PUSH(rects, (weft_rect_t){f->to_row, f->to_col, f->rect.rows, f->rect.cols}))
@@ -53,16 +54,19 @@ static bool collect(const weft_part_pattern_t *part, const weft_unit_pattern_t *
     return true;
 }
 
-/* The amax vectors of a unit see every column of every row, land on the right rows, and reach every TP rank. */
-static bool amax_complete(const weft_part_pattern_t *part, const weft_unit_pattern_t *unit, uint32_t first_row, uint64_t cols,
-                          const weft_layout_t *rollout, const weft_sets_t *sets, rect_array_t *rects)
+/* The amax vectors of a unit see every column of every row, land on the right rows, and reach every TP rank.
+ */
+static bool amax_complete(const weft_part_pattern_t *part, const weft_unit_pattern_t *unit,
+                          uint32_t first_row, uint64_t cols, const weft_layout_t *rollout,
+                          const weft_sets_t *sets, rect_array_t *rects)
 {
     rects->count = 0;
     for (uint32_t i = 0; i < unit->num_amax; i++) {
         const weft_fragment_pattern_t *f = &part->fragments[unit->first_amax + i];
         weft_rect_t held = part->placement.boxes[f->box];
-        if (f->rect.row - first_row != f->to_row || !weft_rect_equal(weft_rect_intersect(held, f->rect), f->rect) ||
-            f->set == WEFT_SET_EACH || sets->items[f->set].count != rollout->tp || !WEFT_ARRAY_PUSH(rects, f->rect))
+        if (f->rect.row - first_row != f->to_row ||
+            !weft_rect_equal(weft_rect_intersect(held, f->rect), f->rect) || f->set == WEFT_SET_EACH ||
+            sets->items[f->set].count != rollout->tp || !WEFT_ARRAY_PUSH(rects, f->rect))
             return false;
     }
     return covers_once(rects, (weft_rect_t){first_row, 0, unit->rows, (uint32_t)cols});
@@ -101,8 +105,9 @@ bool weft_pattern_prove(const weft_pattern_t *pattern, const weft_layout_t *roll
             proven = prove_unit(pattern, p, u, rollout, sets, &rects);
             rows += part->units[u].rows;
             if (!proven)
-                snprintf(reason, 256, "layer %s, part %s, rows %u to %u: not covered exactly once", pattern->example->name,
-                         pattern->example->parts[p].role, u * WEFT_UNIT_ROWS, u * WEFT_UNIT_ROWS + part->units[u].rows);
+                snprintf(reason, 256, "layer %s, part %s, rows %u to %u: not covered exactly once",
+                         pattern->example->name, pattern->example->parts[p].role, u * WEFT_UNIT_ROWS,
+                         u * WEFT_UNIT_ROWS + part->units[u].rows);
         }
         bool vector = pattern->example->parts[p].vector;
         if (proven && (part->row_offset != row || part->col_offset != col || rows != part->rows)) {

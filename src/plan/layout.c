@@ -79,18 +79,20 @@ static bool parse_rollout(weft_layout_t *layout, const char *cursor)
 static weft_status_t refuse(weft_layout_t *layout, weft_error_t *error)
 {
     weft_side_t side = layout->side;
-    weft_fail(error, WEFT_ERR_ARGUMENT,
-              side == WEFT_SIDE_TRAINER
-                  ? "trainer layout \"%s\" is not understood: write fsdp:N, tp:N, dp:N or a product such as "
-                    "tp:2,dp:2, each factor once, at most %u ranks"
-                  : "rollout layout \"%s\" is not understood: write tp:T, tp:TxR for R replicas, and ,ep for whole "
-                    "experts a rank, such as tp:2x2,ep, at most %u ranks",
-              layout->text, MAX_RANKS);
+    weft_fail(
+        error, WEFT_ERR_ARGUMENT,
+        side == WEFT_SIDE_TRAINER
+            ? "trainer layout \"%s\" is not understood: write fsdp:N, tp:N, dp:N or a product such as "
+              "tp:2,dp:2, each factor once, at most %u ranks"
+            : "rollout layout \"%s\" is not understood: write tp:T, tp:TxR for R replicas, and ,ep for whole "
+              "experts a rank, such as tp:2x2,ep, at most %u ranks",
+        layout->text, MAX_RANKS);
     weft_layout_destroy(layout);
     return WEFT_ERR_ARGUMENT;
 }
 
-weft_status_t weft_layout_parse(const char *text, weft_side_t side, weft_layout_t **layout, weft_error_t *error)
+weft_status_t weft_layout_parse(const char *text, weft_side_t side, weft_layout_t **layout,
+                                weft_error_t *error)
 {
     weft_layout_t *made = calloc(1, sizeof *made);
     char *copy = strdup(text);

@@ -6,13 +6,14 @@
 #include "src/base/text.h"
 #include "src/plan/plan.h"
 
-static bool layer_misfit(const weft_layer_t *layer, const weft_scheme_t *scheme, uint32_t tp, bool ep, uint32_t *part,
-                         char reason[256])
+static bool layer_misfit(const weft_layer_t *layer, const weft_scheme_t *scheme, uint32_t tp, bool ep,
+                         uint32_t *part, char reason[256])
 {
     bool whole = ep && layer->num_experts > 0;
     uint32_t block = layer->quantize ? scheme->block : 1;
     for (*part = 0; *part < layer->num_parts; ++*part)
-        if (weft_rollout_misfit(&layer->parts[*part], tp, whole, block, *part + 1 == layer->num_parts, reason))
+        if (weft_rollout_misfit(&layer->parts[*part], tp, whole, block, *part + 1 == layer->num_parts,
+                                reason))
             return true;
     if (whole && layer->num_experts < tp) {
         *part = 0;
@@ -58,7 +59,8 @@ static weft_status_t refuse_rollout(const weft_plan_t *plan, const weft_layer_t 
     const weft_scheme_t *other;
     bool channel_fits = plan->scheme->block > 1 && weft_scheme_find("fp8-channel", &other, NULL) == WEFT_OK &&
                         layout_fits(plan->layers, other, plan->rollout->tp, plan->rollout->ep);
-    weft_fail(error, WEFT_ERR_MISFIT, "rollout %s with %s does not fit: layer %s, part %s: %s. With %s these fit: %s%s",
+    weft_fail(error, WEFT_ERR_MISFIT,
+              "rollout %s with %s does not fit: layer %s, part %s: %s. With %s these fit: %s%s",
               plan->rollout->text, plan->scheme->name, layer->name, layer->parts[part].role, reason,
               plan->scheme->name, fitting.length ? fitting.data : "none",
               channel_fits ? "; or keep the layout and use fp8-channel" : "");
@@ -71,10 +73,11 @@ static weft_status_t check_trainer(const weft_plan_t *plan, const weft_layer_t *
     char reason[256];
     for (uint32_t part = 0; part < layer->num_parts; part++)
         if (weft_trainer_misfit(plan->trainer, &layer->parts[part], reason))
-            return weft_fail(error, WEFT_ERR_MISFIT,
-                             "trainer %s does not fit: layer %s, part %s: %s; choose a tp that divides it, or fsdp:N, "
-                             "which cuts anywhere",
-                             plan->trainer->text, layer->name, layer->parts[part].role, reason);
+            return weft_fail(
+                error, WEFT_ERR_MISFIT,
+                "trainer %s does not fit: layer %s, part %s: %s; choose a tp that divides it, or fsdp:N, "
+                "which cuts anywhere",
+                plan->trainer->text, layer->name, layer->parts[part].role, reason);
     return WEFT_OK;
 }
 

@@ -14,7 +14,8 @@ static uint32_t held_experts(const weft_plan_t *plan, const weft_layer_t *layer,
 {
     uint32_t first, count = 1;
     if (layer->num_experts)
-        weft_rollout_experts(layer->num_experts, plan->rollout->tp, tp_rank, plan->rollout->ep, &first, &count);
+        weft_rollout_experts(layer->num_experts, plan->rollout->tp, tp_rank, plan->rollout->ep, &first,
+                             &count);
     return count;
 }
 
@@ -27,7 +28,8 @@ static void scale_extent(const weft_scheme_t *scheme, uint32_t rows, uint32_t co
 }
 
 /* Fill shape and bytes; a vector has one dimension, experts add one in front. */
-static void set_shape(weft_output_t *output, const weft_layer_t *layer, uint32_t experts, uint64_t rows, uint64_t cols)
+static void set_shape(weft_output_t *output, const weft_layer_t *layer, uint32_t experts, uint64_t rows,
+                      uint64_t cols)
 {
     uint32_t n = 0;
     if (layer->num_experts)

@@ -1,4 +1,5 @@
-/* Outputs: the kernel-format tensors of one rollout rank, and where each lies in its live range and in its stage. */
+/* Outputs: the kernel-format tensors of one rollout rank, and where each lies in its live range and in its
+ * stage. */
 #ifndef WEFT_PLAN_OUTPUTS_H
 #define WEFT_PLAN_OUTPUTS_H
 

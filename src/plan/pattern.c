@@ -1,5 +1,5 @@
-/* In: a layer, both layouts. Out: its units with the fragments each needs. Invariant: the fragments of a unit are
- * disjoint and, with its padding, cover it on every TP rank. */
+/* In: a layer, both layouts. Out: its units with the fragments each needs. Invariant: the fragments of a unit
+ * are disjoint and, with its padding, cover it on every TP rank. */
 #include "src/plan/pattern.h"
 
 #include <stdlib.h>
@@ -38,8 +38,8 @@ bool weft_layers_alike(const weft_layer_t *a, const weft_layer_t *b)
         return false;
     for (uint32_t p = 0; p < a->num_parts; p++) {
         const weft_part_t *x = &a->parts[p], *y = &b->parts[p];
-        if (x->split != y->split || x->rows != y->rows || x->cols != y->cols || x->head_rows != y->head_rows ||
-            x->vector != y->vector)
+        if (x->split != y->split || x->rows != y->rows || x->cols != y->cols ||
+            x->head_rows != y->head_rows || x->vector != y->vector)
             return false;
     }
     return true;
@@ -224,7 +224,8 @@ static weft_status_t build_part(builder_t *b, const weft_layout_t *trainer, uint
 }
 
 /* A scale that spans a row needs its amax ahead when the row lies on several ranks. */
-static bool needs_amax(const weft_layer_t *layer, const weft_scheme_t *scheme, const weft_layout_t *rollout, bool whole)
+static bool needs_amax(const weft_layer_t *layer, const weft_scheme_t *scheme, const weft_layout_t *rollout,
+                       bool whole)
 {
     if (!scheme->row_amax || whole || rollout->tp == 1)
         return false;
@@ -234,14 +235,15 @@ static bool needs_amax(const weft_layer_t *layer, const weft_scheme_t *scheme, c
     return false;
 }
 
-static weft_dtype_t output_dtype(const weft_layer_t *layer, const weft_scheme_t *update, const weft_scheme_t *scheme)
+static weft_dtype_t output_dtype(const weft_layer_t *layer, const weft_scheme_t *update,
+                                 const weft_scheme_t *scheme)
 {
     bool keep = scheme->kernel == WEFT_KERNEL_CAST && update->kernel != WEFT_KERNEL_CAST;
     return keep && layer->dtype == WEFT_DTYPE_F16 ? WEFT_DTYPE_F16 : scheme->dtype;
 }
 
-/* vLLM requantizes to powers of two where DeepGEMM takes the layer: linear layers of whole 64 x 128 tiles, and experts only when
- * they are whole. The rest keeps the profile that requantizing starts from. */
+/* vLLM requantizes to powers of two where DeepGEMM takes the layer: linear layers of whole 64 x 128 tiles,
+ * and experts only when they are whole. The rest keeps the profile that requantizing starts from. */
 static weft_profile_t layer_profile(const weft_pattern_t *pattern, weft_profile_t profile)
 {
     if (pattern->scheme->kernel == WEFT_KERNEL_CAST)
@@ -251,9 +253,9 @@ static weft_profile_t layer_profile(const weft_pattern_t *pattern, weft_profile_
     return profile == WEFT_PROFILE_VLLM_POW2 && !taken ? WEFT_PROFILE_VLLM : profile;
 }
 
-weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t *scheme, weft_profile_t profile,
-                                  const weft_layout_t *trainer, const weft_layout_t *rollout, weft_sets_t *sets,
-                                  weft_pattern_t *pattern)
+weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t *scheme,
+                                  weft_profile_t profile, const weft_layout_t *trainer,
+                                  const weft_layout_t *rollout, weft_sets_t *sets, weft_pattern_t *pattern)
 {
     const weft_scheme_t *used = layer->quantize ? scheme : weft_scheme_cast();
     bool whole = rollout->ep && layer->num_experts > 0;

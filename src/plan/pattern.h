@@ -1,7 +1,8 @@
 /* Patterns: the fragments of one layer, computed once for all layers that are alike.
  *
- * Layers with equal parts (shape, dtype, split), equal placement and equal scheme differ only in which tensors they
- * name, so intersections, proof and hash are per pattern; a model of 100,000 tensors has about ten. */
+ * Layers with equal parts (shape, dtype, split), equal placement and equal scheme differ only in which
+ * tensors they name, so intersections, proof and hash are per pattern; a model of 100,000 tensors has about
+ * ten. */
 #ifndef WEFT_PLAN_PATTERN_H
 #define WEFT_PLAN_PATTERN_H
 
@@ -26,15 +27,15 @@ typedef struct weft_unit_pattern {
     uint32_t rows; /* in kernel format, padding included */
     uint32_t first_fragment, num_fragments;
     uint32_t first_amax, num_amax; /* rect: the rows asked for and the columns the holder has */
-    uint64_t staged_bytes;         /* of the data on the rank that needs most, each fragment rounded up to 256 */
-    uint64_t amax_bytes;           /* the same of the amax vectors */
+    uint64_t staged_bytes; /* of the data on the rank that needs most, each fragment rounded up to 256 */
+    uint64_t amax_bytes;   /* the same of the amax vectors */
 } weft_unit_pattern_t;
 
 typedef struct weft_part_pattern {
     weft_placement_t placement;
-    uint32_t rows, cols;   /* of a rank, in kernel format */
-    uint32_t row_offset;   /* of the part within the layer's matrix on a rank */
-    uint32_t col_offset;   /* of a vector, whose parts lie beside each other; else 0 */
+    uint32_t rows, cols; /* of a rank, in kernel format */
+    uint32_t row_offset; /* of the part within the layer's matrix on a rank */
+    uint32_t col_offset; /* of a vector, whose parts lie beside each other; else 0 */
     uint32_t num_units;
     weft_unit_pattern_t *units;
     weft_fragment_pattern_t *fragments;
@@ -56,16 +57,16 @@ typedef struct weft_pattern {
 
 /* Compute the fragments of `layer`. `sets` is added to.
  * **Returns** WEFT_OK, WEFT_ERR_NO_MEMORY. The layer must fit (misfit.h). */
-weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t *scheme, weft_profile_t profile,
-                                  const weft_layout_t *trainer, const weft_layout_t *rollout, weft_sets_t *sets,
-                                  weft_pattern_t *pattern);
+weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t *scheme,
+                                  weft_profile_t profile, const weft_layout_t *trainer,
+                                  const weft_layout_t *rollout, weft_sets_t *sets, weft_pattern_t *pattern);
 void weft_pattern_destroy(weft_pattern_t *pattern);
 
 /* Whether two layers may share a pattern. */
 bool weft_layers_alike(const weft_layer_t *a, const weft_layer_t *b);
 
-/* Prove it: the units of each part tile the kernel-format rows, and on every TP rank the fragments of a unit and its
- * padding cover it once. Returns false and names what is wrong in `reason`. */
+/* Prove it: the units of each part tile the kernel-format rows, and on every TP rank the fragments of a unit
+ * and its padding cover it once. Returns false and names what is wrong in `reason`. */
 bool weft_pattern_prove(const weft_pattern_t *pattern, const weft_layout_t *rollout, const weft_sets_t *sets,
                         char reason[256]);
 

@@ -56,7 +56,8 @@ static bool split_misfit(const weft_part_t *part, uint32_t count, char reason[25
     case WEFT_SPLIT_HEADS:
         if (num_heads(part) % count == 0)
             return false;
-        snprintf(reason, 256, "%llu heads cannot be shared by %u ranks", (unsigned long long)num_heads(part), count);
+        snprintf(reason, 256, "%llu heads cannot be shared by %u ranks", (unsigned long long)num_heads(part),
+                 count);
         return true;
     case WEFT_SPLIT_KV_HEADS:
         if (num_heads(part) % count == 0 || count % num_heads(part) == 0)
@@ -76,7 +77,8 @@ static bool split_misfit(const weft_part_t *part, uint32_t count, char reason[25
     return false;
 }
 
-/* Chunk `index` of `count` of dimension 0 as torch.chunk cuts it: ceil-sized, the last ones short or empty. */
+/* Chunk `index` of `count` of dimension 0 as torch.chunk cuts it: ceil-sized, the last ones short or empty.
+ */
 static weft_rect_t fsdp_chunk(weft_rect_t box, bool vector, uint32_t count, uint32_t index)
 {
     uint32_t extent = vector ? box.cols : box.rows;
@@ -95,7 +97,8 @@ static weft_rect_t fsdp_chunk(weft_rect_t box, bool vector, uint32_t count, uint
 
 weft_rect_t weft_placement_box(const weft_layout_t *trainer, const weft_part_t *part, uint32_t rank)
 {
-    weft_rect_t box = split_box(part, trainer->size[WEFT_AXIS_TP], weft_layout_coordinate(trainer, rank, WEFT_AXIS_TP));
+    weft_rect_t box =
+        split_box(part, trainer->size[WEFT_AXIS_TP], weft_layout_coordinate(trainer, rank, WEFT_AXIS_TP));
     return fsdp_chunk(box, part->vector, trainer->size[WEFT_AXIS_FSDP],
                       weft_layout_coordinate(trainer, rank, WEFT_AXIS_FSDP));
 }
@@ -170,7 +173,8 @@ void weft_placement_destroy(weft_placement_t *placement)
     *placement = (weft_placement_t){0};
 }
 
-/* A vocabulary is padded to 64 rows and then to the ranks; the last ranks' rows may be padding in part or whole. */
+/* A vocabulary is padded to 64 rows and then to the ranks; the last ranks' rows may be padding in part or
+ * whole. */
 static weft_need_t vocab_need(const weft_part_t *part, uint32_t tp, uint32_t tp_rank)
 {
     uint64_t padded = (part->rows + VOCAB_PAD - 1) / VOCAB_PAD * VOCAB_PAD;

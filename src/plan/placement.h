@@ -16,17 +16,17 @@ bool weft_trainer_misfit(const weft_layout_t *trainer, const weft_part_t *part, 
 /* The distinct boxes of a part and who holds each. */
 typedef struct weft_placement {
     uint32_t num_boxes;
-    weft_rect_t *boxes;      /* [num_boxes], in order of first holder */
-    uint32_t *first_holder;  /* [num_boxes + 1] into holders */
-    uint32_t *holders;       /* trainer ranks, ascending within a box */
+    weft_rect_t *boxes;     /* [num_boxes], in order of first holder */
+    uint32_t *first_holder; /* [num_boxes + 1] into holders */
+    uint32_t *holders;      /* trainer ranks, ascending within a box */
 } weft_placement_t;
 
 weft_status_t weft_placement_create(const weft_layout_t *trainer, const weft_part_t *part,
                                     weft_placement_t *placement);
 void weft_placement_destroy(weft_placement_t *placement);
 
-/* What a TP rank needs of a part: a box of the tensor, and how large it is in kernel format, where `rows` may exceed
- * the box's by rows of zeros below (a padded vocabulary). */
+/* What a TP rank needs of a part: a box of the tensor, and how large it is in kernel format, where `rows` may
+ * exceed the box's by rows of zeros below (a padded vocabulary). */
 typedef struct weft_need {
     weft_rect_t box;
     uint32_t rows, cols;
@@ -35,12 +35,13 @@ typedef struct weft_need {
 /* `whole` is true for experts under ep: nothing is cut. */
 weft_need_t weft_rollout_need(const weft_part_t *part, uint32_t tp, uint32_t tp_rank, bool whole);
 
-/* Why `part` cannot be cut over `tp` ranks with cuts on multiples of `block`; see weft_trainer_misfit. `last`: it is
- * the last part of its layer, whose end may be ragged when its rows are not cut. */
+/* Why `part` cannot be cut over `tp` ranks with cuts on multiples of `block`; see weft_trainer_misfit.
+ * `last`: it is the last part of its layer, whose end may be ragged when its rows are not cut. */
 bool weft_rollout_misfit(const weft_part_t *part, uint32_t tp, bool whole, uint32_t block, bool last,
                          char reason[256]);
 
-/* Experts [first, first + count) that `tp_rank` holds under ep: the first `num_experts mod tp` ranks hold one more. */
+/* Experts [first, first + count) that `tp_rank` holds under ep: the first `num_experts mod tp` ranks hold one
+ * more. */
 void weft_rollout_experts(uint32_t num_experts, uint32_t tp, uint32_t tp_rank, bool ep, uint32_t *first,
                           uint32_t *count);
 

@@ -23,8 +23,8 @@ static weft_status_t share_patterns(weft_plan_t *plan)
             found++;
         if (found == patterns.count) {
             weft_pattern_t pattern;
-            status = weft_pattern_create(&layers->items[i], plan->scheme, plan->profile, plan->trainer, plan->rollout,
-                                         &plan->sets, &pattern);
+            status = weft_pattern_create(&layers->items[i], plan->scheme, plan->profile, plan->trainer,
+                                         plan->rollout, &plan->sets, &pattern);
             if (status == WEFT_OK && !WEFT_ARRAY_PUSH(&patterns, pattern))
                 status = WEFT_ERR_NO_MEMORY;
             if (status != WEFT_OK)
@@ -43,7 +43,8 @@ static weft_status_t prove(const weft_plan_t *plan, weft_error_t *error)
     char reason[256];
     for (uint32_t i = 0; i < plan->num_patterns; i++)
         if (!weft_pattern_prove(&plan->patterns[i], plan->rollout, &plan->sets, reason))
-            return weft_fail(error, WEFT_ERR_INTERNAL, "the plan does not cover every element once: %s", reason);
+            return weft_fail(error, WEFT_ERR_INTERNAL, "the plan does not cover every element once: %s",
+                             reason);
     return WEFT_OK;
 }
 
@@ -52,7 +53,8 @@ static weft_status_t take_options(weft_plan_t *plan, const char *scheme, const w
 {
     plan->options = options ? *options : WEFT_PLAN_OPTIONS;
     if (plan->options.struct_size != sizeof(weft_plan_options_t))
-        return weft_fail(error, WEFT_ERR_ARGUMENT, "weft_plan_options_t has %zu bytes, expected %zu: start from WEFT_PLAN_OPTIONS",
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "weft_plan_options_t has %zu bytes, expected %zu: start from WEFT_PLAN_OPTIONS",
                          plan->options.struct_size, sizeof(weft_plan_options_t));
     WEFT_TRY(weft_scheme_find(scheme, &plan->scheme, error));
     WEFT_TRY(weft_scheme_profile(plan->scheme, plan->options.profile, &plan->profile, error));
@@ -78,20 +80,22 @@ static weft_status_t build(weft_plan_t *plan, const char *scheme, const weft_pla
     return status == WEFT_ERR_NO_MEMORY ? weft_fail(error, status, "no memory for the plan") : status;
 }
 
-weft_status_t weft_plan_create(const weft_model_t *model, const weft_layout_t *trainer, const weft_layout_t *rollout,
-                               const char *scheme, const weft_plan_options_t *options, weft_plan_t **plan,
-                               weft_error_t *error)
+weft_status_t weft_plan_create(const weft_model_t *model, const weft_layout_t *trainer,
+                               const weft_layout_t *rollout, const char *scheme,
+                               const weft_plan_options_t *options, weft_plan_t **plan, weft_error_t *error)
 {
     if (trainer->side != WEFT_SIDE_TRAINER || rollout->side != WEFT_SIDE_ROLLOUT)
-        return weft_fail(error, WEFT_ERR_ARGUMENT, "a plan takes a trainer layout and a rollout layout, in this order");
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "a plan takes a trainer layout and a rollout layout, in this order");
     weft_plan_t *made = calloc(1, sizeof *made);
     if (!made)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the plan");
     made->model = model;
     made->trainer = weft_layout_copy(trainer);
     made->rollout = weft_layout_copy(rollout);
-    weft_status_t status = made->trainer && made->rollout ? build(made, scheme, options, error)
-                                                          : weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the plan");
+    weft_status_t status = made->trainer && made->rollout
+                               ? build(made, scheme, options, error)
+                               : weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the plan");
     if (status != WEFT_OK) {
         weft_plan_destroy(made);
         return status;

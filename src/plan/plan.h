@@ -4,13 +4,14 @@
 
 #include "src/plan/pattern.h"
 
-/* A place in the global order of units: layer, then expert (as a rank counts its own), then part, then unit. */
+/* A place in the global order of units: layer, then expert (as a rank counts its own), then part, then unit.
+ */
 typedef struct weft_cursor {
     uint32_t layer, expert, part, unit;
 } weft_cursor_t;
 
-/* A run of whole units that is staged together. The amax vectors of a round's units travel in the round before;
- * the first round may hold nothing else, and the last holds the digests of what travelled. */
+/* A run of whole units that is staged together. The amax vectors of a round's units travel in the round
+ * before; the first round may hold nothing else, and the last holds the digests of what travelled. */
 typedef struct weft_plan_round {
     weft_cursor_t first;
     uint32_t num_units;
@@ -73,12 +74,13 @@ uint32_t weft_plan_local_experts(const weft_plan_t *plan, uint32_t layer);
 /* Step to the next unit; false at the end. */
 bool weft_cursor_next(const weft_plan_t *plan, weft_cursor_t *cursor);
 
-/* Whether the TP rank has this unit at all (under ep ranks may hold one expert fewer), and of which expert of the model. */
+/* Whether the TP rank has this unit at all (under ep ranks may hold one expert fewer), and of which expert of
+ * the model. */
 bool weft_cursor_expert(const weft_plan_t *plan, weft_cursor_t cursor, uint32_t tp_rank, uint32_t *expert);
 
 /* Walk the data or the amax pieces of a unit, in an order that is the same on every rank. */
-weft_status_t weft_plan_walk(const weft_plan_t *plan, weft_cursor_t cursor, weft_piece_kind_t kind, weft_piece_fn fn,
-                             void *user);
+weft_status_t weft_plan_walk(const weft_plan_t *plan, weft_cursor_t cursor, weft_piece_kind_t kind,
+                             weft_piece_fn fn, void *user);
 
 /* Bytes that a piece carries. */
 uint64_t weft_piece_bytes(const weft_plan_t *plan, const weft_piece_t *piece);
@@ -88,9 +90,9 @@ uint32_t weft_plan_rollout_rank(const weft_plan_t *plan, uint32_t replica, uint3
 uint32_t weft_plan_num_ranks(const weft_plan_t *plan);
 
 /* Steps of weft_plan_create, one file each. */
-weft_status_t weft_plan_check_fit(const weft_plan_t *plan, weft_error_t *error);    /* misfit.c */
-weft_status_t weft_plan_make_routes(weft_plan_t *plan);                             /* routes.c */
-weft_status_t weft_plan_make_rounds(weft_plan_t *plan, weft_error_t *error);        /* rounds.c */
-weft_status_t weft_plan_make_hash(weft_plan_t *plan);                               /* plan_hash.c */
+weft_status_t weft_plan_check_fit(const weft_plan_t *plan, weft_error_t *error); /* misfit.c */
+weft_status_t weft_plan_make_routes(weft_plan_t *plan);                          /* routes.c */
+weft_status_t weft_plan_make_rounds(weft_plan_t *plan, weft_error_t *error);     /* rounds.c */
+weft_status_t weft_plan_make_hash(weft_plan_t *plan);                            /* plan_hash.c */
 
 #endif

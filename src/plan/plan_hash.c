@@ -1,5 +1,5 @@
-/* In: a finished plan. Out: XXH3-128 over what ranks must agree on. Invariant: two ranks with the same hash compute
- * the same buckets; anything that changes a byte on the wire or in kernel format changes the hash. */
+/* In: a finished plan. Out: XXH3-128 over what ranks must agree on. Invariant: two ranks with the same hash
+ * compute the same buckets; anything that changes a byte on the wire or in kernel format changes the hash. */
 #include "src/base/error.h"
 #include "src/base/hash.h"
 #include "src/plan/plan.h"
@@ -63,9 +63,9 @@ weft_status_t weft_plan_make_hash(weft_plan_t *plan)
     weft_hasher_t *hasher = weft_hasher_create();
     if (!hasher)
         return WEFT_ERR_NO_MEMORY;
-    const uint64_t head[] = {PLAN_FORMAT,           plan->profile, plan->options.max_bucket_bytes,
-                             plan->relay,           plan->rollout->tp, plan->rollout->replicas,
-                             plan->num_patterns,    plan->rollout->ep};
+    const uint64_t head[] = {PLAN_FORMAT,        plan->profile,     plan->options.max_bucket_bytes,
+                             plan->relay,        plan->rollout->tp, plan->rollout->replicas,
+                             plan->num_patterns, plan->rollout->ep};
     weft_hasher_add(hasher, head, sizeof head);
     weft_hasher_add_text(hasher, plan->scheme->name);
     weft_hasher_add_text(hasher, plan->trainer->text);

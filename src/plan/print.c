@@ -6,7 +6,7 @@
 #include "src/base/text.h"
 #include "src/plan/plan.h"
 
-#define DEFAULT_LINK 50e9
+#define DEFAULT_LINK       50e9
 #define COMMUNICATOR_BYTES (8u << 20) /* what a communicator takes on a rank, about; backends differ */
 
 static double predicted_ms(const weft_plan_summary_t *s, double link)
@@ -20,43 +20,52 @@ static void print_pattern(weft_text_t *text, const weft_plan_t *plan, const weft
     const weft_layer_t *layer = pattern->example;
     char shape[64], title[160];
     if (layer->num_experts)
-        snprintf(shape, sizeof shape, "%u x [%u, %u]", weft_plan_local_experts(plan, (uint32_t)(layer - plan->layers->items)),
-                 pattern->rows, pattern->cols);
+        snprintf(shape, sizeof shape, "%u x [%u, %u]",
+                 weft_plan_local_experts(plan, (uint32_t)(layer - plan->layers->items)), pattern->rows,
+                 pattern->cols);
     else if (layer->parts[0].vector)
         snprintf(shape, sizeof shape, "[%u]", pattern->cols);
     else
         snprintf(shape, sizeof shape, "[%u, %u]", pattern->rows, pattern->cols);
     snprintf(title, sizeof title, "%s%c%s", layer->name, layer->joint, layer->leaf);
     weft_text_add(text, "  %6u  %-52s %-20s %-8s %s%s\n", pattern->num_layers, title, shape,
-                  weft_dtype_name(pattern->dtype), pattern->scheme->name, pattern->amax_ahead ? ", amax ahead" : "");
+                  weft_dtype_name(pattern->dtype), pattern->scheme->name,
+                  pattern->amax_ahead ? ", amax ahead" : "");
 }
 
 static void print_page(weft_text_t *text, const weft_plan_t *plan, const weft_plan_summary_t *s, double link)
 {
     char a[24], b[24], c[24];
-    weft_text_add(text, "plan      %s: trainer %s (%u ranks) to rollout %s (%u ranks), %s", weft_model_type(plan->model),
-                  plan->trainer->text, plan->trainer->num_ranks, plan->rollout->text, plan->rollout->num_ranks,
-                  plan->scheme->name);
+    weft_text_add(text, "plan      %s: trainer %s (%u ranks) to rollout %s (%u ranks), %s",
+                  weft_model_type(plan->model), plan->trainer->text, plan->trainer->num_ranks,
+                  plan->rollout->text, plan->rollout->num_ranks, plan->scheme->name);
     if (plan->profile != WEFT_PROFILE_DEFAULT)
         weft_text_add(text, " (%s)", weft_profile_name(plan->profile));
     weft_text_add(text, "\nhash      %016llx%016llx\n", (unsigned long long)plan->hash.word[1],
                   (unsigned long long)plan->hash.word[0]);
-    weft_text_add(text, "model     %u tensors, %s, as %u layers of %u patterns; every element proven to arrive once\n",
-                  s->num_tensors, weft_text_bytes((double)s->checkpoint_bytes, a), s->num_layers, s->num_patterns);
+    weft_text_add(
+        text, "model     %u tensors, %s, as %u layers of %u patterns; every element proven to arrive once\n",
+        s->num_tensors, weft_text_bytes((double)s->checkpoint_bytes, a), s->num_layers, s->num_patterns);
     weft_text_add(text, "\n  layers  one of them, as a rollout rank holds it\n");
     for (uint32_t i = 0; i < plan->num_patterns; i++)
         print_pattern(text, plan, &plan->patterns[i]);
-    weft_text_add(text, "\nrollout   receives at most %s a rank, holds %s of kernel-format weights and as much again staged\n",
-                  weft_text_bytes((double)s->ingress_bytes_max, a), weft_text_bytes((double)s->kernel_bytes_max, b));
+    weft_text_add(text,
+                  "\nrollout   receives at most %s a rank, holds %s of kernel-format weights and as much "
+                  "again staged\n",
+                  weft_text_bytes((double)s->ingress_bytes_max, a),
+                  weft_text_bytes((double)s->kernel_bytes_max, b));
     weft_text_add(text, "trainer   sends %s to %s a rank, %s in all; one replica needs %s\n",
-                  weft_text_bytes((double)s->egress_bytes_min, a), weft_text_bytes((double)s->egress_bytes_max, b),
+                  weft_text_bytes((double)s->egress_bytes_min, a),
+                  weft_text_bytes((double)s->egress_bytes_max, b),
                   weft_text_bytes((double)s->egress_bytes_total, c),
                   weft_text_bytes((double)s->unique_bytes_total, (char[24]){0}));
-    weft_text_add(text, "staging   %s in %u rounds (least %s)\n", weft_text_bytes((double)s->staging_bytes, a), s->num_rounds,
+    weft_text_add(text, "staging   %s in %u rounds (least %s)\n",
+                  weft_text_bytes((double)s->staging_bytes, a), s->num_rounds,
                   weft_text_bytes((double)s->least_budget_bytes, b));
-    weft_text_add(text, "routes    %u, %s; %u destination sets; at most %u communicators a rank, about %s\n", s->num_routes,
-                  s->relay ? "by relay (one rank of a set receives, then broadcasts)" : "each a broadcast", s->num_sets,
-                  s->groups_max, weft_text_bytes((double)s->groups_max * COMMUNICATOR_BYTES, a));
+    weft_text_add(text, "routes    %u, %s; %u destination sets; at most %u communicators a rank, about %s\n",
+                  s->num_routes,
+                  s->relay ? "by relay (one rank of a set receives, then broadcasts)" : "each a broadcast",
+                  s->num_sets, s->groups_max, weft_text_bytes((double)s->groups_max * COMMUNICATOR_BYTES, a));
     weft_text_add(text, "time      %.1f ms at %.0f GB/s a link: the busiest rank's bytes over its link\n",
                   predicted_ms(s, link), link / 1e9);
 }
@@ -65,8 +74,9 @@ static void print_json(weft_text_t *text, const weft_plan_t *plan, const weft_pl
 {
     weft_text_add(text, "{\n  \"model_type\": ");
     weft_text_add_json_string(text, weft_model_type(plan->model));
-    weft_text_add(text, ",\n  \"trainer\": \"%s\", \"rollout\": \"%s\", \"scheme\": \"%s\", \"profile\": \"%s\",\n", plan->trainer->text,
-                  plan->rollout->text, plan->scheme->name, weft_profile_name(plan->profile));
+    weft_text_add(
+        text, ",\n  \"trainer\": \"%s\", \"rollout\": \"%s\", \"scheme\": \"%s\", \"profile\": \"%s\",\n",
+        plan->trainer->text, plan->rollout->text, plan->scheme->name, weft_profile_name(plan->profile));
     weft_text_add(text, "  \"hash\": \"%016llx%016llx\",\n", (unsigned long long)plan->hash.word[1],
                   (unsigned long long)plan->hash.word[0]);
     const struct {

@@ -87,7 +87,8 @@ static weft_status_t list_piece(void *user, const weft_piece_t *piece)
     return WEFT_OK;
 }
 
-/* One past the last fragment of the run that starts at `first`, and its bytes; a run ends at the bucket limit. */
+/* One past the last fragment of the run that starts at `first`, and its bytes; a run ends at the bucket
+ * limit. */
 static size_t run_end(const route_list_t *list, size_t first, uint64_t limit, uint64_t *bytes)
 {
     size_t end = first + 1;
@@ -261,7 +262,8 @@ static weft_unit_t describe_unit(const builder_t *b, weft_cursor_t cursor, weft_
     return unit;
 }
 
-/* Walk the units of plan round `index`, listing pieces of one kind. `first_unit` numbers this rank's units. */
+/* Walk the units of plan round `index`, listing pieces of one kind. `first_unit` numbers this rank's units.
+ */
 static weft_status_t walk_round(builder_t *b, uint32_t index, weft_piece_kind_t kind, uint32_t first_unit)
 {
     const weft_plan_round_t *round = &b->plan->rounds[index];
@@ -366,8 +368,9 @@ static void find_mine(builder_t *b)
 {
     for (uint32_t i = 0; i < b->plan->routes.count; i++) {
         const weft_route_t *route = &b->plan->routes.items[i];
-        b->mine[i] = b->program->is_trainer ? route->source == b->program->rank
-                                            : weft_set_has(&b->plan->sets.items[route->set], b->program->tp_rank);
+        b->mine[i] = b->program->is_trainer
+                         ? route->source == b->program->rank
+                         : weft_set_has(&b->plan->sets.items[route->set], b->program->tp_rank);
     }
 }
 

@@ -1,11 +1,12 @@
-/* A program: the plan as one rank runs it. Rounds of buckets in the order they are posted; on a rollout rank also the
- * units that the buckets complete.
+/* A program: the plan as one rank runs it. Rounds of buckets in the order they are posted; on a rollout rank
+ * also the units that the buckets complete.
  *
  *     round 0            round 1                      ...   last round
  *     [bucket][bucket]   [bucket][bucket][bucket]           [digests]
  *        |  fragments: tensor, rect, offset in the bucket -> unit, place in the unit
  *
- * Every member of a route derives the same buckets, since a bucket's content follows from the round and the route alone. */
+ * Every member of a route derives the same buckets, since a bucket's content follows from the round and the
+ * route alone. */
 #ifndef WEFT_PLAN_PROGRAM_H
 #define WEFT_PLAN_PROGRAM_H
 
@@ -25,7 +26,7 @@ typedef struct weft_fragment {
 
 typedef struct weft_bucket {
     uint32_t round, route, source, set;
-    uint32_t relay; /* session rank that broadcasts it: the source itself, or one of the set's ranks */
+    uint32_t relay;    /* session rank that broadcasts it: the source itself, or one of the set's ranks */
     uint32_t sequence; /* within the route, over all rounds */
     uint32_t first_fragment, num_fragments;
     uint32_t bytes, payload_bytes; /* as sent, and without alignment */
@@ -36,9 +37,9 @@ typedef struct weft_bucket {
 typedef struct weft_unit {
     uint32_t layer, part;
     uint32_t rows, cols;
-    uint32_t real_rows; /* rows from here on are zeros */
-    uint32_t first_input, num_inputs; /* into the program's inputs */
-    uint32_t amax_row;  /* first row in the round's amax table; UINT32_MAX without */
+    uint32_t real_rows;                   /* rows from here on are zeros */
+    uint32_t first_input, num_inputs;     /* into the program's inputs */
+    uint32_t amax_row;                    /* first row in the round's amax table; UINT32_MAX without */
     uint64_t weight_offset, scale_offset; /* bytes in the stage; scale UINT64_MAX without */
 } weft_unit_t;
 
@@ -62,7 +63,7 @@ typedef struct weft_program {
     size_t num_fragments;
     weft_unit_t *units;
     size_t num_units;
-    uint32_t *inputs; /* fragments of unit u: inputs[first_input ..] */
+    uint32_t *inputs;      /* fragments of unit u: inputs[first_input ..] */
     uint32_t *layer_units; /* rollout, [layers]: units of each layer */
     uint64_t slot_bytes;   /* the largest round */
     uint32_t amax_rows;    /* the largest table */
@@ -76,7 +77,8 @@ weft_status_t weft_program_create(const weft_plan_t *plan, uint32_t rank, const 
                                   weft_program_t **program);
 void weft_program_destroy(weft_program_t *program);
 
-/* The session ranks of a set, replica by replica; returns their number. `ranks` has room for all rollout ranks. */
+/* The session ranks of a set, replica by replica; returns their number. `ranks` has room for all rollout
+ * ranks. */
 uint32_t weft_set_ranks(const weft_plan_t *plan, uint32_t set, uint32_t *ranks);
 
 #endif

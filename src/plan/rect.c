@@ -20,10 +20,10 @@ weft_rect_t weft_rect_intersect(weft_rect_t a, weft_rect_t b)
 unsigned weft_rect_subtract(weft_rect_t a, weft_rect_t b, weft_rect_t left[4])
 {
     const weft_rect_t sides[4] = {
-        {a.row, a.col, b.row - a.row, a.cols},                                    /* above */
-        {b.row, a.col, b.rows, b.col - a.col},                                    /* left */
-        {b.row, b.col + b.cols, b.rows, a.col + a.cols - b.col - b.cols},         /* right */
-        {b.row + b.rows, a.col, a.row + a.rows - b.row - b.rows, a.cols},         /* below */
+        {a.row, a.col, b.row - a.row, a.cols},                            /* above */
+        {b.row, a.col, b.rows, b.col - a.col},                            /* left */
+        {b.row, b.col + b.cols, b.rows, a.col + a.cols - b.col - b.cols}, /* right */
+        {b.row + b.rows, a.col, a.row + a.rows - b.row - b.rows, a.cols}, /* below */
     };
     unsigned count = 0;
     for (unsigned i = 0; i < 4; i++)

@@ -27,7 +27,8 @@ static inline bool weft_rect_equal(weft_rect_t a, weft_rect_t b)
 /* What both cover; empty (rows or cols 0) when nothing. */
 weft_rect_t weft_rect_intersect(weft_rect_t a, weft_rect_t b);
 
-/* Cut `b` (inside `a`, not empty) out of `a`: the up to four rectangles that are left, in `left`. Returns how many. */
+/* Cut `b` (inside `a`, not empty) out of `a`: the up to four rectangles that are left, in `left`. Returns how
+ * many. */
 unsigned weft_rect_subtract(weft_rect_t a, weft_rect_t b, weft_rect_t left[4]);
 
 #endif

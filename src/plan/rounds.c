@@ -1,6 +1,6 @@
-/* In: the global order of units and the budget. Out: rounds, runs of whole units that fit half the budget on every
- * rank. Invariant: two rounds and the amax tables never exceed the budget; a budget that cannot hold the largest unit
- * twice is refused with the least that can. */
+/* In: the global order of units and the budget. Out: rounds, runs of whole units that fit half the budget on
+ * every rank. Invariant: two rounds and the amax tables never exceed the budget; a budget that cannot hold
+ * the largest unit twice is refused with the least that can. */
 #include <stdlib.h>
 
 #include "src/base/array.h"
@@ -51,11 +51,12 @@ static weft_status_t share_budget(weft_plan_t *plan, uint64_t *data, uint64_t *a
     uint64_t budget = plan->options.budget_bytes;
     if (budget < plan->least_budget) {
         char found[24], least[24];
-        return weft_fail(error, WEFT_ERR_BUDGET,
-                         "a staging budget of %llu bytes (%s) cannot hold two rounds of the largest unit; the least "
-                         "that works is %llu bytes (%s)",
-                         (unsigned long long)budget, weft_text_bytes((double)budget, found),
-                         (unsigned long long)plan->least_budget, weft_text_bytes((double)plan->least_budget, least));
+        return weft_fail(
+            error, WEFT_ERR_BUDGET,
+            "a staging budget of %llu bytes (%s) cannot hold two rounds of the largest unit; the least "
+            "that works is %llu bytes (%s)",
+            (unsigned long long)budget, weft_text_bytes((double)budget, found),
+            (unsigned long long)plan->least_budget, weft_text_bytes((double)plan->least_budget, least));
     }
     uint64_t spare = budget - plan->least_budget;
     *amax = least_amax ? least_amax + spare / 64 : 0;
@@ -107,7 +108,8 @@ weft_status_t weft_plan_make_rounds(weft_plan_t *plan, weft_error_t *error)
     uint64_t data = 0, amax = 0;
     WEFT_TRY(share_budget(plan, &data, &amax, error));
     if (plan->options.max_bucket_bytes == 0 || plan->options.max_bucket_bytes > data + amax)
-        plan->options.max_bucket_bytes = (uint32_t)(data + amax < UINT32_MAX / 2 ? data + amax : UINT32_MAX / 2);
+        plan->options.max_bucket_bytes =
+            (uint32_t)(data + amax < UINT32_MAX / 2 ? data + amax : UINT32_MAX / 2);
     round_array_t rounds = {0};
     weft_status_t status = cut(plan, data, amax, &rounds);
     bool lead = status == WEFT_OK && rounds.count && wants_amax(plan, &rounds.items[0]);

@@ -1,5 +1,5 @@
-/* In: patterns. Out: every (source, set) that some layer uses, and whether a communicator for each is affordable.
- * Invariant: a route is listed exactly when a piece travels on it. */
+/* In: patterns. Out: every (source, set) that some layer uses, and whether a communicator for each is
+ * affordable. Invariant: a route is listed exactly when a piece travels on it. */
 #include <stdlib.h>
 
 #include "src/base/array.h"

@@ -40,9 +40,8 @@ static const weft_scheme_t schemes[] = {
 #define NUM_SCHEMES (sizeof schemes / sizeof schemes[0])
 
 static const char *const profile_names[WEFT_PROFILE_COUNT] = {
-    [WEFT_PROFILE_DEFAULT] = "default", [WEFT_PROFILE_IEEE] = "ieee",
-    [WEFT_PROFILE_VLLM] = "vllm",       [WEFT_PROFILE_POW2] = "pow2",
-    [WEFT_PROFILE_VLLM_POW2] = "vllm-pow2",
+    [WEFT_PROFILE_DEFAULT] = "default", [WEFT_PROFILE_IEEE] = "ieee",           [WEFT_PROFILE_VLLM] = "vllm",
+    [WEFT_PROFILE_POW2] = "pow2",       [WEFT_PROFILE_VLLM_POW2] = "vllm-pow2",
 };
 
 const weft_scheme_t *weft_scheme_cast(void)
@@ -97,7 +96,8 @@ weft_status_t weft_scheme_profile(const weft_scheme_t *scheme, const char *name,
         }
         weft_text_add(&known, "%s%s", known.length ? ", " : "", profile_names[i]);
     }
-    weft_fail(error, WEFT_ERR_UNKNOWN_NAME, "scheme %s has no profile \"%s\"; it has %s", scheme->name, name, known.data);
+    weft_fail(error, WEFT_ERR_UNKNOWN_NAME, "scheme %s has no profile \"%s\"; it has %s", scheme->name, name,
+              known.data);
     weft_text_free(&known);
     return WEFT_ERR_UNKNOWN_NAME;
 }

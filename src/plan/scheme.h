@@ -16,12 +16,12 @@ typedef enum weft_scale_shape {
 typedef struct weft_scheme {
     const char *name;
     weft_kernel_id_t kernel;
-    weft_dtype_t dtype;         /* of the stored weight */
-    weft_scale_shape_t scale;   /* shape of the scale, F32 */
-    const char *scale_suffix;   /* what the scale's name adds to the weight's; NULL without a scale */
-    uint32_t block;             /* cuts between ranks and parts fall on multiples of it; 1: anywhere */
-    bool row_amax;              /* a scale spans a whole row: when K is split its amax is sent ahead */
-    uint32_t profiles;          /* bit set of weft_profile_t */
+    weft_dtype_t dtype;       /* of the stored weight */
+    weft_scale_shape_t scale; /* shape of the scale, F32 */
+    const char *scale_suffix; /* what the scale's name adds to the weight's; NULL without a scale */
+    uint32_t block;           /* cuts between ranks and parts fall on multiples of it; 1: anywhere */
+    bool row_amax;            /* a scale spans a whole row: when K is split its amax is sent ahead */
+    uint32_t profiles;        /* bit set of weft_profile_t */
 } weft_scheme_t;
 
 /* Find a scheme by name; the message lists those there are. */
@@ -33,8 +33,8 @@ weft_status_t weft_scheme_profile(const weft_scheme_t *scheme, const char *name,
 
 const char *weft_profile_name(weft_profile_t profile);
 
-/* The scheme of layers that are never quantized: a cast to bf16, where fp16 sources keep their type unless the whole
- * update is `bf16`. */
+/* The scheme of layers that are never quantized: a cast to bf16, where fp16 sources keep their type unless
+ * the whole update is `bf16`. */
 const weft_scheme_t *weft_scheme_cast(void);
 
 #endif

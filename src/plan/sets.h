@@ -1,5 +1,5 @@
-/* Destination sets: the TP ranks that need the same fragment, the same in every replica; and routes, a source with
- * a set. */
+/* Destination sets: the TP ranks that need the same fragment, the same in every replica; and routes, a source
+ * with a set. */
 #ifndef WEFT_PLAN_SETS_H
 #define WEFT_PLAN_SETS_H
 

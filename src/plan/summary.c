@@ -1,4 +1,5 @@
-/* In: a plan. Out: the numbers it is judged by. Invariant: counted from the pieces themselves, not from formulas. */
+/* In: a plan. Out: the numbers it is judged by. Invariant: counted from the pieces themselves, not from
+ * formulas. */
 #include <stdlib.h>
 
 #include "src/base/error.h"

@@ -74,8 +74,8 @@ typedef struct walk {
     void *user;
 } walk_t;
 
-static weft_status_t emit(const walk_t *w, const weft_fragment_pattern_t *fragment, weft_piece_kind_t kind, uint32_t set,
-                          uint32_t expert)
+static weft_status_t emit(const walk_t *w, const weft_fragment_pattern_t *fragment, weft_piece_kind_t kind,
+                          uint32_t set, uint32_t expert)
 {
     weft_rect_t box = w->placement->boxes[fragment->box];
     weft_piece_t piece = {
@@ -91,7 +91,8 @@ static weft_status_t emit(const walk_t *w, const weft_fragment_pattern_t *fragme
     return w->fn(w->user, &piece);
 }
 
-static weft_status_t emit_each(const walk_t *w, const weft_fragment_pattern_t *fragment, weft_piece_kind_t kind)
+static weft_status_t emit_each(const walk_t *w, const weft_fragment_pattern_t *fragment,
+                               weft_piece_kind_t kind)
 {
     for (uint32_t t = 0; t < w->plan->rollout->tp; t++) {
         uint32_t expert;
@@ -101,8 +102,8 @@ static weft_status_t emit_each(const walk_t *w, const weft_fragment_pattern_t *f
     return WEFT_OK;
 }
 
-weft_status_t weft_plan_walk(const weft_plan_t *plan, weft_cursor_t cursor, weft_piece_kind_t kind, weft_piece_fn fn,
-                             void *user)
+weft_status_t weft_plan_walk(const weft_plan_t *plan, weft_cursor_t cursor, weft_piece_kind_t kind,
+                             weft_piece_fn fn, void *user)
 {
     const weft_part_pattern_t *part = &weft_plan_pattern(plan, cursor.layer)->parts[cursor.part];
     const weft_unit_pattern_t *unit = &part->units[cursor.unit];
@@ -121,7 +122,8 @@ uint64_t weft_piece_bytes(const weft_plan_t *plan, const weft_piece_t *piece)
 {
     switch (piece->kind) {
     case WEFT_PIECE_DATA:
-        return weft_rect_area(piece->rect) * weft_dtype_bytes(weft_model_tensor(plan->model, piece->tensor)->dtype);
+        return weft_rect_area(piece->rect) *
+               weft_dtype_bytes(weft_model_tensor(plan->model, piece->tensor)->dtype);
     case WEFT_PIECE_AMAX:
         return (uint64_t)piece->rect.rows * 2;
     case WEFT_PIECE_DIGEST:

@@ -1,5 +1,5 @@
-/* In: a checkpoint's own bytes. Out: a rank's whole range. Invariant: unit for unit the same calls as on a rollout rank;
- * only where a fragment lies differs. */
+/* In: a checkpoint's own bytes. Out: a rank's whole range. Invariant: unit for unit the same calls as on a
+ * rollout rank; only where a fragment lies differs. */
 #include "src/quantize/offline.h"
 
 #include <stdlib.h>
@@ -21,13 +21,15 @@ static const uint8_t *element_at(const weft_tensor_t *tensor, weft_rect_t rect, 
 }
 
 /* safetensors promises no alignment: rows that are off it are copied to where they are not. */
-static const void *align_rows(source_t *s, const uint8_t *data, weft_rect_t rect, size_t element, size_t *ld_elems)
+static const void *align_rows(source_t *s, const uint8_t *data, weft_rect_t rect, size_t element,
+                              size_t *ld_elems)
 {
     if ((uintptr_t)data % element == 0)
         return data;
     uint8_t *out = s->bounce + s->used;
     for (uint32_t row = 0; row < rect.rows; row++)
-        memcpy(out + (size_t)row * rect.cols * element, data + row * *ld_elems * element, rect.cols * element);
+        memcpy(out + (size_t)row * rect.cols * element, data + row * *ld_elems * element,
+               rect.cols * element);
     s->used += weft_rect_area(rect) * element;
     *ld_elems = rect.cols;
     return out;
@@ -54,7 +56,8 @@ static void find_amax(source_t *s, const weft_kernels_t *kernels, const weft_uni
         s->used = 0;
         const void *data = locate(s, f, &ld);
         kernels->amax(data, ld, f->rect.rows, f->rect.cols,
-                      weft_model_tensor(s->program->plan->model, f->tensor)->dtype, amax + f->to_row, &row, &col);
+                      weft_model_tensor(s->program->plan->model, f->tensor)->dtype, amax + f->to_row, &row,
+                      &col);
     }
 }
 
@@ -74,7 +77,8 @@ weft_status_t weft_quantize_offline(const weft_program_t *program, const weft_ou
                                     weft_error_t *error)
 {
     if (weft_model_num_tensors(program->plan->model) && !weft_model_tensor(program->plan->model, 0)->data)
-        return weft_fail(error, WEFT_ERR_ARGUMENT, "the model has no bytes: open it from a checkpoint directory");
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "the model has no bytes: open it from a checkpoint directory");
     weft_quantizer_t *quantizer;
     source_t source = {.program = program, .bounce = malloc(largest_unit_bytes(program) + 1)};
     if (!source.bounce || weft_quantizer_create(program, outputs, kernels, &quantizer) != WEFT_OK) {
@@ -89,8 +93,8 @@ weft_status_t weft_quantize_offline(const weft_program_t *program, const weft_ou
         if (unit->amax_row != UINT32_MAX)
             find_amax(&source, kernels, unit, amax);
         source.used = 0;
-        status = weft_quantizer_run(quantizer, u, unit->amax_row != UINT32_MAX ? amax : NULL, locate, &source, memory,
-                                    error);
+        status = weft_quantizer_run(quantizer, u, unit->amax_row != UINT32_MAX ? amax : NULL, locate, &source,
+                                    memory, error);
     }
     for (uint32_t layer = 0; layer < program->plan->layers->count && status == WEFT_OK; layer++)
         weft_quantizer_layer_done(quantizer, layer, memory);

@@ -77,27 +77,30 @@ void weft_quantizer_destroy(weft_quantizer_t *q)
 }
 
 /* One segment for each data fragment, and one of zeros for padding below them. */
-static weft_status_t list_segments(weft_quantizer_t *q, const weft_unit_t *unit, weft_locate_fn locate, void *user)
+static weft_status_t list_segments(weft_quantizer_t *q, const weft_unit_t *unit, weft_locate_fn locate,
+                                   void *user)
 {
     q->segments.count = 0;
     for (uint32_t i = 0; i < unit->num_inputs; i++) {
         const weft_fragment_t *f = &q->program->fragments[q->program->inputs[unit->first_input + i]];
         if (f->kind != WEFT_PIECE_DATA)
             continue;
-        weft_segment_t segment = {.row = f->to_row, .col = f->to_col, .rows = f->rect.rows, .cols = f->rect.cols};
+        weft_segment_t segment = {
+            .row = f->to_row, .col = f->to_col, .rows = f->rect.rows, .cols = f->rect.cols};
         segment.data = locate(user, f, &segment.ld_elems);
         if (!WEFT_ARRAY_PUSH(&q->segments, segment))
             return WEFT_ERR_NO_MEMORY;
     }
-    weft_segment_t padding = {.row = unit->real_rows, .rows = unit->rows - unit->real_rows, .cols = unit->cols};
+    weft_segment_t padding = {
+        .row = unit->real_rows, .rows = unit->rows - unit->real_rows, .cols = unit->cols};
     if (padding.rows && !WEFT_ARRAY_PUSH(&q->segments, padding))
         return WEFT_ERR_NO_MEMORY;
     return WEFT_OK;
 }
 
 /* Where in the checkpoint an element of the unit comes from. */
-static weft_status_t refuse_nonfinite(const weft_quantizer_t *q, const weft_unit_t *unit, uint32_t row, uint32_t col,
-                                      weft_error_t *error)
+static weft_status_t refuse_nonfinite(const weft_quantizer_t *q, const weft_unit_t *unit, uint32_t row,
+                                      uint32_t col, weft_error_t *error)
 {
     for (uint32_t i = 0; i < unit->num_inputs; i++) {
         const weft_fragment_t *f = &q->program->fragments[q->program->inputs[unit->first_input + i]];
@@ -106,17 +109,18 @@ static weft_status_t refuse_nonfinite(const weft_quantizer_t *q, const weft_unit
         const weft_tensor_t *tensor = weft_model_tensor(q->program->plan->model, f->tensor);
         uint64_t row_elems = tensor->num_dims > 1 ? tensor->shape[tensor->num_dims - 1] : tensor->shape[0];
         uint64_t flat = (f->rect.row + row - f->to_row) * row_elems + f->rect.col + (col - f->to_col);
-        return weft_fail(error, WEFT_ERR_NONFINITE,
-                         "rollout rank %u: layer %s: tensor %s holds NaN or Inf at flat index %llu; the version is "
-                         "refused and the weights before it go on serving",
-                         q->program->rank, q->program->plan->layers->items[unit->layer].name, tensor->name,
-                         (unsigned long long)flat);
+        return weft_fail(
+            error, WEFT_ERR_NONFINITE,
+            "rollout rank %u: layer %s: tensor %s holds NaN or Inf at flat index %llu; the version is "
+            "refused and the weights before it go on serving",
+            q->program->rank, q->program->plan->layers->items[unit->layer].name, tensor->name,
+            (unsigned long long)flat);
     }
     return weft_fail(error, WEFT_ERR_INTERNAL, "a non-finite element outside of every fragment");
 }
 
-weft_status_t weft_quantizer_run(weft_quantizer_t *q, uint32_t index, const uint16_t *row_amax, weft_locate_fn locate,
-                                 void *user, uint8_t *stage, weft_error_t *error)
+weft_status_t weft_quantizer_run(weft_quantizer_t *q, uint32_t index, const uint16_t *row_amax,
+                                 weft_locate_fn locate, void *user, uint8_t *stage, weft_error_t *error)
 {
     const weft_unit_t *unit = &q->program->units[index];
     const weft_pattern_t *pattern = weft_plan_pattern(q->program->plan, unit->layer);
@@ -139,9 +143,10 @@ weft_status_t weft_quantizer_run(weft_quantizer_t *q, uint32_t index, const uint
     status = q->kernels->quantize[pattern->scheme->kernel](&work, &result);
     if (status != WEFT_OK)
         return weft_fail(error, status, "layer %s: the %s kernel of %s does not take %s",
-                         q->program->plan->layers->items[unit->layer].name, pattern->scheme->name, q->kernels->name,
-                         weft_dtype_name(work.dtype));
-    return result.nonfinite ? refuse_nonfinite(q, unit, result.nonfinite_row, result.nonfinite_col, error) : WEFT_OK;
+                         q->program->plan->layers->items[unit->layer].name, pattern->scheme->name,
+                         q->kernels->name, weft_dtype_name(work.dtype));
+    return result.nonfinite ? refuse_nonfinite(q, unit, result.nonfinite_row, result.nonfinite_col, error)
+                            : WEFT_OK;
 }
 
 static void digest_output(weft_quantizer_t *q, uint32_t output, const uint8_t *stage)

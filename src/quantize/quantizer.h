@@ -1,11 +1,12 @@
-/* The quantizer: one complete unit, from wherever its fragments lie, straight into its place in the stage; and the
- * digests of what was written. */
+/* The quantizer: one complete unit, from wherever its fragments lie, straight into its place in the stage;
+ * and the digests of what was written. */
 #ifndef WEFT_QUANTIZE_QUANTIZER_H
 #define WEFT_QUANTIZE_QUANTIZER_H
 
 #include "src/plan/program.h"
 
-/* Where the elements of a data fragment are, and how far apart its rows. Called for each fragment of a unit. */
+/* Where the elements of a data fragment are, and how far apart its rows. Called for each fragment of a unit.
+ */
 typedef const void *(*weft_locate_fn)(void *user, const weft_fragment_t *fragment, size_t *ld_elems);
 
 typedef struct weft_quantizer weft_quantizer_t;
@@ -16,7 +17,8 @@ weft_status_t weft_quantizer_create(const weft_program_t *program, const weft_ou
 void weft_quantizer_destroy(weft_quantizer_t *quantizer);
 
 /* Quantize `unit` into `stage`. `row_amax` is the unit's, or NULL.
- * **Returns** WEFT_OK; WEFT_ERR_NONFINITE naming tensor and flat index of the first NaN or Inf; WEFT_ERR_ARGUMENT. */
+ * **Returns** WEFT_OK; WEFT_ERR_NONFINITE naming tensor and flat index of the first NaN or Inf;
+ * WEFT_ERR_ARGUMENT. */
 weft_status_t weft_quantizer_run(weft_quantizer_t *quantizer, uint32_t unit, const uint16_t *row_amax,
                                  weft_locate_fn locate, void *user, uint8_t *stage, weft_error_t *error);
 

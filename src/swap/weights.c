@@ -25,7 +25,7 @@ struct weft_weights {
     const swap_mode_t *mode;
     size_t bytes; /* of one range, whole pages */
     uint8_t *live, *stage;
-    int live_file, stage_file; /* flip: memfds behind the ranges; -1 */
+    int live_file, stage_file;       /* flip: memfds behind the ranges; -1 */
     WEFT_ARRAY(bound_range_t) bound; /* copy: sorted by offset */
 };
 
@@ -77,11 +77,12 @@ static weft_status_t flip_create(weft_weights_t *w)
     return w->live && w->stage ? WEFT_OK : WEFT_ERR_NO_MEMORY;
 }
 
-/* Replace what `range` shows. MAP_FIXED exchanges the mapping in one step, so the range is never a hole; the pages are entered
- * at once, because the next decode step touches all of them. */
+/* Replace what `range` shows. MAP_FIXED exchanges the mapping in one step, so the range is never a hole; the
+ * pages are entered at once, because the next decode step touches all of them. */
 static bool show(uint8_t *range, size_t bytes, int file)
 {
-    return mmap(range, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_POPULATE, file, 0) != MAP_FAILED;
+    return mmap(range, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_POPULATE, file, 0) !=
+           MAP_FAILED;
 }
 
 static weft_status_t flip_swap(weft_weights_t *w)
@@ -111,11 +112,13 @@ static const swap_mode_t *find_mode(const char *name)
     return NULL;
 }
 
-weft_status_t weft_weights_create(const char *mode, uint64_t bytes, weft_weights_t **weights, weft_error_t *error)
+weft_status_t weft_weights_create(const char *mode, uint64_t bytes, weft_weights_t **weights,
+                                  weft_error_t *error)
 {
     const swap_mode_t *found = find_mode(mode);
     if (!found)
-        return weft_fail(error, WEFT_ERR_UNKNOWN_NAME, "swap mode \"%s\" is not known; there are copy and flip", mode);
+        return weft_fail(error, WEFT_ERR_UNKNOWN_NAME,
+                         "swap mode \"%s\" is not known; there are copy and flip", mode);
     weft_weights_t *made = calloc(1, sizeof *made);
     if (!made)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the weights");
@@ -124,8 +127,8 @@ weft_status_t weft_weights_create(const char *mode, uint64_t bytes, weft_weights
     made->bytes = (bytes + page) / page * page;
     weft_status_t status = found->create(made);
     if (status != WEFT_OK) {
-        weft_fail(error, status, "two ranges of %zu bytes for kernel-format weights cannot be made (%s): %s", made->bytes,
-                  mode, strerror(errno));
+        weft_fail(error, status, "two ranges of %zu bytes for kernel-format weights cannot be made (%s): %s",
+                  made->bytes, mode, strerror(errno));
         weft_weights_destroy(made);
         return status;
     }
@@ -149,10 +152,12 @@ void weft_weights_destroy(weft_weights_t *w)
     free(w);
 }
 
-weft_status_t weft_weights_bind(weft_weights_t *w, uint64_t offset, uint64_t bytes, void *memory, weft_error_t *error)
+weft_status_t weft_weights_bind(weft_weights_t *w, uint64_t offset, uint64_t bytes, void *memory,
+                                weft_error_t *error)
 {
     if (!w->mode->takes_bound)
-        return weft_fail(error, WEFT_ERR_ARGUMENT, "swap mode %s owns its memory: use get, or swap mode copy", w->mode->name);
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "swap mode %s owns its memory: use get, or swap mode copy",
+                         w->mode->name);
     if (offset + bytes > w->bytes)
         return weft_fail(error, WEFT_ERR_ARGUMENT, "a binding of %llu bytes lies outside of the weights",
                          (unsigned long long)bytes);
@@ -185,8 +190,8 @@ weft_status_t weft_weights_swap(weft_weights_t *w, weft_error_t *error)
 {
     weft_status_t status = w->mode->swap(w);
     if (status != WEFT_OK)
-        weft_fail(error, status, "swap mode %s: the system refused to remap %zu bytes: %s", w->mode->name, w->bytes,
-                  strerror(errno));
+        weft_fail(error, status, "swap mode %s: the system refused to remap %zu bytes: %s", w->mode->name,
+                  w->bytes, strerror(errno));
     return status;
 }
 

@@ -5,8 +5,9 @@
  *     stage [ next version ]                 stage [ second range   ] --> memory B
  *     swap: memcpy stage -> live             swap: live --> B, stage --> A; no byte moves
  *
- * Addresses of the live range never change. After a flip the stage holds the version before. A mode is a row of a
- * table in weights.c; the caller proves that nobody reads while weft_weights_swap runs (src/swap/guard.h).
+ * Addresses of the live range never change. After a flip the stage holds the version before. A mode is a row
+ * of a table in weights.c; the caller proves that nobody reads while weft_weights_swap runs
+ * (src/swap/guard.h).
  */
 #ifndef WEFT_SWAP_WEIGHTS_H
 #define WEFT_SWAP_WEIGHTS_H
@@ -16,8 +17,10 @@
 typedef struct weft_weights weft_weights_t;
 
 /* Make both ranges of `bytes` bytes, zeroed. `mode` is "copy" or "flip".
- * **Returns** WEFT_OK, WEFT_ERR_UNKNOWN_NAME (the message lists the modes), WEFT_ERR_NO_MEMORY, WEFT_ERR_SYSTEM. */
-weft_status_t weft_weights_create(const char *mode, uint64_t bytes, weft_weights_t **weights, weft_error_t *error);
+ * **Returns** WEFT_OK, WEFT_ERR_UNKNOWN_NAME (the message lists the modes), WEFT_ERR_NO_MEMORY,
+ * WEFT_ERR_SYSTEM. */
+weft_status_t weft_weights_create(const char *mode, uint64_t bytes, weft_weights_t **weights,
+                                  weft_error_t *error);
 void weft_weights_destroy(weft_weights_t *weights);
 
 /* Use the caller's memory for bytes [offset, offset + bytes) of the live range; copy only.

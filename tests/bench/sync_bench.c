@@ -1,7 +1,9 @@
-/* Update time against a bare broadcast of the same bytes: the same routes, buckets and order, contiguous and preallocated,
- * in interleaved runs. "update" ends when every rollout rank is prepared, quantized and digested; the swap is not in it.
+/* Update time against a bare broadcast of the same bytes: the same routes, buckets and order, contiguous and
+ * preallocated, in interleaved runs. "update" ends when every rollout rank is prepared, quantized and
+ * digested; the swap is not in it.
  *
- *     mpirun -n 2 sync_bench [--trainer fsdp:1] [--rollout tp:1] [--scheme fp8-block] [--layers 1] [--hidden 4096]
+ *     mpirun -n 2 sync_bench [--trainer fsdp:1] [--rollout tp:1] [--scheme fp8-block] [--layers 1] [--hidden
+ * 4096]
  *                            [--intermediate 12288] [--rounds 9] [--max-groups 16] [--budget 256MiB] */
 #include <mpi.h>
 #include <stdio.h>
@@ -43,7 +45,8 @@ static void add(bench_t *b, const char *name, uint64_t rows, uint64_t cols)
 {
     weft_error_t error;
     uint64_t shape[2] = {rows, cols};
-    check(weft_model_add(b->model, name, WEFT_DTYPE_BF16, cols ? shape : &rows, cols ? 2 : 1, &error), &error);
+    check(weft_model_add(b->model, name, WEFT_DTYPE_BF16, cols ? shape : &rows, cols ? 2 : 1, &error),
+          &error);
 }
 
 /* A Qwen3 of `layers` blocks with real layer shapes and a small vocabulary. */
@@ -53,8 +56,10 @@ static void make_model(bench_t *b)
     weft_error_t error;
     uint32_t heads = b->hidden / 128, kv = heads / 4 ? heads / 4 : 1;
     snprintf(config, sizeof config,
-             "{\"model_type\": \"qwen3\", \"num_hidden_layers\": %u, \"hidden_size\": %u, \"intermediate_size\": %u, \"num_attention_heads\": %u, "
-             "\"num_key_value_heads\": %u, \"head_dim\": 128, \"vocab_size\": 1024, \"tie_word_embeddings\": false}",
+             "{\"model_type\": \"qwen3\", \"num_hidden_layers\": %u, \"hidden_size\": %u, "
+             "\"intermediate_size\": %u, \"num_attention_heads\": %u, "
+             "\"num_key_value_heads\": %u, \"head_dim\": 128, \"vocab_size\": 1024, \"tie_word_embeddings\": "
+             "false}",
              b->layers, b->hidden, b->intermediate, heads, kv);
     check(weft_model_create(config, &b->model, &error), &error);
     add(b, "model.embed_tokens.weight", 1024, b->hidden);
@@ -107,7 +112,9 @@ static void open_session(bench_t *b)
     config.transport = b->transport;
     check(weft_session_open(&config, &b->session, &error), &error);
     if (!weft_session_is_trainer(b->session))
-        weft_outputs_create(b->plan, ((uint32_t)b->rank - weft_plan_num_trainers(b->plan)) % weft_plan_tp(b->plan), &b->outputs);
+        weft_outputs_create(b->plan,
+                            ((uint32_t)b->rank - weft_plan_num_trainers(b->plan)) % weft_plan_tp(b->plan),
+                            &b->outputs);
     weft_program_create(b->plan, (uint32_t)b->rank, &b->outputs, &b->program);
     size_t bytes = 0;
     for (size_t i = 0; i < b->program->num_buckets; i++)
@@ -127,7 +134,8 @@ static double bare(bench_t *b)
     uint64_t start = weft_now_us();
     for (size_t i = 0; i < b->program->num_buckets; i++) {
         const weft_bucket_t *bucket = &b->program->buckets[i];
-        weft_status_t status = ops->broadcast_start(b->transport, b->session->groups[bucket->route], 0, b->buffer + offset, bucket->bytes, &b->ops[i]);
+        weft_status_t status = ops->broadcast_start(b->transport, b->session->groups[bucket->route], 0,
+                                                    b->buffer + offset, bucket->bytes, &b->ops[i]);
         check(status, &(weft_error_t){status, "a broadcast could not be started"});
         offset += bucket->bytes;
     }
@@ -175,7 +183,8 @@ static void bind_all(bench_t *b, weft_trainer_t *trainer)
     for (uint32_t i = 0; i < weft_model_num_tensors(b->model); i++) {
         const weft_tensor_t *tensor = weft_model_tensor(b->model, i);
         weft_box_t box;
-        check(weft_trainer_box(trainer, tensor->name, &box), &(weft_error_t){WEFT_ERR_INTERNAL, "a tensor is not in the plan"});
+        check(weft_trainer_box(trainer, tensor->name, &box),
+              &(weft_error_t){WEFT_ERR_INTERNAL, "a tensor is not in the plan"});
         size_t count = box.extent[0] * (box.num_dims > 1 ? box.extent[1] : 1);
         if (count == 0)
             continue;
@@ -207,19 +216,22 @@ static update_times_t update(weft_trainer_t *trainer, weft_rollout_t *rollout, u
     return (update_times_t){most[0], most[1], most[2]};
 }
 
-static void print_table(const bench_t *b, double bare_us, double update_us, double quantize_us, double digest_us)
+static void print_table(const bench_t *b, double bare_us, double update_us, double quantize_us,
+                        double digest_us)
 {
     weft_plan_summary_t plan;
     weft_plan_summarize(b->plan, &plan);
     double bytes = (double)plan.ingress_bytes_max;
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    printf("# sync_bench: trainer %s, rollout %s, %s; qwen3 shapes, hidden %u, %u layers; mpi, host memory\n", b->trainer, b->rollout, b->scheme,
-           b->hidden, b->layers);
-    printf("# %d ranks on %ld cores: %ld cores free for quantizers; P50 of %u interleaved rounds; the slowest rank counts\n", b->size, cores,
-           cores > b->size ? cores - b->size : 0L, b->rounds);
-    printf("# %12s %12s %12s %12s %12s %12s %8s\n", "bytes/rank", "bare ms", "bare GB/s", "update ms", "quantize ms", "digest ms", "ratio");
-    printf("  %12.0f %12.2f %12.2f %12.2f %12.2f %12.2f %8.2f\n", bytes, bare_us / 1e3, bytes / bare_us / 1e3, update_us / 1e3, quantize_us / 1e3,
-           digest_us / 1e3, update_us / bare_us);
+    printf("# sync_bench: trainer %s, rollout %s, %s; qwen3 shapes, hidden %u, %u layers; mpi, host memory\n",
+           b->trainer, b->rollout, b->scheme, b->hidden, b->layers);
+    printf("# %d ranks on %ld cores: %ld cores free for quantizers; P50 of %u interleaved rounds; the "
+           "slowest rank counts\n",
+           b->size, cores, cores > b->size ? cores - b->size : 0L, b->rounds);
+    printf("# %12s %12s %12s %12s %12s %12s %8s\n", "bytes/rank", "bare ms", "bare GB/s", "update ms",
+           "quantize ms", "digest ms", "ratio");
+    printf("  %12.0f %12.2f %12.2f %12.2f %12.2f %12.2f %8.2f\n", bytes, bare_us / 1e3, bytes / bare_us / 1e3,
+           update_us / 1e3, quantize_us / 1e3, digest_us / 1e3, update_us / bare_us);
 }
 
 static void measure(bench_t *b, weft_trainer_t *trainer, weft_rollout_t *rollout)
@@ -238,7 +250,8 @@ static void measure(bench_t *b, weft_trainer_t *trainer, weft_rollout_t *rollout
         columns[3][round - 1] = times.digest;
     }
     if (b->rank == 0)
-        print_table(b, median(columns[0], b->rounds), median(columns[1], b->rounds), median(columns[2], b->rounds), median(columns[3], b->rounds));
+        print_table(b, median(columns[0], b->rounds), median(columns[1], b->rounds),
+                    median(columns[2], b->rounds), median(columns[3], b->rounds));
     for (int i = 0; i < 4; i++)
         free(columns[i]);
 }
@@ -256,8 +269,12 @@ static int parse(bench_t *b, int argc, char **argv)
         {"max-groups", OPTION_COUNT, &b->max_groups, "N", "communicators a rank (default 1000)"},
         {"budget", OPTION_BYTES, &b->budget, "BYTES", "staging (default 256MiB)"},
     };
-    const command_spec_t spec = {.name = "sync_bench", .synopsis = "[options]", .about = "Update time over a bare broadcast of the same bytes.",
-                                 .options = rows, .num_options = sizeof rows / sizeof rows[0], .positional_names = ""};
+    const command_spec_t spec = {.name = "sync_bench",
+                                 .synopsis = "[options]",
+                                 .about = "Update time over a bare broadcast of the same bytes.",
+                                 .options = rows,
+                                 .num_options = sizeof rows / sizeof rows[0],
+                                 .positional_names = ""};
     const char *none[1];
     unsigned count;
     return options_parse(&spec, argc, argv, b->rank != 0, none, &count);
@@ -266,8 +283,15 @@ static int parse(bench_t *b, int argc, char **argv)
 int main(int argc, char **argv)
 {
     int provided;
-    bench_t b = {.trainer = "fsdp:1", .rollout = "tp:1", .scheme = "fp8-block", .layers = 1, .hidden = 4096, .intermediate = 12288, .rounds = 9,
-                 .max_groups = 1000, .budget = 256u << 20};
+    bench_t b = {.trainer = "fsdp:1",
+                 .rollout = "tp:1",
+                 .scheme = "fp8-block",
+                 .layers = 1,
+                 .hidden = 4096,
+                 .intermediate = 12288,
+                 .rounds = 9,
+                 .max_groups = 1000,
+                 .budget = 256u << 20};
     MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided);
     MPI_Comm_rank(MPI_COMM_WORLD, &b.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &b.size);
