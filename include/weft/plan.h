@@ -46,7 +46,8 @@ typedef struct weft_plan_options {
     const char *profile; /* exact arithmetic of the scheme, NULL: its default */
     uint64_t
         budget_bytes; /* staging memory of a rollout rank, and of a trainer for packing; default 256 MiB */
-    uint32_t max_bucket_bytes; /* largest broadcast; default 64 MiB, never more than half the budget */
+    uint32_t max_bucket_bytes; /* largest broadcast, unless one fragment alone is larger; default 64 MiB,
+                                  never more than half the budget */
     uint32_t max_groups; /* communicators a rank may hold before routes become relays; default 16, 0 forces
                             relay */
 } weft_plan_options_t;

@@ -118,7 +118,7 @@ void weft_assembler_grant(weft_assembler_t *a, uint32_t round)
     const weft_round_t *r = &a->program->rounds[round];
     a->granted = round + 1;
     for (uint32_t u = r->first_unit; u < r->first_unit + r->num_units; u++)
-        if (a->units[u].outstanding == 0 && a->units[u].state == WEFT_UNIT_EMPTY)
+        if (a->units[u].outstanding == 0 && a->units[u].state < WEFT_UNIT_COMPLETE)
             set_state(a, u, WEFT_UNIT_COMPLETE);
     finish_if_done(a, round);
 }
@@ -131,7 +131,9 @@ static weft_status_t refuse_bucket(const weft_assembler_t *a, const weft_bucket_
     return weft_fail(error, WEFT_ERR_PROTOCOL,
                      "rank %u: bucket %u of trainer %u (round %u, first tensor %s) %s", a->program->rank,
                      bucket->sequence, bucket->source, bucket->round,
-                     weft_model_tensor(a->program->plan->model, fragment->tensor)->name,
+                     fragment->kind == WEFT_PIECE_DIGEST
+                         ? "of digests"
+                         : weft_model_tensor(a->program->plan->model, fragment->tensor)->name,
                      twice ? "arrived twice" : "arrived before its round was granted");
 }
 

@@ -23,7 +23,8 @@ typedef struct swap_mode {
 
 struct weft_weights {
     const swap_mode_t *mode;
-    size_t bytes; /* of one range, whole pages */
+    size_t bytes;  /* of one range, whole pages */
+    uint64_t size; /* of what was asked for */
     uint8_t *live, *stage;
     int live_file, stage_file;       /* flip: memfds behind the ranges; -1 */
     WEFT_ARRAY(bound_range_t) bound; /* copy: sorted by offset */
@@ -124,6 +125,7 @@ weft_status_t weft_weights_create(const char *mode, uint64_t bytes, weft_weights
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the weights");
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     *made = (weft_weights_t){.mode = found, .live_file = -1, .stage_file = -1};
+    made->size = bytes;
     made->bytes = (bytes + page) / page * page;
     weft_status_t status = found->create(made);
     if (status != WEFT_OK) {
@@ -152,15 +154,29 @@ void weft_weights_destroy(weft_weights_t *w)
     free(w);
 }
 
+static bool is_bound(const weft_weights_t *w, uint64_t offset, uint64_t bytes)
+{
+    for (size_t i = 0; i < w->bound.count; i++) {
+        const bound_range_t *range = &w->bound.items[i];
+        if (range->offset < offset + bytes && offset < range->offset + range->bytes)
+            return true;
+    }
+    return false;
+}
+
 weft_status_t weft_weights_bind(weft_weights_t *w, uint64_t offset, uint64_t bytes, void *memory,
                                 weft_error_t *error)
 {
     if (!w->mode->takes_bound)
         return weft_fail(error, WEFT_ERR_ARGUMENT, "swap mode %s owns its memory: use get, or swap mode copy",
                          w->mode->name);
-    if (offset + bytes > w->bytes)
-        return weft_fail(error, WEFT_ERR_ARGUMENT, "a binding of %llu bytes lies outside of the weights",
-                         (unsigned long long)bytes);
+    if (offset > w->size || bytes > w->size - offset)
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "a binding of %llu bytes at %llu lies outside of the weights",
+                         (unsigned long long)bytes, (unsigned long long)offset);
+    if (is_bound(w, offset, bytes))
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "%llu bytes at %llu are bound already, in part or whole",
+                         (unsigned long long)bytes, (unsigned long long)offset);
     if (!WEFT_ARRAY_PUSH(&w->bound, (bound_range_t){offset, bytes, memory}))
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for a binding");
     for (size_t i = w->bound.count - 1; i > 0 && w->bound.items[i - 1].offset > offset; i--) {

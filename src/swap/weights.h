@@ -24,7 +24,7 @@ weft_status_t weft_weights_create(const char *mode, uint64_t bytes, weft_weights
 void weft_weights_destroy(weft_weights_t *weights);
 
 /* Use the caller's memory for bytes [offset, offset + bytes) of the live range; copy only.
- * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT (another mode, outside of the range), WEFT_ERR_NO_MEMORY. */
+ * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT (another mode, outside of the range, bound already), WEFT_ERR_NO_MEMORY. */
 weft_status_t weft_weights_bind(weft_weights_t *weights, uint64_t offset, uint64_t bytes, void *memory,
                                 weft_error_t *error);
 

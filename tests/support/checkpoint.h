@@ -1,6 +1,6 @@
-/* A checkpoint made up for a test, and what an engine makes of it: which tensors exist, how tensor parallelism
- * slices each, which of them lie below each other in which kernel-format output. Written from the description of
- * the formats, independently of recipes, layers and plans, so that it can judge them.
+/* A checkpoint made up for a test, and what an engine makes of it: which tensors exist, how tensor
+ * parallelism slices each, which of them lie below each other in which kernel-format output. Written from the
+ * description of the formats, independently of recipes, layers and plans, so that it can judge them.
  *
  *     sources   q_proj  k_proj  v_proj  o_proj ...        (tensors of the checkpoint)
  *                  \      |      /        |
@@ -45,6 +45,7 @@ typedef struct output {
 typedef struct checkpoint {
     const char *type;
     uint32_t hidden, blocks, heads, kv_heads, head_dim, mlp, vocab, experts, expert_mlp;
+    uint32_t dense_blocks; /* leading blocks without experts, 0 or 1 */
     bool tied, biased, norms_f32;
     weft_dtype_t dtype;
     source_t sources[MAX_SOURCES];
@@ -57,8 +58,8 @@ typedef struct checkpoint {
 
 static inline void begin_output(checkpoint_t *cp, bool quantized, uint32_t experts, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
-static inline void add_part(checkpoint_t *cp, slice_t slice, uint32_t rows, uint32_t cols, const char *format, ...)
-    __attribute__((format(printf, 5, 6)));
+static inline void add_part(checkpoint_t *cp, slice_t slice, uint32_t rows, uint32_t cols, const char *format,
+                            ...) __attribute__((format(printf, 5, 6)));
 
 static inline void begin_output(checkpoint_t *cp, bool quantized, uint32_t experts, const char *format, ...)
 {
@@ -72,7 +73,8 @@ static inline void begin_output(checkpoint_t *cp, bool quantized, uint32_t exper
 }
 
 /* Add a tensor to the output begun last; rows 0: a vector. */
-static inline void add_part(checkpoint_t *cp, slice_t slice, uint32_t rows, uint32_t cols, const char *format, ...)
+static inline void add_part(checkpoint_t *cp, slice_t slice, uint32_t rows, uint32_t cols, const char *format,
+                            ...)
 {
     assert_true(cp->num_sources < MAX_SOURCES);
     source_t *source = &cp->sources[cp->num_sources++];
@@ -100,9 +102,12 @@ static inline void add_qkv(checkpoint_t *cp, uint32_t b, bool bias)
     const char *leaf = bias ? "bias" : "weight";
     uint32_t q = cp->heads * cp->head_dim, kv = cp->kv_heads * cp->head_dim;
     begin_output(cp, !bias, 0, "model.layers.%u.self_attn.qkv_proj.%s", b, leaf);
-    add_part(cp, SLICE_HEADS, bias ? 0 : q, bias ? q : cp->hidden, "model.layers.%u.self_attn.q_proj.%s", b, leaf);
-    add_part(cp, SLICE_KV_HEADS, bias ? 0 : kv, bias ? kv : cp->hidden, "model.layers.%u.self_attn.k_proj.%s", b, leaf);
-    add_part(cp, SLICE_KV_HEADS, bias ? 0 : kv, bias ? kv : cp->hidden, "model.layers.%u.self_attn.v_proj.%s", b, leaf);
+    add_part(cp, SLICE_HEADS, bias ? 0 : q, bias ? q : cp->hidden, "model.layers.%u.self_attn.q_proj.%s", b,
+             leaf);
+    add_part(cp, SLICE_KV_HEADS, bias ? 0 : kv, bias ? kv : cp->hidden, "model.layers.%u.self_attn.k_proj.%s",
+             b, leaf);
+    add_part(cp, SLICE_KV_HEADS, bias ? 0 : kv, bias ? kv : cp->hidden, "model.layers.%u.self_attn.v_proj.%s",
+             b, leaf);
 }
 
 static inline void add_attention(checkpoint_t *cp, uint32_t b)
@@ -116,7 +121,8 @@ static inline void add_attention(checkpoint_t *cp, uint32_t b)
         add_norm(cp, b, "self_attn.k_norm", cp->head_dim);
     }
     begin_output(cp, true, 0, "model.layers.%u.self_attn.o_proj.weight", b);
-    add_part(cp, SLICE_COLS, cp->hidden, cp->heads * cp->head_dim, "model.layers.%u.self_attn.o_proj.weight", b);
+    add_part(cp, SLICE_COLS, cp->hidden, cp->heads * cp->head_dim, "model.layers.%u.self_attn.o_proj.weight",
+             b);
     if (cp->biased) {
         begin_output(cp, false, 0, "model.layers.%u.self_attn.o_proj.bias", b);
         add_part(cp, SLICE_NONE, 0, cp->hidden, "model.layers.%u.self_attn.o_proj.bias", b);
@@ -146,13 +152,16 @@ static inline void add_experts(checkpoint_t *cp, uint32_t b)
     add_part(cp, SLICE_NONE, cp->experts, cp->hidden, "model.layers.%u.mlp.gate.weight", b);
     begin_output(cp, true, cp->experts, "model.layers.%u.mlp.experts.w13_weight", b);
     for (uint32_t e = 0; e < cp->experts; e++) {
-        add_part(cp, SLICE_ROWS, cp->expert_mlp, cp->hidden, "model.layers.%u.mlp.experts.%u.gate_proj.weight", b, e);
-        add_part(cp, SLICE_ROWS, cp->expert_mlp, cp->hidden, "model.layers.%u.mlp.experts.%u.up_proj.weight", b, e);
+        add_part(cp, SLICE_ROWS, cp->expert_mlp, cp->hidden,
+                 "model.layers.%u.mlp.experts.%u.gate_proj.weight", b, e);
+        add_part(cp, SLICE_ROWS, cp->expert_mlp, cp->hidden, "model.layers.%u.mlp.experts.%u.up_proj.weight",
+                 b, e);
     }
     cp->outputs[cp->num_outputs - 1].num_parts = 2;
     begin_output(cp, true, cp->experts, "model.layers.%u.mlp.experts.w2_weight", b);
     for (uint32_t e = 0; e < cp->experts; e++)
-        add_part(cp, SLICE_COLS, cp->hidden, cp->expert_mlp, "model.layers.%u.mlp.experts.%u.down_proj.weight", b, e);
+        add_part(cp, SLICE_COLS, cp->hidden, cp->expert_mlp,
+                 "model.layers.%u.mlp.experts.%u.down_proj.weight", b, e);
     cp->outputs[cp->num_outputs - 1].num_parts = 1;
 }
 
@@ -164,7 +173,7 @@ static inline void checkpoint_describe(checkpoint_t *cp)
     add_part(cp, SLICE_VOCAB, cp->vocab, cp->hidden, "model.embed_tokens.weight");
     for (uint32_t b = 0; b < cp->blocks; b++) {
         add_attention(cp, b);
-        if (cp->experts)
+        if (cp->experts && b >= cp->dense_blocks)
             add_experts(cp, b);
         else
             add_mlp(cp, b);
@@ -185,12 +194,14 @@ static inline weft_model_t *checkpoint_model(const checkpoint_t *cp)
     char config[512];
     const char *bias = cp->biased ? "true" : "false";
     snprintf(config, sizeof config,
-             "{\"model_type\": \"%s\", \"hidden_size\": %u, \"num_hidden_layers\": %u, \"num_attention_heads\": %u,"
+             "{\"model_type\": \"%s\", \"hidden_size\": %u, \"num_hidden_layers\": %u, "
+             "\"num_attention_heads\": %u,"
              "\"num_key_value_heads\": %u, \"head_dim\": %u, \"intermediate_size\": %u, \"vocab_size\": %u,"
              "\"num_experts\": %u, \"moe_intermediate_size\": %u, \"tie_word_embeddings\": %s,"
-             "\"attention_bias\": %s, \"mlp_bias\": %s}",
-             cp->type, cp->hidden, cp->blocks, cp->heads, cp->kv_heads, cp->head_dim, cp->mlp, cp->vocab, cp->experts,
-             cp->expert_mlp, cp->tied ? "true" : "false", bias, bias);
+             "\"attention_bias\": %s, \"mlp_bias\": %s, \"mlp_only_layers\": [%s]}",
+             cp->type, cp->hidden, cp->blocks, cp->heads, cp->kv_heads, cp->head_dim, cp->mlp, cp->vocab,
+             cp->experts, cp->expert_mlp, cp->tied ? "true" : "false", bias, bias,
+             cp->dense_blocks ? "0" : "");
     weft_model_t *model;
     weft_error_t error;
     if (weft_model_create(config, &model, &error) != WEFT_OK)
@@ -228,6 +239,7 @@ static inline void checkpoint_random(random_t *random, bool aligned, bool biased
     }
     if (strcmp(cp->type, "qwen3_moe") == 0) {
         cp->experts = random_in(random, 1, 9);
+        cp->dense_blocks = random_once_in(random, 4);
         cp->expert_mlp = aligned ? RANDOM_OF(random, 128, 256, 192, 512)
                                  : random_in(random, 1, 20) * RANDOM_OF(random, 1, 4, 8);
     } else {
@@ -278,7 +290,8 @@ static inline weft_rect_t source_slice(const source_t *s, uint32_t count, uint32
 }
 
 /* What TP rank `rank` of an engine needs, and how many rows that is with padding. */
-static inline weft_rect_t engine_slice(const source_t *s, uint32_t tp, uint32_t rank, bool whole, uint32_t *padded_rows)
+static inline weft_rect_t engine_slice(const source_t *s, uint32_t tp, uint32_t rank, bool whole,
+                                       uint32_t *padded_rows)
 {
     weft_rect_t box = {0, 0, s->rows, s->cols};
     if (!whole && s->slice == SLICE_VOCAB) {
@@ -296,7 +309,8 @@ static inline weft_rect_t engine_slice(const source_t *s, uint32_t tp, uint32_t 
 }
 
 /* Experts of an engine's rank when whole experts are dealt out: the first ones hold one more. */
-static inline uint32_t engine_experts(const output_t *output, uint32_t tp, uint32_t rank, bool ep, uint32_t *first)
+static inline uint32_t engine_experts(const output_t *output, uint32_t tp, uint32_t rank, bool ep,
+                                      uint32_t *first)
 {
     *first = 0;
     if (!ep || !output->num_experts)

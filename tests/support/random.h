@@ -1,8 +1,10 @@
-/* Seeded numbers for property loops. WEFT_TEST_SEED picks another sequence, WEFT_TEST_CASES another length. */
+/* Seeded numbers for property loops. WEFT_TEST_SEED picks another sequence, WEFT_TEST_CASES another length.
+ */
 #ifndef WEFT_TESTS_SUPPORT_RANDOM_H
 #define WEFT_TESTS_SUPPORT_RANDOM_H
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -42,8 +44,8 @@ static inline bool random_once_in(random_t *random, uint32_t times)
 
 /* One of the numbers listed. */
 #define RANDOM_OF(random, ...)                                                                               \
-    ((const uint32_t[]){__VA_ARGS__}[random_in(                                                              \
-        random, 0, sizeof((const uint32_t[]){__VA_ARGS__}) / sizeof(uint32_t) - 1)])
+    ((const uint32_t[]){                                                                                     \
+        __VA_ARGS__}[random_in(random, 0, sizeof((const uint32_t[]){__VA_ARGS__}) / sizeof(uint32_t) - 1)])
 
 static inline uint64_t environment_number(const char *name, uint64_t fallback)
 {

@@ -1,8 +1,11 @@
-/* Kernel-format weights made the slow way: every tensor quantized whole by direct calls of the kernels, then sliced.
+/* Kernel-format weights made the slow way: every tensor quantized whole by direct calls of the kernels, then
+ * sliced.
  *
- *     whole tensor [rows, cols]  --kernels, 128 rows at a time-->  codes, scales  --slice-->  a rank's part of an output
+ *     whole tensor [rows, cols]  --kernels, 128 rows at a time-->  codes, scales  --slice-->  a rank's part
+ * of an output
  *
- * Slicing after quantizing is right where scales do not depend on the slicing, which is what weft promises. */
+ * Slicing after quantizing is right where scales do not depend on the slicing, which is what weft promises.
+ */
 #ifndef WEFT_TESTS_SUPPORT_REFERENCE_H
 #define WEFT_TESTS_SUPPORT_REFERENCE_H
 
@@ -22,14 +25,16 @@ typedef struct recipe {
     weft_dtype_t out_dtype;
 } recipe_t;
 
-/* How `scheme` treats an output of `rows` x `cols` on a rank: docs/numerics.md, "fp8-block" and "Stored names". */
-static inline recipe_t recipe_of(const char *scheme, const char *profile, const output_t *output, weft_dtype_t dtype,
-                                 bool ep, uint32_t rows, uint32_t cols)
+/* How `scheme` treats an output of `rows` x `cols` on a rank: docs/numerics.md, "fp8-block" and "Stored
+ * names". */
+static inline recipe_t recipe_of(const char *scheme, const char *profile, const output_t *output,
+                                 weft_dtype_t dtype, bool ep, uint32_t rows, uint32_t cols)
 {
     if (strcmp(scheme, "bf16") == 0)
         return (recipe_t){WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT, WEFT_DTYPE_BF16};
     if (!output->quantized)
-        return (recipe_t){WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT, dtype == WEFT_DTYPE_F16 ? WEFT_DTYPE_F16 : WEFT_DTYPE_BF16};
+        return (recipe_t){WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT,
+                          dtype == WEFT_DTYPE_F16 ? WEFT_DTYPE_F16 : WEFT_DTYPE_BF16};
     if (strcmp(scheme, "fp8-channel") == 0)
         return (recipe_t){WEFT_KERNEL_FP8_CHANNEL, WEFT_PROFILE_DEFAULT, WEFT_DTYPE_F8_E4M3};
     weft_profile_t used = WEFT_PROFILE_IEEE;
@@ -54,12 +59,20 @@ static inline whole_t quantize_whole(const weft_kernels_t *kernels, const recipe
     whole.scales = malloc(((size_t)whole.scale_rows * whole.scale_cols + 1) * sizeof(float));
     for (uint32_t row = 0; row < s->rows; row += 128) {
         uint32_t rows = s->rows - row < 128 ? s->rows - row : 128;
-        weft_segment_t segment = {data + (size_t)row * s->cols * weft_dtype_bytes(s->dtype), s->cols, 0, 0, rows, s->cols};
-        weft_quantize_unit_t unit = {.segments = &segment, .num_segments = 1, .dtype = s->dtype, .rows = rows, .cols = s->cols,
-                                     .profile = recipe->profile, .out_dtype = recipe->out_dtype};
+        weft_segment_t segment = {
+            data + (size_t)row * s->cols * weft_dtype_bytes(s->dtype), s->cols, 0, 0, rows, s->cols};
+        weft_quantize_unit_t unit = {.segments = &segment,
+                                     .num_segments = 1,
+                                     .dtype = s->dtype,
+                                     .rows = rows,
+                                     .cols = s->cols,
+                                     .profile = recipe->profile,
+                                     .out_dtype = recipe->out_dtype};
         weft_quantize_result_t result;
         unit.out = whole.codes + (size_t)row * s->cols * whole.code_bytes;
-        unit.scale = block ? whole.scales + row / 128 * whole.scale_cols : channel ? whole.scales + row : NULL;
+        unit.scale = block     ? whole.scales + row / 128 * whole.scale_cols
+                     : channel ? whole.scales + row
+                               : NULL;
         assert_int_equal(kernels->quantize[recipe->kernel](&unit, &result), WEFT_OK);
         assert_false(result.nonfinite);
     }
@@ -73,12 +86,13 @@ static inline void free_whole(whole_t *whole)
 }
 
 /* Compare one part of one expert: its codes at `codes`, its scales at `scales`. */
-static inline void compare_slice(const source_t *s, const whole_t *whole, weft_rect_t box, uint32_t padded_rows,
-                                 const uint8_t *codes, const float *scales, bool block)
+static inline void compare_slice(const source_t *s, const whole_t *whole, weft_rect_t box,
+                                 uint32_t padded_rows, const uint8_t *codes, const float *scales, bool block)
 {
     size_t row_bytes = box.cols * whole->code_bytes;
     for (uint32_t r = 0; r < box.rows; r++) {
-        const uint8_t *expected = whole->codes + ((size_t)(box.row + r) * s->cols + box.col) * whole->code_bytes;
+        const uint8_t *expected =
+            whole->codes + ((size_t)(box.row + r) * s->cols + box.col) * whole->code_bytes;
         if (memcmp(codes + r * row_bytes, expected, row_bytes) != 0)
             fail_msg("%s: the codes of row %u differ from those of the whole tensor", s->name, box.row + r);
     }
@@ -86,9 +100,11 @@ static inline void compare_slice(const source_t *s, const whole_t *whole, weft_r
         assert_int_equal(codes[i], 0);
     if (!whole->scale_rows)
         return;
-    uint32_t unit = block ? 128 : 1, rows = (box.rows + unit - 1) / unit, cols = block ? (box.cols + 127) / 128 : 1;
+    uint32_t unit = block ? 128 : 1, rows = (box.rows + unit - 1) / unit,
+             cols = block ? (box.cols + 127) / 128 : 1;
     for (uint32_t r = 0; r < rows; r++) {
-        const float *expected = whole->scales + (size_t)(box.row / unit + r) * whole->scale_cols + (block ? box.col / 128 : 0);
+        const float *expected =
+            whole->scales + (size_t)(box.row / unit + r) * whole->scale_cols + (block ? box.col / 128 : 0);
         if (memcmp(scales + r * cols, expected, cols * sizeof(float)) != 0)
             fail_msg("%s: the scales of row %u differ from those of the whole tensor", s->name, box.row + r);
     }
@@ -97,9 +113,11 @@ static inline void compare_slice(const source_t *s, const whole_t *whole, weft_r
 /* Where the whole tensor of source `index` lies, row-major. */
 typedef const uint8_t *(*tensor_fn)(void *user, uint32_t index);
 
-/* Compare all outputs of a rank in `stage` with slices of whole tensors; they must be named in the checkpoint's order. */
-static inline void compare_stage(const checkpoint_t *cp, const weft_plan_t *plan, const char *profile, uint32_t tp_rank,
-                                 const weft_outputs_t *outputs, const uint8_t *stage, tensor_fn tensor, void *user)
+/* Compare all outputs of a rank in `stage` with slices of whole tensors; they must be named in the
+ * checkpoint's order. */
+static inline void compare_stage(const checkpoint_t *cp, const weft_plan_t *plan, const char *profile,
+                                 uint32_t tp_rank, const weft_outputs_t *outputs, const uint8_t *stage,
+                                 tensor_fn tensor, void *user)
 {
     const char *scheme = weft_plan_scheme(plan);
     uint32_t tp = weft_plan_tp(plan);
@@ -110,8 +128,8 @@ static inline void compare_stage(const checkpoint_t *cp, const weft_plan_t *plan
         const weft_output_t *weight = &outputs->items[layer->weight];
         uint32_t first, experts = engine_experts(output, tp, tp_rank, ep, &first), padded;
         const uint8_t *codes = stage + weight->offset;
-        const float *scales = layer->scale == UINT32_MAX ? NULL
-                                                          : (const void *)(stage + outputs->items[layer->scale].offset);
+        const float *scales =
+            layer->scale == UINT32_MAX ? NULL : (const void *)(stage + outputs->items[layer->scale].offset);
         assert_string_equal(weight->name, output->name);
         for (uint32_t p = 0; p < experts * output->num_parts; p++) {
             uint32_t index = output->first_source + first * output->num_parts + p;

@@ -1,4 +1,5 @@
-/* A whole job without a transport: checkpoint, layouts, plan, the program of every rank and the trainers' shards.
+/* A whole job without a transport: checkpoint, layouts, plan, the program of every rank and the trainers'
+ * shards.
  *
  *     world_t *w = world_create(&cp, "fsdp:2,tp:2", "tp:4x2", "fp8-channel", &options);
  *     world_fill(w, element_id, random);      shards in memory, as the trainers would hold them
@@ -25,8 +26,8 @@ typedef struct world {
     weft_program_t **programs; /* [num_ranks] */
     uint32_t *tensor_source;   /* [num_tensors]: source of a tensor of the model */
     element_fn element;
-    weft_shard_t *shards;      /* [num_trainers * num_tensors] */
-    uint8_t ***packed;         /* [num_trainers][buckets] */
+    weft_shard_t *shards; /* [num_trainers * num_tensors] */
+    uint8_t ***packed;    /* [num_trainers][buckets] */
 } world_t;
 
 static inline weft_layout_t *parse_layout(const char *text, weft_side_t side)
@@ -72,8 +73,8 @@ static inline void make_programs(world_t *w)
 static inline void world_destroy(world_t *w);
 
 /* NULL, and the reason in `error`, when there is no such plan. `options` may be NULL. */
-static inline world_t *world_try(const checkpoint_t *cp, const char *trainer, const char *rollout, const char *scheme,
-                                 const weft_plan_options_t *options, weft_error_t *error)
+static inline world_t *world_try(const checkpoint_t *cp, const char *trainer, const char *rollout,
+                                 const char *scheme, const weft_plan_options_t *options, weft_error_t *error)
 {
     world_t *w = calloc(1, sizeof *w);
     w->cp = cp;
@@ -164,7 +165,8 @@ static inline uint32_t read_element(const uint8_t *at, weft_dtype_t dtype)
 }
 
 /* Allocate and fill the shard of one tensor; rows are `gap` elements further apart than they must be. */
-static inline void fill_shard(const world_t *w, uint32_t source, weft_rect_t box, uint32_t gap, weft_shard_t *shard)
+static inline void fill_shard(const world_t *w, uint32_t source, weft_rect_t box, uint32_t gap,
+                              weft_shard_t *shard)
 {
     const source_t *s = &w->cp->sources[source];
     size_t element = weft_dtype_bytes(s->dtype), ld = box.cols + gap;
@@ -190,14 +192,17 @@ static inline void world_fill(world_t *w, element_fn element, random_t *random)
     w->shards = calloc((size_t)w->num_trainers * w->num_tensors, sizeof *w->shards);
     for (uint32_t rank = 0; rank < w->num_trainers; rank++)
         for (uint32_t i = 0; i < w->num_tensors; i++) {
-            uint32_t source = w->tensor_source[i], gap = random && random_once_in(random, 3) ? random_in(random, 1, 9) : 0;
+            uint32_t source = w->tensor_source[i],
+                     gap = random && random_once_in(random, 3) ? random_in(random, 1, 9) : 0;
             fill_shard(w, source, trainer_box(&w->cp->sources[source], w->trainer->text, rank), gap,
                        &trainer_shards(w, rank)[i]);
         }
 }
 
-/* Write one fragment element by element, as its rectangle says; an amax is the largest magnitude of each row. */
-static inline void pack_plainly(const world_t *w, const weft_shard_t *shard, const weft_fragment_t *f, uint8_t *out)
+/* Write one fragment element by element, as its rectangle says; an amax is the largest magnitude of each row.
+ */
+static inline void pack_plainly(const world_t *w, const weft_shard_t *shard, const weft_fragment_t *f,
+                                uint8_t *out)
 {
     weft_dtype_t dtype = weft_model_tensor(w->model, f->tensor)->dtype;
     size_t element = weft_dtype_bytes(dtype);
@@ -218,7 +223,8 @@ static inline void pack_plainly(const world_t *w, const weft_shard_t *shard, con
     }
 }
 
-static inline uint8_t *pack_bucket(const world_t *w, const weft_program_t *program, const weft_bucket_t *bucket)
+static inline uint8_t *pack_bucket(const world_t *w, const weft_program_t *program,
+                                   const weft_bucket_t *bucket)
 {
     uint8_t *out = calloc(bucket->bytes, 1);
     for (uint32_t i = 0; i < bucket->num_fragments; i++) {

@@ -155,8 +155,16 @@ static void run_version(watch_t *watch, random_t *random)
 
 static checkpoint_t small_model(uint32_t experts)
 {
-    checkpoint_t cp = {.type = experts ? "qwen3_moe" : "qwen3", .dtype = WEFT_DTYPE_BF16, .hidden = 144, .blocks = 1,
-                       .heads = 4, .kv_heads = 2, .head_dim = 40, .mlp = 144, .vocab = 70, .experts = experts,
+    checkpoint_t cp = {.type = experts ? "qwen3_moe" : "qwen3",
+                       .dtype = WEFT_DTYPE_BF16,
+                       .hidden = 144,
+                       .blocks = 1,
+                       .heads = 4,
+                       .kv_heads = 2,
+                       .head_dim = 40,
+                       .mlp = 144,
+                       .vocab = 70,
+                       .experts = experts,
                        .expert_mlp = 36};
     checkpoint_describe(&cp);
     return cp;

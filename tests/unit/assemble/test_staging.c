@@ -1,12 +1,20 @@
-/* Two slots and three tables: what round r has staged and been told stays there until it is quantized, while round
- * r + 1 arrives with the amax of r + 2. */
+/* Two slots and three tables: what round r has staged and been told stays there until it is quantized, while
+ * round r + 1 arrives with the amax of r + 2. */
 #include "src/assemble/staging.h"
 #include "tests/support/world.h"
 
 static checkpoint_t model_of(weft_dtype_t dtype)
 {
-    checkpoint_t cp = {.type = "qwen3", .dtype = dtype, .hidden = 300, .blocks = 2, .heads = 4, .kv_heads = 2, .head_dim = 24,
-                       .mlp = 112, .vocab = 70, .expert_mlp = 1};
+    checkpoint_t cp = {.type = "qwen3",
+                       .dtype = dtype,
+                       .hidden = 300,
+                       .blocks = 2,
+                       .heads = 4,
+                       .kv_heads = 2,
+                       .head_dim = 24,
+                       .mlp = 112,
+                       .vocab = 70,
+                       .expert_mlp = 1};
     checkpoint_describe(&cp);
     return cp;
 }
@@ -36,7 +44,8 @@ static void land_round(const world_t *w, const weft_staging_t *staging, uint32_t
     random_shuffle(random, order, r->num_buckets);
     for (uint32_t i = 0; i < r->num_buckets; i++) {
         const weft_bucket_t *bucket = &p->buckets[order[i]];
-        memcpy(weft_staging_bucket(staging, bucket), w->packed[bucket->source][sent_bucket(w, bucket)], bucket->bytes);
+        memcpy(weft_staging_bucket(staging, bucket), w->packed[bucket->source][sent_bucket(w, bucket)],
+               bucket->bytes);
         for (uint32_t f = 0; f < bucket->num_fragments; f++)
             if (p->fragments[bucket->first_fragment + f].kind == WEFT_PIECE_AMAX)
                 weft_staging_fold_amax(staging, &p->fragments[bucket->first_fragment + f]);
@@ -45,7 +54,8 @@ static void land_round(const world_t *w, const weft_staging_t *staging, uint32_t
 }
 
 /* The amax of whole rows of o_proj and down_proj, whose rows no rank cuts. */
-static void check_table(const world_t *w, const weft_unit_t *unit, const weft_outputs_t *outputs, const uint16_t *amax)
+static void check_table(const world_t *w, const weft_unit_t *unit, const weft_outputs_t *outputs,
+                        const uint16_t *amax)
 {
     const weft_output_t *weight = &outputs->items[outputs->layers[unit->layer].weight];
     uint32_t source = find_output(w->cp, weight->name)->first_source;
@@ -54,7 +64,8 @@ static void check_table(const world_t *w, const weft_unit_t *unit, const weft_ou
     for (uint32_t r = 0; r < unit->rows; r++) {
         uint16_t expected = 0;
         for (uint32_t c = 0; c < s->cols; c++) {
-            uint16_t m = element_magnitude(element_id(source, (first_row + r) * s->cols + c, s->dtype), s->dtype);
+            uint16_t m =
+                element_magnitude(element_id(source, (first_row + r) * s->cols + c, s->dtype), s->dtype);
             expected = m > expected ? m : expected;
         }
         assert_int_equal(amax[r], expected);
@@ -65,7 +76,8 @@ static uint32_t check_round(const world_t *w, const weft_staging_t *staging, uin
 {
     const weft_program_t *p = staging->program;
     uint32_t tables = 0;
-    for (uint32_t u = p->rounds[round].first_unit; u < p->rounds[round].first_unit + p->rounds[round].num_units; u++) {
+    for (uint32_t u = p->rounds[round].first_unit;
+         u < p->rounds[round].first_unit + p->rounds[round].num_units; u++) {
         const weft_unit_t *unit = &p->units[u];
         const uint16_t *amax = weft_staging_amax(staging, round, unit);
         assert_int_equal(amax != NULL, unit->amax_row != UINT32_MAX);

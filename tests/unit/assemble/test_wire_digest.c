@@ -5,8 +5,16 @@
 
 static checkpoint_t small_model(void)
 {
-    checkpoint_t cp = {.type = "qwen3", .dtype = WEFT_DTYPE_BF16, .hidden = 40, .blocks = 2, .heads = 4, .kv_heads = 2,
-                       .head_dim = 8, .mlp = 48, .vocab = 70, .expert_mlp = 1};
+    checkpoint_t cp = {.type = "qwen3",
+                       .dtype = WEFT_DTYPE_BF16,
+                       .hidden = 40,
+                       .blocks = 2,
+                       .heads = 4,
+                       .kv_heads = 2,
+                       .head_dim = 8,
+                       .mlp = 48,
+                       .vocab = 70,
+                       .expert_mlp = 1};
     checkpoint_describe(&cp);
     return cp;
 }
@@ -38,7 +46,8 @@ static void take_all(const world_t *w, uint32_t rank, random_t *random, weft_wir
     assert_int_equal(weft_wire_digests_create(p, digests), WEFT_OK);
     for (uint32_t i = 0; i < p->num_buckets; i++) {
         const weft_bucket_t *bucket = &p->buckets[order[i]];
-        weft_wire_digests_add(digests, w->kernels, order[i], w->packed[bucket->source][sent_bucket(w, bucket)]);
+        weft_wire_digests_add(digests, w->kernels, order[i],
+                              w->packed[bucket->source][sent_bucket(w, bucket)]);
     }
     weft_wire_digests_finish(digests);
     free(order);
@@ -70,7 +79,8 @@ static void test_both_ends_agree(void **state)
 /* ---- Changes on the way ---- */
 
 /* What happens to the bytes of one bucket; false when it cannot happen to this one. */
-typedef bool (*change_fn)(const weft_program_t *p, const weft_bucket_t *bucket, uint8_t *bytes, random_t *random);
+typedef bool (*change_fn)(const weft_program_t *p, const weft_bucket_t *bucket, uint8_t *bytes,
+                          random_t *random);
 
 static bool flip_a_bit(const weft_program_t *p, const weft_bucket_t *bucket, uint8_t *bytes, random_t *random)
 {
@@ -80,7 +90,8 @@ static bool flip_a_bit(const weft_program_t *p, const weft_bucket_t *bucket, uin
     return true;
 }
 
-static bool swap_fragments(const weft_program_t *p, const weft_bucket_t *bucket, uint8_t *bytes, random_t *random)
+static bool swap_fragments(const weft_program_t *p, const weft_bucket_t *bucket, uint8_t *bytes,
+                           random_t *random)
 {
     (void)random;
     for (uint32_t i = 1; i < bucket->num_fragments; i++) {
@@ -97,7 +108,8 @@ static bool swap_fragments(const weft_program_t *p, const weft_bucket_t *bucket,
     return false;
 }
 
-static bool repeat_a_fragment(const weft_program_t *p, const weft_bucket_t *bucket, uint8_t *bytes, random_t *random)
+static bool repeat_a_fragment(const weft_program_t *p, const weft_bucket_t *bucket, uint8_t *bytes,
+                              random_t *random)
 {
     (void)random;
     if (bucket->num_fragments < 2)
@@ -117,7 +129,8 @@ static bool zero_it(const weft_program_t *p, const weft_bucket_t *bucket, uint8_
     return true;
 }
 
-static bool shift_by_a_word(const weft_program_t *p, const weft_bucket_t *bucket, uint8_t *bytes, random_t *random)
+static bool shift_by_a_word(const weft_program_t *p, const weft_bucket_t *bucket, uint8_t *bytes,
+                            random_t *random)
 {
     (void)random;
     const weft_fragment_t *f = &p->fragments[bucket->first_fragment];

@@ -1,4 +1,5 @@
-/* A proof is worth what it refuses: patterns are made, proven, damaged in one place and must then be refused. */
+/* A proof is worth what it refuses: patterns are made, proven, damaged in one place and must then be refused.
+ */
 #include "tests/support/world.h"
 
 typedef struct bench {
@@ -11,8 +12,17 @@ typedef struct bench {
 
 static checkpoint_t model_of(const char *type)
 {
-    checkpoint_t cp = {.type = type, .dtype = WEFT_DTYPE_BF16, .hidden = 200, .blocks = 1, .heads = 8, .kv_heads = 2,
-                       .head_dim = 40, .mlp = 304, .vocab = 333, .experts = 3, .expert_mlp = 160};
+    checkpoint_t cp = {.type = type,
+                       .dtype = WEFT_DTYPE_BF16,
+                       .hidden = 200,
+                       .blocks = 1,
+                       .heads = 8,
+                       .kv_heads = 2,
+                       .head_dim = 40,
+                       .mlp = 304,
+                       .vocab = 333,
+                       .experts = 3,
+                       .expert_mlp = 160};
     if (strcmp(type, "qwen3") == 0)
         cp.experts = 0;
     checkpoint_describe(&cp);
@@ -20,7 +30,8 @@ static checkpoint_t model_of(const char *type)
 }
 
 /* The pattern of the layer whose name ends in `layer`. */
-static void open_bench(bench_t *b, const char *type, const char *layer, const char *trainer, const char *rollout)
+static void open_bench(bench_t *b, const char *type, const char *layer, const char *trainer,
+                       const char *rollout)
 {
     checkpoint_t cp = model_of(type);
     const weft_scheme_t *scheme;
@@ -33,8 +44,8 @@ static void open_bench(bench_t *b, const char *type, const char *layer, const ch
         const char *name = b->layers->items[i].name;
         if (strlen(name) < strlen(layer) || strcmp(name + strlen(name) - strlen(layer), layer) != 0)
             continue;
-        assert_int_equal(weft_pattern_create(&b->layers->items[i], scheme, WEFT_PROFILE_DEFAULT, b->trainer, b->rollout,
-                                             &b->sets, &b->pattern),
+        assert_int_equal(weft_pattern_create(&b->layers->items[i], scheme, WEFT_PROFILE_DEFAULT, b->trainer,
+                                             b->rollout, &b->sets, &b->pattern),
                          WEFT_OK);
         return;
     }
@@ -60,14 +71,38 @@ static bool proven(const bench_t *b, char reason[256])
 
 typedef void (*damage_fn)(weft_fragment_pattern_t *fragment);
 
-static void shorten_rows(weft_fragment_pattern_t *f) { f->rect.rows--; }
-static void shorten_cols(weft_fragment_pattern_t *f) { f->rect.cols--; }
-static void lengthen_rows(weft_fragment_pattern_t *f) { f->rect.rows++; }
-static void lengthen_cols(weft_fragment_pattern_t *f) { f->rect.cols++; }
-static void shift_source_row(weft_fragment_pattern_t *f) { f->rect.row++; }
-static void shift_source_col(weft_fragment_pattern_t *f) { f->rect.col++; }
-static void shift_place_row(weft_fragment_pattern_t *f) { f->to_row++; }
-static void shift_place_col(weft_fragment_pattern_t *f) { f->to_col++; }
+static void shorten_rows(weft_fragment_pattern_t *f)
+{
+    f->rect.rows--;
+}
+static void shorten_cols(weft_fragment_pattern_t *f)
+{
+    f->rect.cols--;
+}
+static void lengthen_rows(weft_fragment_pattern_t *f)
+{
+    f->rect.rows++;
+}
+static void lengthen_cols(weft_fragment_pattern_t *f)
+{
+    f->rect.cols++;
+}
+static void shift_source_row(weft_fragment_pattern_t *f)
+{
+    f->rect.row++;
+}
+static void shift_source_col(weft_fragment_pattern_t *f)
+{
+    f->rect.col++;
+}
+static void shift_place_row(weft_fragment_pattern_t *f)
+{
+    f->to_row++;
+}
+static void shift_place_col(weft_fragment_pattern_t *f)
+{
+    f->to_col++;
+}
 
 static void shift_both_rows(weft_fragment_pattern_t *f)
 {
@@ -99,7 +134,8 @@ static void expect_refusal(const bench_t *b, const char *what, uint32_t part, ui
 {
     char reason[256] = "";
     if (proven(b, reason))
-        fail_msg("%s of fragment %u of part %u of %s was proven", what, index, part, b->pattern.example->name);
+        fail_msg("%s of fragment %u of part %u of %s was proven", what, index, part,
+                 b->pattern.example->name);
     assert_non_null(strstr(reason, b->pattern.example->name));
 }
 
@@ -165,11 +201,11 @@ typedef struct sample {
 } sample_t;
 
 static const sample_t samples[] = {
-    {"qwen3", "qkv_proj", "fsdp:3", "tp:4x2"},          {"qwen3", "qkv_proj", "fsdp:1", "tp:1"},
-    {"qwen3", "gate_up_proj", "tp:2,fsdp:2", "tp:4"},   {"qwen3", "o_proj", "fsdp:5", "tp:2"},
-    {"qwen3", "down_proj", "tp:2,dp:2", "tp:4"},        {"qwen3", "embed_tokens", "fsdp:4", "tp:3"},
-    {"qwen3", "model.norm", "fsdp:3", "tp:2"},          {"qwen3_moe", "experts.w13", "fsdp:2", "tp:2"},
-    {"qwen3_moe", "experts.w2", "fsdp:2", "tp:3,ep"},   {"qwen3_moe", "experts.w13", "tp:4", "tp:3,ep"},
+    {"qwen3", "qkv_proj", "fsdp:3", "tp:4x2"},        {"qwen3", "qkv_proj", "fsdp:1", "tp:1"},
+    {"qwen3", "gate_up_proj", "tp:2,fsdp:2", "tp:4"}, {"qwen3", "o_proj", "fsdp:5", "tp:2"},
+    {"qwen3", "down_proj", "tp:2,dp:2", "tp:4"},      {"qwen3", "embed_tokens", "fsdp:4", "tp:3"},
+    {"qwen3", "model.norm", "fsdp:3", "tp:2"},        {"qwen3_moe", "experts.w13", "fsdp:2", "tp:2"},
+    {"qwen3_moe", "experts.w2", "fsdp:2", "tp:3,ep"}, {"qwen3_moe", "experts.w13", "tp:4", "tp:3,ep"},
 };
 
 #define NUM_SAMPLES (sizeof samples / sizeof *samples)

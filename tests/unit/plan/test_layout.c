@@ -69,11 +69,29 @@ static void expect_refusal(const char *text, weft_side_t side, const char *hint)
 static void test_refusals_show_what_may_be_written(void **state)
 {
     (void)state;
-    const char *trainers[] = {"",         "fsdp",      "fsdp:",       "fsdp:0",         "fsdp:-1",  "fsdp:2,",   ",fsdp:2",
-                              "fsdp:2 ",  " fsdp:2",   "fsdp:2,fsdp:2", "tp:2,dp:2,tp:2", "ep:2",     "fsdp:2;tp:2", "FSDP:2",
-                              "fsdp:2x2", "fsdp:65537", "fsdp:4294967296", "fsdp:18446744073709551617", "tp:2,,dp:2", "fsdp: 2"};
-    const char *rollouts[] = {"",     "tp",     "tp:",     "tp:0",      "tp:2x",  "tp:2x0",  "tp:2,",      "tp:2,epp", "tp:2,ep,",
-                              "x2",   "fsdp:2", "tp:2 x2", "tp:2,ep,ep", "tp:2x2x2", "tp:2,dp:2", "ep,tp:2", "tp:65537", "tp:-2"};
+    const char *trainers[] = {"",
+                              "fsdp",
+                              "fsdp:",
+                              "fsdp:0",
+                              "fsdp:-1",
+                              "fsdp:2,",
+                              ",fsdp:2",
+                              "fsdp:2 ",
+                              " fsdp:2",
+                              "fsdp:2,fsdp:2",
+                              "tp:2,dp:2,tp:2",
+                              "ep:2",
+                              "fsdp:2;tp:2",
+                              "FSDP:2",
+                              "fsdp:2x2",
+                              "fsdp:65537",
+                              "fsdp:4294967296",
+                              "fsdp:18446744073709551617",
+                              "tp:2,,dp:2",
+                              "fsdp: 2"};
+    const char *rollouts[] = {"",           "tp",       "tp:",       "tp:0",    "tp:2x",    "tp:2x0",
+                              "tp:2,",      "tp:2,epp", "tp:2,ep,",  "x2",      "fsdp:2",   "tp:2 x2",
+                              "tp:2,ep,ep", "tp:2x2x2", "tp:2,dp:2", "ep,tp:2", "tp:65537", "tp:-2"};
     for (size_t i = 0; i < sizeof trainers / sizeof *trainers; i++)
         expect_refusal(trainers[i], WEFT_SIDE_TRAINER, "fsdp:N");
     for (size_t i = 0; i < sizeof rollouts / sizeof *rollouts; i++)

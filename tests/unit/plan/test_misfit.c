@@ -4,16 +4,33 @@
 /* Qwen3-30B-A3B in miniature: fewer blocks, experts and words, the same widths. */
 static checkpoint_t experts_768(void)
 {
-    checkpoint_t cp = {.type = "qwen3_moe", .dtype = WEFT_DTYPE_BF16, .hidden = 2048, .blocks = 1, .heads = 32, .kv_heads = 4,
-                       .head_dim = 128, .mlp = 6144, .vocab = 1000, .experts = 8, .expert_mlp = 768};
+    checkpoint_t cp = {.type = "qwen3_moe",
+                       .dtype = WEFT_DTYPE_BF16,
+                       .hidden = 2048,
+                       .blocks = 1,
+                       .heads = 32,
+                       .kv_heads = 4,
+                       .head_dim = 128,
+                       .mlp = 6144,
+                       .vocab = 1000,
+                       .experts = 8,
+                       .expert_mlp = 768};
     checkpoint_describe(&cp);
     return cp;
 }
 
 static checkpoint_t dense(uint32_t hidden, uint32_t mlp, uint32_t heads, uint32_t kv_heads, uint32_t head_dim)
 {
-    checkpoint_t cp = {.type = "qwen3", .dtype = WEFT_DTYPE_BF16, .hidden = hidden, .blocks = 1, .heads = heads,
-                       .kv_heads = kv_heads, .head_dim = head_dim, .mlp = mlp, .vocab = 500, .expert_mlp = 1};
+    checkpoint_t cp = {.type = "qwen3",
+                       .dtype = WEFT_DTYPE_BF16,
+                       .hidden = hidden,
+                       .blocks = 1,
+                       .heads = heads,
+                       .kv_heads = kv_heads,
+                       .head_dim = head_dim,
+                       .mlp = mlp,
+                       .vocab = 500,
+                       .expert_mlp = 1};
     checkpoint_describe(&cp);
     return cp;
 }
@@ -23,7 +40,8 @@ static void expect_fit(const checkpoint_t *cp, const char *trainer, const char *
     world_destroy(world_create(cp, trainer, rollout, scheme, NULL));
 }
 
-static weft_error_t expect_misfit(const checkpoint_t *cp, const char *trainer, const char *rollout, const char *scheme)
+static weft_error_t expect_misfit(const checkpoint_t *cp, const char *trainer, const char *rollout,
+                                  const char *scheme)
 {
     weft_error_t error = {0};
     if (world_try(cp, trainer, rollout, scheme, NULL, &error))
@@ -72,7 +90,8 @@ static void test_what_is_said_to_fit_fits(void **state)
             world_t *w = world_try(&cp, "fsdp:1", text, "fp8-block", NULL, &unused);
             bool said = strstr(list, listed) != NULL && !(tp == 1 && ep);
             if (tp > 1 && said != (w != NULL))
-                fail_msg("%s: %s, but %s", text, said ? "listed" : "not listed", w ? "it fits" : "it does not");
+                fail_msg("%s: %s, but %s", text, said ? "listed" : "not listed",
+                         w ? "it fits" : "it does not");
             if (w)
                 world_destroy(w);
         }
@@ -82,10 +101,12 @@ static void test_ragged_ends(void **state)
 {
     (void)state;
     checkpoint_t ragged_k = dense(200, 256, 4, 2, 128);
-    expect_fit(&ragged_k, "fsdp:3", "tp:1", "fp8-block"); /* K = 200 of qkv and gate_up, N = 200 of o and down */
+    expect_fit(&ragged_k, "fsdp:3", "tp:1",
+               "fp8-block"); /* K = 200 of qkv and gate_up, N = 200 of o and down */
     expect_fit(&ragged_k, "fsdp:3", "tp:2", "fp8-block");
     checkpoint_t ragged_width = dense(128, 192, 4, 2, 64);
-    weft_error_t error = expect_misfit(&ragged_width, "fsdp:1", "tp:1", "fp8-block"); /* between gate and up */
+    weft_error_t error =
+        expect_misfit(&ragged_width, "fsdp:1", "tp:1", "fp8-block"); /* between gate and up */
     expect_words(&error, "gate_up_proj");
     expect_words(&error, "gate_proj");
     expect_fit(&ragged_width, "fsdp:1", "tp:1", "fp8-channel");
@@ -156,12 +177,15 @@ static void test_sides_must_be_in_order(void **state)
     (void)state;
     checkpoint_t cp = dense(96, 120, 6, 2, 16);
     weft_model_t *model = checkpoint_model(&cp);
-    weft_layout_t *trainer = parse_layout("fsdp:2", WEFT_SIDE_TRAINER), *rollout = parse_layout("tp:2", WEFT_SIDE_ROLLOUT);
+    weft_layout_t *trainer = parse_layout("fsdp:2", WEFT_SIDE_TRAINER),
+                  *rollout = parse_layout("tp:2", WEFT_SIDE_ROLLOUT);
     weft_plan_t *plan = NULL;
     weft_plan_options_t unsized = {0};
     assert_int_equal(weft_plan_create(model, rollout, trainer, "bf16", NULL, &plan, NULL), WEFT_ERR_ARGUMENT);
-    assert_int_equal(weft_plan_create(model, trainer, rollout, "bf16", &unsized, &plan, NULL), WEFT_ERR_ARGUMENT);
-    assert_int_equal(weft_plan_create(model, trainer, rollout, "bf17", NULL, &plan, NULL), WEFT_ERR_UNKNOWN_NAME);
+    assert_int_equal(weft_plan_create(model, trainer, rollout, "bf16", &unsized, &plan, NULL),
+                     WEFT_ERR_ARGUMENT);
+    assert_int_equal(weft_plan_create(model, trainer, rollout, "bf17", NULL, &plan, NULL),
+                     WEFT_ERR_UNKNOWN_NAME);
     assert_null(plan);
     weft_layout_destroy(trainer);
     weft_layout_destroy(rollout);

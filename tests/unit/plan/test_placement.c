@@ -60,19 +60,22 @@ static void test_fsdp_cuts_rows_of_a_tp_shard(void **state)
 
 static weft_split_t split_of(slice_t slice)
 {
-    return (const weft_split_t[]){[SLICE_NONE] = WEFT_SPLIT_NONE,         [SLICE_ROWS] = WEFT_SPLIT_ROWS,
-                                  [SLICE_COLS] = WEFT_SPLIT_COLS,         [SLICE_HEADS] = WEFT_SPLIT_HEADS,
-                                  [SLICE_KV_HEADS] = WEFT_SPLIT_KV_HEADS, [SLICE_VOCAB] = WEFT_SPLIT_VOCAB}[slice];
+    return (const weft_split_t[]){
+        [SLICE_NONE] = WEFT_SPLIT_NONE,         [SLICE_ROWS] = WEFT_SPLIT_ROWS,
+        [SLICE_COLS] = WEFT_SPLIT_COLS,         [SLICE_HEADS] = WEFT_SPLIT_HEADS,
+        [SLICE_KV_HEADS] = WEFT_SPLIT_KV_HEADS, [SLICE_VOCAB] = WEFT_SPLIT_VOCAB}[slice];
 }
 
 static weft_part_t part_of(const source_t *s)
 {
-    weft_part_t part = matrix(split_of(s->slice), s->rows, s->cols, s->heads ? source_extent(s) / s->heads : 0);
+    weft_part_t part =
+        matrix(split_of(s->slice), s->rows, s->cols, s->heads ? source_extent(s) / s->heads : 0);
     part.vector = s->vector;
     return part;
 }
 
-/* Every source of random checkpoints on products of all axes, and the ranks that hold the same box listed together. */
+/* Every source of random checkpoints on products of all axes, and the ranks that hold the same box listed
+ * together. */
 static void check_placement(const source_t *s, const weft_layout_t *layout)
 {
     weft_part_t part = part_of(s);
@@ -99,7 +102,8 @@ static void check_placement(const source_t *s, const weft_layout_t *layout)
 static void test_products_of_axes(void **state)
 {
     (void)state;
-    const char *layouts[] = {"fsdp:3,tp:2,dp:2", "tp:4,fsdp:2", "dp:2,fsdp:5", "tp:8", "dp:7", "fsdp:1", "tp:3,dp:2"};
+    const char *layouts[] = {"fsdp:3,tp:2,dp:2", "tp:4,fsdp:2", "dp:2,fsdp:5", "tp:8", "dp:7",
+                             "fsdp:1",           "tp:3,dp:2"};
     random_t random = random_begin("test_products_of_axes");
     for (uint32_t i = 0; i < 60; i++) {
         checkpoint_t cp;
@@ -149,9 +153,9 @@ static void test_vocabulary_is_padded_to_64_and_to_the_ranks(void **state)
     expect_vocab(128, 1, 128);
     expect_vocab(129, 1, 192);
     expect_vocab(100, 2, 64);
-    expect_vocab(1, 8, 8);     /* seven ranks hold nothing but padding */
-    expect_vocab(65, 4, 32);   /* rank 2 one row, rank 3 none */
-    expect_vocab(64, 3, 22);   /* padded to 66 */
+    expect_vocab(1, 8, 8);   /* seven ranks hold nothing but padding */
+    expect_vocab(65, 4, 32); /* rank 2 one row, rank 3 none */
+    expect_vocab(64, 3, 22); /* padded to 66 */
     expect_vocab(151936, 7, 21706);
 }
 

@@ -1,8 +1,8 @@
-/* The property that everything rests on: whatever the model, the layouts, the scheme and the budget, the programs of
- * all ranks together put each element where the engine wants it, once, and nothing else travels.
+/* The property that everything rests on: whatever the model, the layouts, the scheme and the budget, the
+ * programs of all ranks together put each element where the engine wants it, once, and nothing else travels.
  *
- * Random jobs are planned and their buckets packed from shards full of unlike numbers; what arrives is compared with
- * slices of the whole tensors, taken as tests/support/checkpoint.h describes them. */
+ * Random jobs are planned and their buckets packed from shards full of unlike numbers; what arrives is
+ * compared with slices of the whole tensors, taken as tests/support/checkpoint.h describes them. */
 #include "tests/support/world.h"
 
 #define MOST_RANKS 64
@@ -34,7 +34,7 @@ static void random_job(random_t *random, job_t *job)
 {
     const char *schemes[] = {"bf16", "fp8-channel", "fp8-block"};
     job->scheme = schemes[random_in(random, 0, 2)];
-    checkpoint_random(random, strcmp(job->scheme, "fp8-block") == 0, !getenv("NOBIAS"), &job->cp);
+    checkpoint_random(random, strcmp(job->scheme, "fp8-block") == 0, true, &job->cp);
     random_trainer(random, job->trainer);
     sprintf(job->rollout, "tp:%u", RANDOM_OF(random, 1, 1, 2, 2, 2, 4, 4, 8, 3, 5, 6, 7));
     if (random_once_in(random, 2))
@@ -53,12 +53,13 @@ static char job_text[512];
 static void describe_job(uint32_t index, const job_t *job)
 {
     const checkpoint_t *cp = &job->cp;
-    snprintf(job_text, sizeof job_text, "case %u: %s %s hidden %u heads %u/%u of %u mlp %u vocab %u%s experts %u of %u%s, %s to %s, %s, "
-                  "buckets of %u, groups %u%s\n",
-                  index, cp->type, weft_dtype_name(cp->dtype), cp->hidden, cp->heads, cp->kv_heads, cp->head_dim, cp->mlp,
-                  cp->vocab, cp->tied ? " tied" : "", cp->experts, cp->expert_mlp, cp->biased ? " biased" : "", job->trainer,
-                  job->rollout, job->scheme, job->options.max_bucket_bytes, job->options.max_groups,
-                  job->tightest ? ", least budget" : "");
+    snprintf(job_text, sizeof job_text,
+             "case %u: %s %s hidden %u heads %u/%u of %u mlp %u vocab %u%s experts %u of %u%s, %s to %s, %s, "
+             "buckets of %u, groups %u%s\n",
+             index, cp->type, weft_dtype_name(cp->dtype), cp->hidden, cp->heads, cp->kv_heads, cp->head_dim,
+             cp->mlp, cp->vocab, cp->tied ? " tied" : "", cp->experts, cp->expert_mlp,
+             cp->biased ? " biased" : "", job->trainer, job->rollout, job->scheme,
+             job->options.max_bucket_bytes, job->options.max_groups, job->tightest ? ", least budget" : "");
 }
 
 static int print_last_job(void **state)
@@ -70,8 +71,8 @@ static int print_last_job(void **state)
 
 /* ---- Which jobs fit ---- */
 
-/* The rule of docs/numerics.md: cuts on multiples of 128; only the end of an unsplit K, or of the last part when its
- * rows are unsplit, may be ragged. */
+/* The rule of docs/numerics.md: cuts on multiples of 128; only the end of an unsplit K, or of the last part
+ * when its rows are unsplit, may be ragged. */
 static bool blocks_fit(const source_t *s, uint32_t tp, bool whole, bool last)
 {
     uint32_t rows;
@@ -164,7 +165,8 @@ static void compare_buckets(const world_t *w, const weft_bucket_t *sent, uint32_
     }
 }
 
-static void check_relay(const world_t *w, const weft_bucket_t *bucket, const uint32_t *members, uint32_t count)
+static void check_relay(const world_t *w, const weft_bucket_t *bucket, const uint32_t *members,
+                        uint32_t count)
 {
     bool member = false;
     for (uint32_t i = 0; i < count; i++)
@@ -217,7 +219,8 @@ static void check_slots(const world_t *w, const weft_program_t *program)
         uint64_t end = 0;
         for (uint32_t b = round->first_bucket; b < round->first_bucket + round->num_buckets; b++) {
             assert_int_equal(program->buckets[b].round, r);
-            assert_true(program->buckets[b].slot >= end && program->buckets[b].slot % WEFT_FRAGMENT_ALIGN == 0);
+            assert_true(program->buckets[b].slot >= end &&
+                        program->buckets[b].slot % WEFT_FRAGMENT_ALIGN == 0);
             end = program->buckets[b].slot + program->buckets[b].bytes;
         }
         assert_true(end <= round->slot_bytes && round->slot_bytes <= program->slot_bytes);
@@ -242,7 +245,8 @@ static void check_bucket_sizes(const world_t *w, const weft_program_t *program)
 
 /* ---- What arrives ---- */
 
-/* The outputs of one rollout rank, an element of the source's bits at each place; and how often it was written. */
+/* The outputs of one rollout rank, an element of the source's bits at each place; and how often it was
+ * written. */
 typedef struct received {
     uint32_t **elements;
     uint8_t **writes;
@@ -284,8 +288,8 @@ static uint64_t unit_place(const weft_outputs_t *outputs, const weft_unit_t *uni
     return bytes / weft_dtype_bytes(output->dtype);
 }
 
-static void take_element(received_t *got, const weft_outputs_t *outputs, const weft_unit_t *unit, uint32_t row,
-                         uint32_t col, uint32_t bits)
+static void take_element(received_t *got, const weft_outputs_t *outputs, const weft_unit_t *unit,
+                         uint32_t row, uint32_t col, uint32_t bits)
 {
     uint32_t index;
     uint64_t at = unit_place(outputs, unit, &index) + (uint64_t)row * unit->cols + col;
@@ -295,8 +299,8 @@ static void take_element(received_t *got, const weft_outputs_t *outputs, const w
     got->writes[index][at]++;
 }
 
-static void take_data(const world_t *w, const weft_program_t *program, const weft_fragment_t *f, const uint8_t *bytes,
-                      received_t *got)
+static void take_data(const world_t *w, const weft_program_t *program, const weft_fragment_t *f,
+                      const uint8_t *bytes, received_t *got)
 {
     weft_dtype_t dtype = weft_model_tensor(w->model, f->tensor)->dtype;
     const weft_unit_t *unit = &program->units[f->unit];
@@ -319,7 +323,8 @@ static void take_padding(const world_t *w, const weft_program_t *program, receiv
     }
 }
 
-/* The row of the layer's whole tensor that a unit starts at: layers with amax have one part and uncut rows. */
+/* The row of the layer's whole tensor that a unit starts at: layers with amax have one part and uncut rows.
+ */
 static const source_t *amax_source(const world_t *w, const weft_program_t *program, const weft_unit_t *unit,
                                    uint32_t *source, uint32_t *row)
 {
@@ -342,7 +347,8 @@ static void check_amax(const world_t *w, const weft_program_t *program, const we
     for (uint32_t i = 0; i < unit->num_inputs; i++) {
         const weft_fragment_t *f = &program->fragments[program->inputs[unit->first_input + i]];
         const weft_bucket_t *bucket = &program->buckets[f->bucket];
-        const uint16_t *sent = (const uint16_t *)(w->packed[bucket->source][sent_bucket(w, bucket)] + f->offset);
+        const uint16_t *sent =
+            (const uint16_t *)(w->packed[bucket->source][sent_bucket(w, bucket)] + f->offset);
         if (f->kind == WEFT_PIECE_DATA)
             round = bucket->round;
         for (uint32_t r = 0; f->kind == WEFT_PIECE_AMAX && r < f->rect.rows; r++)
@@ -367,8 +373,8 @@ static void check_amax(const world_t *w, const weft_program_t *program, const we
 static bool wants_amax(const world_t *w, const output_t *output)
 {
     bool whole = w->rollout->ep && output->num_experts;
-    return strcmp(weft_plan_scheme(w->plan), "fp8-channel") == 0 && output->quantized && w->tp > 1 && !whole &&
-           w->cp->sources[output->first_source].slice == SLICE_COLS;
+    return strcmp(weft_plan_scheme(w->plan), "fp8-channel") == 0 && output->quantized && w->tp > 1 &&
+           !whole && w->cp->sources[output->first_source].slice == SLICE_COLS;
 }
 
 static void check_units(const world_t *w, const weft_program_t *program)
@@ -410,9 +416,10 @@ static void check_scales(const world_t *w, const weft_program_t *program)
 
 /* ---- What should have arrived ---- */
 
-/* Compare one part of one expert with its slice of the source; returns the elements it has, padding included. */
-static uint64_t compare_part(const world_t *w, uint32_t source, uint32_t tp_rank, bool whole, const uint32_t *elements,
-                             const uint8_t *writes)
+/* Compare one part of one expert with its slice of the source; returns the elements it has, padding included.
+ */
+static uint64_t compare_part(const world_t *w, uint32_t source, uint32_t tp_rank, bool whole,
+                             const uint32_t *elements, const uint8_t *writes)
 {
     const source_t *s = &w->cp->sources[source];
     uint32_t rows;
@@ -422,8 +429,8 @@ static uint64_t compare_part(const world_t *w, uint32_t source, uint32_t tp_rank
             uint64_t flat = (uint64_t)(box.row + r) * s->cols + box.col + c, at = (uint64_t)r * box.cols + c;
             uint32_t expected = r < box.rows ? w->element(source, flat, s->dtype) : 0;
             if (elements[at] != expected || writes[at] != 1)
-                fail_msg("%s, rank %u, row %u, column %u: found %x written %u times, expected %x once", s->name, tp_rank, r,
-                         c, elements[at], writes[at], expected);
+                fail_msg("%s, rank %u, row %u, column %u: found %x written %u times, expected %x once",
+                         s->name, tp_rank, r, c, elements[at], writes[at], expected);
         }
     return (uint64_t)rows * box.cols;
 }
@@ -465,8 +472,8 @@ static void check_arrivals(const world_t *w, const weft_program_t *program)
 
 /* ---- What travelled ---- */
 
-/* Bytes of sources that a TP rank needs, and of the amax vectors that come with them: one number of two bytes for each
- * row and each trainer slice of it. */
+/* Bytes of sources that a TP rank needs, and of the amax vectors that come with them: one number of two bytes
+ * for each row and each trainer slice of it. */
 static uint64_t needed_bytes(const world_t *w, uint32_t tp_rank)
 {
     uint64_t bytes = 0;
@@ -541,7 +548,8 @@ static uint32_t check_in_place(const world_t *w, uint32_t trainer)
         if (!bucket->contiguous || shard->ld_elems != shard->box.cols)
             continue;
         size_t element = weft_dtype_bytes(weft_model_tensor(w->model, f->tensor)->dtype);
-        size_t start = (size_t)(f->rect.row - shard->box.row) * shard->ld_elems + f->rect.col - shard->box.col;
+        size_t start =
+            (size_t)(f->rect.row - shard->box.row) * shard->ld_elems + f->rect.col - shard->box.col;
         assert_memory_equal(shard->data + start * element, w->packed[trainer][b], bucket->bytes);
         assert_int_equal(bucket->bytes, bucket->payload_bytes);
         found++;
@@ -578,7 +586,8 @@ static void test_random_jobs(void **state)
 {
     (void)state;
     random_t base = random_begin("test_random_jobs");
-    uint32_t first = (uint32_t)environment_number("WEFT_TEST_FIRST", 0), cases = random_cases(150), planned = 0;
+    uint32_t first = (uint32_t)environment_number("WEFT_TEST_FIRST", 0), cases = random_cases(150),
+             planned = 0;
     for (uint32_t i = first; i < first + cases; i++) {
         random_t random = random_case(&base, i);
         job_t job;
@@ -597,8 +606,16 @@ static void test_random_jobs(void **state)
     assert_true(cases < 20 || planned > cases / 2);
 }
 
-static const checkpoint_t wide = {.type = "qwen3", .dtype = WEFT_DTYPE_F32, .hidden = 1024, .blocks = 1, .heads = 4,
-                                  .kv_heads = 2, .head_dim = 32, .mlp = 2048, .vocab = 1500, .expert_mlp = 1};
+static const checkpoint_t wide = {.type = "qwen3",
+                                  .dtype = WEFT_DTYPE_F32,
+                                  .hidden = 1024,
+                                  .blocks = 1,
+                                  .heads = 4,
+                                  .kv_heads = 2,
+                                  .head_dim = 32,
+                                  .mlp = 2048,
+                                  .vocab = 1500,
+                                  .expert_mlp = 1};
 
 /* Shards of megabytes, so that whole runs are sent from where they lie. */
 static void test_large_runs_go_in_place(void **state)
@@ -613,6 +630,30 @@ static void test_large_runs_go_in_place(void **state)
         uint32_t in_place = check_world(w, i % 2 ? &random : NULL);
         if (i == 0)
             assert_true(in_place > 0);
+        world_destroy(w);
+    }
+}
+
+/* Parts of a vector layer lie one after the other: a qkv bias has no column in common. */
+static void test_biases_of_unequal_parts(void **state)
+{
+    (void)state;
+    const char *rollouts[] = {"tp:1", "tp:2", "tp:4"};
+    for (unsigned i = 0; i < 3; i++) {
+        checkpoint_t cp = {.type = "llama",
+                           .dtype = WEFT_DTYPE_BF16,
+                           .hidden = 32,
+                           .blocks = 1,
+                           .heads = 8,
+                           .kv_heads = 2,
+                           .head_dim = 8,
+                           .mlp = 40,
+                           .vocab = 70,
+                           .expert_mlp = 1,
+                           .biased = true};
+        checkpoint_describe(&cp);
+        world_t *w = world_create(&cp, "fsdp:3", rollouts[i], "fp8-channel", NULL);
+        check_world(w, NULL);
         world_destroy(w);
     }
 }
@@ -640,6 +681,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_random_jobs, print_last_job),
+        cmocka_unit_test(test_biases_of_unequal_parts),
         cmocka_unit_test(test_large_runs_go_in_place),
         cmocka_unit_test(test_programs_are_repeatable),
     };

@@ -6,16 +6,28 @@ typedef struct setting {
 } setting_t;
 
 static const setting_t settings[] = {
-    {"fsdp:1", "tp:1", "bf16"},          {"fsdp:3", "tp:2", "fp8-channel"},  {"tp:2,dp:2", "tp:4x2", "fp8-channel"},
-    {"fsdp:8", "tp:1x3", "fp8-channel"}, {"dp:4", "tp:2,ep", "fp8-channel"}, {"fsdp:2", "tp:2", "fp8-block"},
+    {"fsdp:1", "tp:1", "bf16"},
+    {"fsdp:3", "tp:2", "fp8-channel"},
+    {"tp:2,dp:2", "tp:4x2", "fp8-channel"},
+    {"fsdp:8", "tp:1x3", "fp8-channel"},
+    {"dp:4", "tp:2,ep", "fp8-channel"},
+    {"fsdp:2", "tp:2", "fp8-block"},
 };
 
 #define NUM_SETTINGS (sizeof settings / sizeof *settings)
 
 static checkpoint_t model_of(unsigned index)
 {
-    checkpoint_t cp = {.type = index % 2 ? "qwen3" : "qwen3_moe", .dtype = WEFT_DTYPE_BF16, .hidden = 128, .blocks = 2,
-                       .heads = 8, .kv_heads = 4, .head_dim = 64, .mlp = 512, .vocab = 300, .expert_mlp = 256};
+    checkpoint_t cp = {.type = index % 2 ? "qwen3" : "qwen3_moe",
+                       .dtype = WEFT_DTYPE_BF16,
+                       .hidden = 128,
+                       .blocks = 2,
+                       .heads = 8,
+                       .kv_heads = 4,
+                       .head_dim = 64,
+                       .mlp = 512,
+                       .vocab = 300,
+                       .expert_mlp = 256};
     cp.experts = index % 2 ? 0 : 5;
     checkpoint_describe(&cp);
     return cp;
@@ -94,7 +106,8 @@ static void test_more_budget_means_no_more_rounds(void **state)
     for (unsigned i = 0; i < NUM_SETTINGS; i++) {
         checkpoint_t cp = model_of(i);
         uint32_t rounds = UINT32_MAX;
-        for (uint64_t budget = least_budget(&cp, &settings[i]); budget < 64u << 20; budget = budget * 3 / 2 + 77) {
+        for (uint64_t budget = least_budget(&cp, &settings[i]); budget < 64u << 20;
+             budget = budget * 3 / 2 + 77) {
             weft_error_t error;
             world_t *w = plan_with(&cp, &settings[i], budget, &error);
             assert_non_null(w);

@@ -33,7 +33,7 @@ static weft_model_t *open_demo(const char *name, checkpoint_t *cp)
                          .head_dim = number(model, "head_dim"),
                          .mlp = number(model, "intermediate_size"),
                          .vocab = number(model, "vocab_size"),
-                         .experts = number(model, "num_experts"),
+                         .experts = number(model, "num_local_experts"),
                          .expert_mlp = number(model, "moe_intermediate_size"),
                          .tied = number(model, "tie_word_embeddings") != 0};
     checkpoint_describe(cp);
@@ -57,10 +57,11 @@ static const uint8_t *file_tensor(void *user, uint32_t index)
     return files->aligned;
 }
 
-static weft_plan_t *plan_of(const weft_model_t *model, const char *trainer, const char *rollout, const char *scheme,
-                            const char *profile)
+static weft_plan_t *plan_of(const weft_model_t *model, const char *trainer, const char *rollout,
+                            const char *scheme, const char *profile)
 {
-    weft_layout_t *from = parse_layout(trainer, WEFT_SIDE_TRAINER), *to = parse_layout(rollout, WEFT_SIDE_ROLLOUT);
+    weft_layout_t *from = parse_layout(trainer, WEFT_SIDE_TRAINER),
+                  *to = parse_layout(rollout, WEFT_SIDE_ROLLOUT);
     weft_plan_options_t options = WEFT_PLAN_OPTIONS;
     weft_plan_t *plan;
     weft_error_t error;
@@ -84,10 +85,13 @@ static range_t quantize_rank(const weft_plan_t *plan, uint32_t tp_rank)
     weft_program_t *program;
     weft_error_t error;
     assert_int_equal(weft_outputs_create(plan, tp_rank, &range.outputs), WEFT_OK);
-    assert_int_equal(weft_program_create(plan, weft_plan_rollout_rank(plan, 0, tp_rank), &range.outputs, &program), WEFT_OK);
+    assert_int_equal(
+        weft_program_create(plan, weft_plan_rollout_rank(plan, 0, tp_rank), &range.outputs, &program),
+        WEFT_OK);
     range.memory = malloc(range.outputs.bytes);
     memset(range.memory, 0xA5, range.outputs.bytes);
-    if (weft_quantize_offline(program, &range.outputs, weft_kernels_find("ref"), range.memory, &range.digest, &error) != WEFT_OK)
+    if (weft_quantize_offline(program, &range.outputs, weft_kernels_find("ref"), range.memory, &range.digest,
+                              &error) != WEFT_OK)
         fail_msg("%s", error.message);
     weft_program_destroy(program);
     return range;
@@ -172,15 +176,24 @@ static void test_versions_differ(void **state)
 static void test_models_without_bytes_are_refused(void **state)
 {
     (void)state;
-    checkpoint_t cp = {.type = "qwen3", .dtype = WEFT_DTYPE_BF16, .hidden = 8, .blocks = 1, .heads = 2, .kv_heads = 2,
-                       .head_dim = 4, .mlp = 8, .vocab = 10, .expert_mlp = 1};
+    checkpoint_t cp = {.type = "qwen3",
+                       .dtype = WEFT_DTYPE_BF16,
+                       .hidden = 8,
+                       .blocks = 1,
+                       .heads = 2,
+                       .kv_heads = 2,
+                       .head_dim = 4,
+                       .mlp = 8,
+                       .vocab = 10,
+                       .expert_mlp = 1};
     checkpoint_describe(&cp);
     world_t *w = world_create(&cp, "fsdp:1", "tp:1", "bf16", NULL);
     uint8_t *memory = calloc(w->outputs[0].bytes, 1);
     weft_digest_t digest;
     weft_error_t error;
-    assert_int_equal(weft_quantize_offline(w->programs[1], &w->outputs[0], w->kernels, memory, &digest, &error),
-                     WEFT_ERR_ARGUMENT);
+    assert_int_equal(
+        weft_quantize_offline(w->programs[1], &w->outputs[0], w->kernels, memory, &digest, &error),
+        WEFT_ERR_ARGUMENT);
     assert_non_null(strstr(error.message, "no bytes"));
     free(memory);
     world_destroy(w);

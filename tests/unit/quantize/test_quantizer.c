@@ -1,5 +1,5 @@
-/* A unit quantized from wherever its fragments lie is the same bytes as the whole tensor quantized and then sliced: at
- * any TP, from any trainer's cuts, under any scheme and profile. */
+/* A unit quantized from wherever its fragments lie is the same bytes as the whole tensor quantized and then
+ * sliced: at any TP, from any trainer's cuts, under any scheme and profile. */
 #include "src/base/hash.h"
 #include "src/quantize/quantizer.h"
 #include "tests/support/reference.h"
@@ -101,7 +101,8 @@ static const uint8_t *whole_tensor(void *user, uint32_t index)
     if (!t->data[index]) {
         t->data[index] = malloc((size_t)s->rows * s->cols * 4 + 1);
         for (uint64_t flat = 0; flat < (uint64_t)s->rows * s->cols; flat++)
-            write_element(t->data[index] + flat * weft_dtype_bytes(s->dtype), t->w->element(index, flat, s->dtype), s->dtype);
+            write_element(t->data[index] + flat * weft_dtype_bytes(s->dtype),
+                          t->w->element(index, flat, s->dtype), s->dtype);
     }
     return t->data[index];
 }
@@ -133,7 +134,8 @@ static uint32_t check_jobs(random_t *random, const char *scheme, const char *pro
         weft_error_t error;
         options.profile = profile;
         checkpoint_random(random, strcmp(scheme, "fp8-block") == 0, false, &cp);
-        world_t *w = world_try(&cp, trainers[random_in(random, 0, 4)], rollouts[tries % 5], scheme, &options, &error);
+        world_t *w =
+            world_try(&cp, trainers[random_in(random, 0, 4)], rollouts[tries % 5], scheme, &options, &error);
         if (!w)
             continue;
         check_world(w, profile, random);
@@ -148,19 +150,28 @@ static void test_any_cut_gives_the_same_bytes(void **state)
     (void)state;
     const struct {
         const char *scheme, *profile;
-    } runs[] = {{"bf16", NULL},          {"fp8-channel", NULL},     {"fp8-block", NULL},
-                {"fp8-block", "vllm"},   {"fp8-block", "pow2"},     {"fp8-block", "vllm-pow2"}};
+    } runs[] = {{"bf16", NULL},        {"fp8-channel", NULL}, {"fp8-block", NULL},
+                {"fp8-block", "vllm"}, {"fp8-block", "pow2"}, {"fp8-block", "vllm-pow2"}};
     random_t random = random_begin("test_any_cut_gives_the_same_bytes");
     for (unsigned i = 0; i < sizeof runs / sizeof *runs; i++)
-        assert_int_equal(check_jobs(&random, runs[i].scheme, runs[i].profile, random_cases(8)), random_cases(8));
+        assert_int_equal(check_jobs(&random, runs[i].scheme, runs[i].profile, random_cases(8)),
+                         random_cases(8));
 }
 
 /* ---- Digests ---- */
 
 static checkpoint_t small_model(weft_dtype_t dtype)
 {
-    checkpoint_t cp = {.type = "qwen3", .dtype = dtype, .hidden = 36, .blocks = 2, .heads = 4, .kv_heads = 2, .head_dim = 10,
-                       .mlp = 150, .vocab = 70, .expert_mlp = 1};
+    checkpoint_t cp = {.type = "qwen3",
+                       .dtype = dtype,
+                       .hidden = 36,
+                       .blocks = 2,
+                       .heads = 4,
+                       .kv_heads = 2,
+                       .head_dim = 10,
+                       .mlp = 150,
+                       .vocab = 70,
+                       .expert_mlp = 1};
     checkpoint_describe(&cp);
     return cp;
 }
@@ -177,7 +188,8 @@ static weft_digest_t plain_digest(const uint8_t *bytes, uint64_t count)
             word |= (uint64_t)bytes[8 * i + k] << (8 * k);
         word = i == words ? count : word;
         for (unsigned j = 0; j < 2; j++)
-            digest.word[j] += (uint64_t)((uint32_t)word + a[j] * (uint32_t)i) * ((uint32_t)(word >> 32) + (b[j] * (uint32_t)i | 1));
+            digest.word[j] += (uint64_t)((uint32_t)word + a[j] * (uint32_t)i) *
+                              ((uint32_t)(word >> 32) + (b[j] * (uint32_t)i | 1));
     }
     return digest;
 }
@@ -219,7 +231,8 @@ static void test_digests_follow_the_formula(void **state)
         rank_t rank = open_rank(w, i / 2, i % 2);
         run_rank(&rank, locate_packed, &random);
         for (uint32_t o = 0; o < rank.outputs->count; o++) {
-            weft_digest_t expected = plain_digest(rank.stage + rank.outputs->items[o].offset, rank.outputs->items[o].bytes);
+            weft_digest_t expected =
+                plain_digest(rank.stage + rank.outputs->items[o].offset, rank.outputs->items[o].bytes);
             weft_digest_t found = weft_quantizer_output_digest(rank.quantizer, o);
             assert_memory_equal(&found, &expected, sizeof found);
         }
@@ -240,7 +253,8 @@ static void test_digest_of_twenty_bytes(void **state)
     uint8_t bytes[20];
     for (uint8_t i = 0; i < 20; i++)
         bytes[i] = i;
-    weft_digest_t expected = plain_digest(bytes, 20), found = weft_digest_run(weft_kernels_find("ref"), bytes, 20);
+    weft_digest_t expected = plain_digest(bytes, 20),
+                  found = weft_digest_run(weft_kernels_find("ref"), bytes, 20);
     assert_true(expected.word[0] == 0xe2c0cfc88df1e07c && expected.word[1] == 0x7d4a378f864a18ec);
     assert_memory_equal(&found, &expected, sizeof found);
 }
@@ -255,10 +269,12 @@ static void spoil(const world_t *w, uint32_t source, uint64_t flat, uint32_t bit
     for (uint32_t t = 0; t < w->num_trainers; t++)
         for (uint32_t i = 0; i < w->num_tensors; i++) {
             const weft_shard_t *shard = &trainer_shards(w, t)[i];
-            if (w->tensor_source[i] != source || row - shard->box.row >= shard->box.rows || col - shard->box.col >= shard->box.cols)
+            if (w->tensor_source[i] != source || row - shard->box.row >= shard->box.rows ||
+                col - shard->box.col >= shard->box.cols)
                 continue;
             size_t at = (size_t)(row - shard->box.row) * shard->ld_elems + col - shard->box.col;
-            write_element((uint8_t *)(uintptr_t)shard->data + at * weft_dtype_bytes(s->dtype), bits, s->dtype);
+            write_element((uint8_t *)(uintptr_t)shard->data + at * weft_dtype_bytes(s->dtype), bits,
+                          s->dtype);
         }
 }
 
@@ -305,7 +321,8 @@ static void test_nonfinite_is_named(void **state)
         uint32_t source = random_in(&random, 0, cp.num_sources - 1);
         const source_t *s = &cp.sources[source];
         uint64_t flat = random_in(&random, 0, s->rows * s->cols - 1);
-        world_t *w = world_create(&cp, trainers[i / 3 % 3], i % 2 ? "tp:2" : "tp:1", i % 4 ? "fp8-channel" : "bf16", NULL);
+        world_t *w = world_create(&cp, trainers[i / 3 % 3], i % 2 ? "tp:2" : "tp:1",
+                                  i % 4 ? "fp8-channel" : "bf16", NULL);
         world_fill(w, element_weight, &random);
         spoil(w, source, flat, nonfinite_bits(&random, s->dtype));
         world_pack(w);
@@ -321,7 +338,8 @@ static void test_first_nonfinite_is_named(void **state)
     (void)state;
     checkpoint_t cp = small_model(WEFT_DTYPE_BF16);
     world_t *w = world_create(&cp, "tp:2,fsdp:2", "tp:1", "fp8-channel", NULL);
-    uint32_t source = find_source(&cp, "model.layers.1.mlp.down_proj.weight"); /* 36 x 150, cut in both directions */
+    uint32_t source =
+        find_source(&cp, "model.layers.1.mlp.down_proj.weight"); /* 36 x 150, cut in both directions */
     world_fill(w, element_weight, NULL);
     spoil(w, source, 20 * 150 + 3, 0x7FC0);
     spoil(w, source, 9 * 150 + 149, 0x7F80);
