@@ -124,7 +124,8 @@ static void in_recovering(weft_coordinator_t *c, const weft_sink_t *sink)
     if (patience_over)
         for (uint32_t p = 0; p < c->ranks; p++)
             if (!c->peer[p].heard && !c->peer[p].dead)
-                weft_coordinator_lose(c, p, WEFT_ERR_PEER_LOST, "did not answer a new coordinator", sink);
+                weft_coordinator_lose(c, p, true, WEFT_ERR_PEER_LOST, "did not answer a new coordinator",
+                                      sink);
     if (all_heard(c))
         weft_coordinator_recover(c, sink);
 }
@@ -182,7 +183,7 @@ static void find_fenced(weft_coordinator_t *c, uint32_t p, const weft_sink_t *si
     bool fenced = peer->state == (trainer ? (unsigned)WEFT_TRAINER_FENCED : (unsigned)WEFT_RANK_FENCED);
     bool known = peer->dead || (!trainer && weft_replica_of(c, p) == WEFT_REPLICA_LOST);
     if (fenced && !known && c->has_term)
-        weft_coordinator_lose(c, p, peer->status, peer->text, sink);
+        weft_coordinator_lose(c, p, false, peer->status, peer->text, sink);
 }
 
 static void on_message(weft_coordinator_t *c, const weft_message_t *in, const weft_sink_t *sink)
@@ -225,7 +226,7 @@ static void find_dead(weft_coordinator_t *c, const weft_sink_t *sink)
         char text[64];
         snprintf(text, sizeof text, "was silent for %llu ms",
                  (unsigned long long)((c->now_us - c->peer[p].heard_us) / 1000));
-        weft_coordinator_lose(c, p, WEFT_ERR_PEER_LOST, text, sink);
+        weft_coordinator_lose(c, p, true, WEFT_ERR_PEER_LOST, text, sink);
     }
 }
 

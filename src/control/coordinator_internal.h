@@ -77,15 +77,15 @@ bool weft_coordinator_needs_everyone(const weft_coordinator_t *c);
 /* Compare what was reported with what is wanted, and move on until nothing changes. */
 void weft_coordinator_advance(weft_coordinator_t *c, const weft_sink_t *sink);
 
+/* `peer` is silent, or says that it is fenced: its replica is lost, and so is a transfer that still needs it.
+ * `text` says how it was noticed. */
+void weft_coordinator_lose(weft_coordinator_t *c, uint32_t peer, bool silent, weft_status_t status,
+                           const char *text, const weft_sink_t *sink);
+
 /* coordinator_recover.c */
 
 /* Every live rank has reported in this term: find the version in flight, if any, and how far it is. */
 void weft_coordinator_recover(weft_coordinator_t *c, const weft_sink_t *sink);
-
-/* coordinator_version.c again: `peer` is dead: its replica is lost, and so is a transfer that still needs it.
- * `text` says how it was noticed. */
-void weft_coordinator_lose(weft_coordinator_t *c, uint32_t peer, weft_status_t status, const char *text,
-                           const weft_sink_t *sink);
 
 /* coordinator_send.c */
 

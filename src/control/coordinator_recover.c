@@ -37,8 +37,13 @@ static void recover_members(weft_coordinator_t *c)
 
 static void recover_replica(weft_coordinator_t *c, uint32_t replica, const weft_sink_t *sink)
 {
-    if (c->replica[replica] == WEFT_REPLICA_LOST || !weft_members_has(c->members, replica))
+    if (c->replica[replica] == WEFT_REPLICA_LOST)
         return;
+    if (!weft_members_has(c->members, replica)) {
+        /* Only a lost replica is left out: one whose ranks stood still and came back, told by nobody so far. */
+        weft_coordinator_set_replica(c, replica, WEFT_REPLICA_LOST, sink);
+        return;
+    }
     bool decided = weft_replica_count(c, replica, weft_view_has_applied) != 0;
     for (uint32_t p = weft_replica_begin(c, replica); p < weft_replica_end(c, replica); p++)
         decided |= weft_view_is_prepared(c, &c->peer[p]) && c->peer[p].state != WEFT_RANK_PREPARED;

@@ -61,16 +61,15 @@ bool weft_coordinator_needs_everyone(const weft_coordinator_t *c)
     return stopping || (c->state == WEFT_COORDINATOR_TRANSFER && transfer_is_open(c));
 }
 
-void weft_coordinator_lose(weft_coordinator_t *c, uint32_t p, weft_status_t status, const char *what,
-                           const weft_sink_t *sink)
+void weft_coordinator_lose(weft_coordinator_t *c, uint32_t p, bool silent, weft_status_t status,
+                           const char *what, const weft_sink_t *sink)
 {
     bool torn = weft_peer_takes_part(c, p) && weft_coordinator_needs_everyone(c);
     char text[WEFT_MESSAGE_TEXT_BYTES + 32];
     snprintf(text, sizeof text, "%s %u %s", weft_peer_kind(c, p), p, what);
     weft_emit_log(sink, WEFT_LOG_WARNING, "coordinator: %s", text);
     bool trainer = weft_is_trainer(c, p);
-    bool fenced = !trainer && c->peer[p].state == WEFT_RANK_FENCED;
-    c->peer[p].dead = !fenced; /* a fenced rank may still be talked to */
+    c->peer[p].dead = silent || trainer; /* a rank that is merely fenced still talks */
     weft_coordinator_note_reason(c, status == WEFT_OK ? WEFT_ERR_PEER_LOST : status, text);
     if (trainer)
         mark_broken(c, text);

@@ -127,7 +127,8 @@ typedef enum weft_action_type {
     WEFT_ACTION_ABORT_TRANSFER,   /* trainer, rank: break the transport of `version` off now, no answer */
     WEFT_ACTION_DISCARD_STAGE,    /* rank: forget what was staged for `version`; live weights stay */
     WEFT_ACTION_TRY_SWAP,   /* rank: a swap may be due: weft_guard_swap_begin, swap, weft_guard_swap_end; then
-                               answer with EVENT_SWAPPED or EVENT_SWAP_FAILED (so does a swap in step_begin) */
+                               answer with EVENT_SWAPPED or EVENT_SWAP_FAILED (so does a swap in step_begin).
+                               Repeated at each TICK until then; the only action that may be dropped */
     WEFT_ACTION_WAKE_STEPS, /* rank: the guard has changed: wake a step_begin that waits on it */
     WEFT_ACTION_NOTIFY,     /* trainer: tell the user `outcome` of `version` with status and text */
     WEFT_ACTION_FENCE,      /* trainer, rank: lost (status, text): the guard is fenced; end the session */

@@ -361,7 +361,8 @@ static void on_arm(machine_t *m, const weft_message_t *in, const weft_sink_t *si
     if (m->state != WEFT_RANK_PREPARED || in->version != m->version || in->ballot < m->promised)
         return;
     uint64_t step;
-    weft_guard_arm(m->guard, m->config.margin, &step, &m->limit);
+    if (!weft_guard_arm(m->guard, m->config.margin, &step, &m->limit))
+        return;
     m->promised = in->ballot;
     set_state(m, WEFT_RANK_ARMED, sink);
 }
@@ -500,7 +501,11 @@ static void on_tick(machine_t *m, const weft_sink_t *sink)
     uint32_t flags = step_flags(m, &view);
     if (in_commit(m) && flags != m->reported_flags)
         m->leader_due = true; /* the leader lowers at_step when all are parked */
-    if (m->state == WEFT_RANK_COMMITTED && weft_guard_swap_due(m->guard))
+    /* `live` is read before the word: if it is new and no swap is under way, that swap has ended. */
+    bool live = weft_guard_live(m->guard) == m->version;
+    if (m->state == WEFT_RANK_COMMITTED && live && !weft_guard_look(m->guard).swapping)
+        applied(m, sink); /* EVENT_SWAPPED is late, or lost in a full queue */
+    else if (m->state == WEFT_RANK_COMMITTED && weft_guard_swap_due(m->guard))
         weft_emit(sink, WEFT_ACTION_TRY_SWAP, m->version);
     if (WEFT_BROKEN(ABORT_AFTER_ARM) && m->state == WEFT_RANK_ARMED &&
         m->now_us - m->reported_us >= m->config.beat_us)

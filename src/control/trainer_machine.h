@@ -12,10 +12,9 @@
  *      |
  *      +---- OUTCOME, from PUBLISHED, SENT, DRAINED and BROKEN
  *
- * Not drawn: ABORT_TRANSFER, or a transport that fails by itself, leads from all but IDLE and DRAINED to BROKEN; FENCE leads
- * from everywhere to FENCED, which is never left.
- * A second version may be published meanwhile; it waits, one deep. FENCED (not drawn) is reached from
- * everywhere and never left.
+ * Not drawn: ABORT_TRANSFER, or a transport that fails by itself, leads from all but IDLE and DRAINED to
+ * BROKEN; FENCE leads from everywhere to FENCED, which is never left. A second version may be published
+ * meanwhile; it waits, one deep.
  */
 #ifndef WEFT_CONTROL_TRAINER_MACHINE_H
 #define WEFT_CONTROL_TRAINER_MACHINE_H

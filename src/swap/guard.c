@@ -143,15 +143,18 @@ bool weft_guard_step_end(weft_guard_t *guard)
     return (atomic_fetch_and_explicit(&guard->word, ~OPEN, memory_order_acq_rel) & OPEN) != 0;
 }
 
-void weft_guard_arm(weft_guard_t *guard, uint64_t margin, uint64_t *step, uint64_t *limit)
+bool weft_guard_arm(weft_guard_t *guard, uint64_t margin, uint64_t *step, uint64_t *limit)
 {
     if (margin > WEFT_GUARD_MAX_REMAINING)
         margin = WEFT_GUARD_MAX_REMAINING;
     uint64_t word = look(guard);
-    while (!move(guard, &word, with_remaining(word, margin)))
-        ;
+    do {
+        if ((word & SWAPPING) != 0)
+            return false;
+    } while (!move(guard, &word, with_remaining(word, margin)));
     *step = step_of(word);
     *limit = step_of(word) + margin;
+    return true;
 }
 
 bool weft_guard_freeze(weft_guard_t *guard, uint64_t *step)

@@ -79,8 +79,9 @@ weft_step_result_t weft_guard_step_begin(weft_guard_t *guard, uint64_t step, uin
 /* End the open step. **Returns** false when none is open. **Threads** the step thread. */
 bool weft_guard_step_end(weft_guard_t *guard);
 
-/* Promise to start no step above *limit = *step + margin. **Threads** the control thread, as all below. */
-void weft_guard_arm(weft_guard_t *guard, uint64_t margin, uint64_t *step, uint64_t *limit);
+/* Promise to start no step above *limit = *step + margin. **Returns** false, changing nothing, while a swap
+ * is under way: its end would lift the limit. **Threads** the control thread, as all below. */
+bool weft_guard_arm(weft_guard_t *guard, uint64_t margin, uint64_t *step, uint64_t *limit);
 
 /* Promise to start no step above *step, the current one, and forget a commit that was not yet applied.
  * **Returns** false, changing nothing, when the swap is under way: then the commit stands. */

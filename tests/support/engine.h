@@ -21,6 +21,7 @@ typedef struct engine_pace {
     uint32_t inside_us;    /* and within one */
     uint32_t park_once_in; /* steps; 0: never */
     uint32_t park_us;      /* up to this long */
+    bool may_be_lost;      /* the engine ends when step_begin says PEER_LOST; else that is a fault */
 } engine_pace_t;
 
 typedef struct engine_rank {
@@ -44,7 +45,7 @@ typedef struct engine {
     pthread_cond_t met;
     uint32_t arrived;
     uint64_t meetings, last_step, park_after;
-    _Atomic bool stopping;
+    _Atomic bool stopping, lost;
 } engine_t;
 
 static inline weft_rollout_t *engine_rollout(const engine_rank_t *r)
@@ -71,9 +72,9 @@ static inline bool engine_meet(engine_t *e, uint64_t step)
         uint64_t before = e->meetings;
         while (met && e->meetings == before) {
             weft_condition_wait(&e->met, &e->mutex, weft_now_us() + 100000);
-            met = weft_now_us() < deadline && !e->job->faulty;
+            met = weft_now_us() < deadline && !e->job->faulty && !e->lost;
         }
-        if (!met && !e->job->faulty)
+        if (!met && !e->job->faulty && !e->lost)
             job_fault(e->job, "replica %u: only %u ranks have come to step %llu", e->replica, e->arrived, (unsigned long long)step);
     }
     pthread_mutex_unlock(&e->mutex);
@@ -89,6 +90,10 @@ static inline bool engine_begin(engine_rank_t *r, uint64_t step, uint64_t *versi
         weft_status_t status = weft_rollout_step_begin(engine_rollout(r), step, timeout_us, version, &error);
         if (status == WEFT_OK)
             return true;
+        if (status == WEFT_ERR_PEER_LOST && r->engine->pace.may_be_lost)
+            r->engine->lost = true;
+        if (r->engine->lost)
+            return false;
         bool again = status == WEFT_ERR_FENCED || status == WEFT_ERR_NOT_READY;
         if (!again || weft_now_us() > deadline || r->engine->job->faulty) {
             job_fault(r->engine->job, "step %llu does not begin: %s", (unsigned long long)step, error.message);

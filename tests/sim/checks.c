@@ -1,0 +1,183 @@
+/* What must hold, in every schedule. */
+#include "tests/sim/world.h"
+
+/* All ranks that begin a step begin it on the same version, which is never older than that of the step
+ * before. */
+void sim_check_begun(sim_world_t *w, uint32_t n)
+{
+    sim_node_t *node = &w->node[n];
+    sim_replica_t *replica = &w->replica[sim_replica_of(w, n)];
+    uint64_t slot = (node->step - w->first_step) % SIM_STEP_WINDOW;
+    sim_say(w, "node %u begins step %llu on version %llu", n, (unsigned long long)node->step,
+            (unsigned long long)node->step_version);
+    if (node->step <= replica->highest_step) {
+        if (replica->step_version[slot] != node->step_version)
+            sim_fail(w, "TORN: node %u runs step %llu on version %llu, another rank of replica %u on %llu", n,
+                     (unsigned long long)node->step, (unsigned long long)node->step_version,
+                     sim_replica_of(w, n), (unsigned long long)replica->step_version[slot]);
+        if (replica->highest_step - node->step == 1)
+            w->coverage->ranks_two_steps_apart++;
+        return;
+    }
+    uint64_t before = (slot + SIM_STEP_WINDOW - 1) % SIM_STEP_WINDOW;
+    if (replica->highest_step != 0 && node->step_version < replica->step_version[before])
+        sim_fail(w, "BACK: replica %u goes from version %llu back to %llu at step %llu", sim_replica_of(w, n),
+                 (unsigned long long)replica->step_version[before], (unsigned long long)node->step_version,
+                 (unsigned long long)node->step);
+    replica->highest_step = node->step;
+    replica->step_version[slot] = node->step_version;
+}
+
+/* All its ranks are alive, and nobody believes otherwise. */
+static bool replica_is_sound(const sim_world_t *w, uint32_t replica)
+{
+    for (uint32_t i = 0; i < w->tp; i++) {
+        const sim_node_t *node = &w->node[sim_first_of(w, replica) + i];
+        if (!node->alive || weft_guard_look(&node->guard).fenced ||
+            w->coordinator->peer[sim_first_of(w, replica) + i].dead)
+            return false;
+    }
+    return true;
+}
+
+/* A version goes live only where it was staged whole, with the bytes of the other replicas, and was not given
+ * up. */
+void sim_check_swapped(sim_world_t *w, uint32_t n, uint64_t version)
+{
+    uint32_t index = sim_index(w, version), first = sim_first_of(w, sim_replica_of(w, n));
+    if (w->node[n].staged[index] == 0)
+        sim_fail(w, "INCOMPLETE: node %u made version %llu live, which it had not whole", n,
+                 (unsigned long long)version);
+    for (uint32_t i = 0; i < w->tp; i++)
+        if (w->node[first + i].discarded[index])
+            sim_fail(w, "ABORTED AND LIVE: node %u made version %llu live, node %u has given it up", n,
+                     (unsigned long long)version, first + i);
+    for (uint32_t r = 0; r < w->replicas; r++) {
+        uint32_t p = sim_first_of(w, r) + (n - first);
+        bool serves = replica_is_sound(w, r) && w->coordinator->replica[r] != WEFT_REPLICA_LOST &&
+                      weft_guard_live(&w->node[p].guard) == version;
+        if (serves && w->node[p].staged[index] != w->node[n].staged[index])
+            sim_fail(w, "DIGEST: node %u serves other bytes of version %llu than node %u", n,
+                     (unsigned long long)version, p);
+    }
+}
+
+void sim_check_discarded(sim_world_t *w, uint32_t n, uint64_t version)
+{
+    uint32_t index = sim_index(w, version), first = sim_first_of(w, sim_replica_of(w, n));
+    if (w->node[n].rank.state == WEFT_RANK_FENCED || weft_guard_look(&w->node[n].guard).fenced)
+        return; /* its replica is lost: it serves nothing */
+    w->node[n].discarded[index] = true;
+    for (uint32_t i = 0; i < w->tp; i++)
+        if (weft_guard_live(&w->node[first + i].guard) == version)
+            sim_fail(w, "ABORTED AND LIVE: node %u gives version %llu up, node %u serves it", n,
+                     (unsigned long long)version, first + i);
+}
+
+/* APPLIED means all serve it; FAILED, but for a timeout, means nobody does. */
+void sim_check_outcome(sim_world_t *w, uint32_t n, const weft_action_t *action)
+{
+    uint32_t index = sim_index(w, action->version);
+    bool applied = action->outcome == WEFT_OUTCOME_APPLIED;
+    bool failed = action->outcome == WEFT_OUTCOME_FAILED && action->status != WEFT_ERR_TIMEOUT &&
+                  action->status != WEFT_ERR_PEER_LOST;
+    for (uint32_t p = w->trainers; p < w->ranks; p++) {
+        uint64_t live = weft_guard_live(&w->node[p].guard);
+        bool member = weft_members_has(w->transfer[index][n].members, sim_replica_of(w, p));
+        if (!replica_is_sound(w, sim_replica_of(w, p)) || !w->transfer[index][n].started || !member)
+            continue;
+        if (applied && live < action->version)
+            sim_fail(w, "OUTCOME: trainer %u was told that version %llu is applied, node %u serves %llu", n,
+                     (unsigned long long)action->version, p, (unsigned long long)live);
+        if (failed && live == action->version)
+            sim_fail(w, "OUTCOME: trainer %u was told that version %llu failed, node %u serves it", n,
+                     (unsigned long long)action->version, p);
+    }
+}
+
+/* ---- the end ---- */
+
+static bool counts(const sim_world_t *w, uint32_t n)
+{
+    return w->node[n].alive;
+}
+
+static bool trainer_is_settled(const sim_world_t *w, uint32_t n)
+{
+    const weft_trainer_machine_t *m = &w->node[n].trainer;
+    if (m->state == WEFT_TRAINER_FENCED)
+        return true;
+    return m->state == WEFT_TRAINER_IDLE && (w->node[n].published == w->versions);
+}
+
+static bool rank_is_settled(const sim_world_t *w, uint32_t n)
+{
+    const sim_node_t *node = &w->node[n];
+    if (node->rank.state == WEFT_RANK_FENCED)
+        return true;
+    weft_guard_view_t view = weft_guard_look(&node->guard);
+    bool lost = w->coordinator->replica[sim_replica_of(w, n)] == WEFT_REPLICA_LOST;
+    return node->rank.state == WEFT_RANK_IDLE && view.limit == WEFT_GUARD_NO_LIMIT && !lost;
+}
+
+static const char *state_of(const sim_world_t *w, uint32_t n)
+{
+    return sim_is_trainer(w, n) ? weft_trainer_state_name(w->node[n].trainer.state)
+                                : weft_rank_state_name(w->node[n].rank.state);
+}
+
+static bool is_settled(const sim_world_t *w, uint32_t n)
+{
+    return !counts(w, n) || (sim_is_trainer(w, n) ? trainer_is_settled(w, n) : rank_is_settled(w, n));
+}
+
+bool sim_is_settled(sim_world_t *w)
+{
+    for (uint32_t n = 0; n < w->ranks; n++)
+        if (!is_settled(w, n))
+            return false;
+    return w->coordinator->state == WEFT_COORDINATOR_IDLE;
+}
+
+static void check_transfers(sim_world_t *w, uint32_t n)
+{
+    for (uint32_t index = 1; index <= w->versions; index++) {
+        const sim_transfer_t *t = &w->transfer[index][n];
+        if (t->started && !t->aborted && t->completed < t->posted && counts(w, n))
+            sim_fail(w, "HANG: node %u waits in round %u of version %llu", n, t->completed,
+                     (unsigned long long)w->version[index]);
+    }
+}
+
+static void check_outcomes(sim_world_t *w, uint32_t n)
+{
+    for (uint32_t i = 1; i <= w->node[n].published; i++)
+        if (w->node[n].outcome[i] < WEFT_OUTCOME_APPLIED)
+            sim_fail(w, "HANG: trainer %u never heard what became of version %llu", n,
+                     (unsigned long long)w->version[i]);
+}
+
+static void check_quiet_run(sim_world_t *w)
+{
+    for (uint32_t n = w->trainers; n < w->ranks; n++)
+        if (weft_guard_live(&w->node[n].guard) != w->version[w->versions])
+            sim_fail(w, "nothing went wrong, and yet node %u serves version %llu", n,
+                     (unsigned long long)weft_guard_live(&w->node[n].guard));
+}
+
+void sim_check_end(sim_world_t *w)
+{
+    for (uint32_t n = 0; n < w->ranks; n++) {
+        if (!counts(w, n))
+            continue;
+        if (!w->coordinator_gone && !is_settled(w, n))
+            sim_fail(w, "HANG: node %u is still %s (coordinator %s)", n, state_of(w, n),
+                     weft_coordinator_state_name(w->coordinator->state));
+        if (!w->coordinator_gone)
+            check_transfers(w, n);
+        if (sim_is_trainer(w, n))
+            check_outcomes(w, n);
+    }
+    if (w->faults == 0)
+        check_quiet_run(w);
+}

@@ -1,0 +1,112 @@
+/* sim [--seed S] [--count N] [--verbose] [--faults a,b,... | none] [--mutate NAME]
+ *
+ * Exit 0: every schedule held and every counter was hit; with --mutate: a schedule noticed the broken rule.
+ * Exit 1: otherwise. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/sim/sim.h"
+
+extern weft_mutation_t weft_mutation;
+
+typedef struct arguments {
+    sim_options_t options;
+    uint64_t count;
+    const char *mutation;
+} arguments_t;
+
+static bool parse_mutation(const char *name)
+{
+#define X(id, text)                                                                                          \
+    if (strcmp(name, text) == 0) {                                                                           \
+        weft_mutation = WEFT_MUTATION_##id;                                                                  \
+        return true;                                                                                         \
+    }
+    WEFT_MUTATION_LIST(X)
+#undef X
+    fprintf(stderr, "sim: no mutation is called %s\n", name);
+    return false;
+}
+
+static unsigned parse_faults(const char *list)
+{
+    unsigned faults = 0;
+#define X(id, text) faults |= strstr(list, text) != NULL ? (unsigned)SIM_FAULT_##id : 0u;
+    SIM_FAULT_LIST(X)
+#undef X
+    return strcmp(list, "all") == 0 ? (unsigned)SIM_FAULT_ALL : faults;
+}
+
+static bool parse(int argc, char **argv, arguments_t *a)
+{
+    *a = (arguments_t){.options = {.seed = 1, .faults = SIM_FAULT_ALL}, .count = 1};
+    for (int i = 1; i < argc; i++) {
+        const char *value = i + 1 < argc ? argv[i + 1] : NULL;
+        if (strcmp(argv[i], "--verbose") == 0) {
+            a->options.verbose = true;
+            continue;
+        }
+        if (value == NULL)
+            return false;
+        if (strcmp(argv[i], "--seed") == 0)
+            a->options.seed = strtoull(value, NULL, 0);
+        else if (strcmp(argv[i], "--count") == 0)
+            a->count = strtoull(value, NULL, 0);
+        else if (strcmp(argv[i], "--faults") == 0)
+            a->options.faults = parse_faults(value);
+        else if (strcmp(argv[i], "--mutate") == 0 && parse_mutation(value))
+            a->mutation = value;
+        else
+            return false;
+        i++;
+    }
+    return true;
+}
+
+/* Print the counters; **returns** how many are zero. */
+static unsigned print_coverage(const sim_coverage_t *coverage)
+{
+    unsigned zeros = 0;
+#define X(id)                                                                                                \
+    printf("  %-28s %12" PRIu64 "%s\n", #id, coverage->id, coverage->id == 0 ? "   <- never" : "");          \
+    zeros += coverage->id == 0;
+    SIM_COVERAGE_LIST(X)
+#undef X
+    return zeros;
+}
+
+static int report_failure(const arguments_t *a, uint64_t runs, const char *failure)
+{
+    printf("seed %" PRIu64 ": %s\n", a->options.seed, failure);
+    if (a->mutation != NULL) {
+        printf("mutation %s was noticed after %" PRIu64 " schedules\n", a->mutation, runs);
+        return 0;
+    }
+    printf("replay with: sim --seed %" PRIu64 " --verbose\n", a->options.seed);
+    return 1;
+}
+
+int main(int argc, char **argv)
+{
+    arguments_t a;
+    sim_coverage_t coverage = {0};
+    if (!parse(argc, argv, &a)) {
+        fprintf(stderr, "usage: sim [--seed S] [--count N] [--verbose] [--faults a,b] [--mutate NAME]\n");
+        return 2;
+    }
+    for (uint64_t i = 0; i < a.count; i++, a.options.seed++) {
+        const char *failure = sim_run(&a.options, &coverage);
+        if (failure != NULL)
+            return report_failure(&a, i + 1, failure);
+    }
+    printf("%" PRIu64 " schedules, no violation\n", a.count);
+    unsigned zeros = print_coverage(&coverage);
+    if (a.mutation != NULL) {
+        printf("mutation %s was not noticed\n", a.mutation);
+        return 1;
+    }
+    bool full = a.count >= 10000 && a.options.faults == SIM_FAULT_ALL;
+    return full && zeros > 0;
+}

@@ -1,0 +1,122 @@
+/* Virtual time: a binary heap of what will happen, and the one source of chance. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "tests/sim/world.h"
+
+uint64_t sim_random(sim_world_t *w, uint64_t below)
+{
+    uint64_t z = w->random += UINT64_C(0x9e3779b97f4a7c15); /* splitmix64 */
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return below == 0 ? 0 : (z ^ z >> 31) % below;
+}
+
+bool sim_chance(sim_world_t *w, uint32_t percent)
+{
+    return sim_random(w, 100) < percent;
+}
+
+static bool earlier(const sim_entry_t *a, const sim_entry_t *b)
+{
+    return a->at_us != b->at_us ? a->at_us < b->at_us : a->order < b->order;
+}
+
+void sim_push(sim_world_t *w, sim_entry_t entry)
+{
+    if (w->queued == SIM_MAX_QUEUE) {
+        fprintf(stderr, "sim: the event queue is too small\n");
+        abort();
+    }
+    entry.order = w->order++;
+    size_t i = w->queued++;
+    for (; i > 0 && earlier(&entry, &w->queue[(i - 1) / 2]); i = (i - 1) / 2)
+        w->queue[i] = w->queue[(i - 1) / 2];
+    w->queue[i] = entry;
+}
+
+bool sim_pop(sim_world_t *w, sim_entry_t *entry)
+{
+    if (w->queued == 0)
+        return false;
+    *entry = w->queue[0];
+    sim_entry_t last = w->queue[--w->queued];
+    size_t i = 0;
+    for (size_t child; (child = 2 * i + 1) < w->queued; i = child) {
+        child += child + 1 < w->queued && earlier(&w->queue[child + 1], &w->queue[child]);
+        if (!earlier(&w->queue[child], &last))
+            break;
+        w->queue[i] = w->queue[child];
+    }
+    w->queue[i] = last;
+    return true;
+}
+
+void sim_schedule(sim_world_t *w, uint64_t delay_us, sim_kind_t kind, uint32_t node, uint64_t argument)
+{
+    sim_push(w, (sim_entry_t){.at_us = w->now_us + delay_us,
+                              .kind = (uint16_t)kind,
+                              .node = node,
+                              .argument = argument,
+                              .body = SIM_NO_BODY});
+}
+
+uint16_t sim_take_body(sim_world_t *w)
+{
+    if (w->free_body != SIM_NO_BODY) {
+        uint16_t body = w->free_body;
+        w->free_body = w->body[body].next_free;
+        return body;
+    }
+    if (w->used_bodies == SIM_MAX_BODIES) {
+        fprintf(stderr, "sim: too many messages under way\n");
+        abort();
+    }
+    return w->used_bodies++;
+}
+
+void sim_return_body(sim_world_t *w, uint16_t body)
+{
+    w->body[body].next_free = w->free_body;
+    w->free_body = body;
+}
+
+void sim_inject(sim_world_t *w, uint32_t node, uint64_t delay_us, sim_injection_t injection)
+{
+    uint16_t body = sim_take_body(w);
+    w->body[body].injection = injection;
+    sim_push(w, (sim_entry_t){.at_us = w->now_us + delay_us, .kind = SIM_INJECT, .node = node, .body = body});
+}
+
+/* Remember the first violation; the schedule ends with it. */
+void sim_fail(sim_world_t *w, const char *format, ...)
+{
+    if (w->failure != NULL)
+        return;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(w->failure_text, sizeof w->failure_text, format, arguments);
+    va_end(arguments);
+    w->failure = w->failure_text;
+}
+
+void sim_say(sim_world_t *w, const char *format, ...)
+{
+    if (!w->options.verbose)
+        return;
+    va_list arguments;
+    va_start(arguments, format);
+    printf("%9.3f ms  ", (double)w->now_us / 1000);
+    vprintf(format, arguments);
+    printf("\n");
+    va_end(arguments);
+}
+
+uint32_t sim_index(const sim_world_t *w, uint64_t version)
+{
+    for (uint32_t i = 1; i <= w->versions; i++)
+        if (w->version[i] == version)
+            return i;
+    return 0;
+}

@@ -1,0 +1,526 @@
+/* One schedule: set up a world from a seed, let time run, carry actions out. */
+#include "tests/sim/sim.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/sim/world.h"
+
+weft_mutation_t weft_mutation;
+
+#define TICK_US (40 * SIM_MS)
+#define END_US  (60 * 1000 * SIM_MS)
+
+/* ---- actions ---- */
+
+static void crash(sim_world_t *w, uint32_t n)
+{
+    sim_node_t *node = &w->node[n];
+    if (!node->alive || w->now_us >= w->heal_us)
+        return;
+    node->alive = false;
+    node->ever_troubled = true;
+    sim_say(w, "node %u CRASHES", n);
+    if (n == SIM_COORDINATOR) {
+        if (sim_chance(w, 85))
+            sim_schedule(w, 50 * SIM_MS + sim_random(w, 2500 * SIM_MS), SIM_RESTART, n, 0);
+        else
+            w->coordinator_gone = true;
+        return;
+    }
+    if (sim_is_trainer(w, n))
+        w->coverage->trainer_crashed++;
+    else if ((n - w->trainers) % w->tp == 0)
+        w->coverage->leader_crashed++;
+    else
+        w->coverage->rank_crashed++;
+}
+
+static uint64_t network_delay(sim_world_t *w)
+{
+    bool slow = w->now_us < w->heal_us && sim_chance(w, w->slow_percent);
+    return slow ? sim_random(w, 1200 * SIM_MS) : 200 + sim_random(w, 12 * SIM_MS);
+}
+
+static void put_on_wire(sim_world_t *w, const weft_message_t *message, uint64_t delay_us)
+{
+    uint16_t body = sim_take_body(w);
+    w->body[body].message = *message;
+    sim_push(w, (sim_entry_t){.at_us = w->now_us + delay_us,
+                              .kind = SIM_MESSAGE,
+                              .node = message->role == WEFT_ROLE_COORDINATOR ? SIM_COORDINATOR : message->to,
+                              .body = body});
+}
+
+static void count_message(sim_world_t *w, const weft_message_t *m)
+{
+    w->coverage->dropped_for_digest += m->type == WEFT_MESSAGE_DROP;
+    w->coverage->reappointed += m->type == WEFT_MESSAGE_AUTHORIZE && (m->flags & WEFT_FLAG_RECOVER) != 0;
+    w->coverage->commit += m->type == WEFT_MESSAGE_COMMIT;
+}
+
+static void send(sim_world_t *w, const weft_message_t *message)
+{
+    count_message(w, message);
+    bool faulty = w->now_us < w->heal_us;
+    sim_say(w, "    %u -> %u %s%s version %llu state %u ballot %llx at_step %llu limit %llu", message->from,
+            message->to, weft_message_type_name(message->type), message->role >= WEFT_ROLE_LEADER ? "*" : "",
+            (unsigned long long)message->version, message->state, (unsigned long long)message->ballot,
+            (unsigned long long)message->at_step, (unsigned long long)message->limit);
+    if (faulty && sim_chance(w, w->loss_percent)) {
+        w->coverage->message_lost++;
+        return;
+    }
+    put_on_wire(w, message, network_delay(w));
+    if (faulty && sim_chance(w, w->repeat_percent)) {
+        w->coverage->message_repeated++;
+        put_on_wire(w, message, sim_random(w, 1000 * SIM_MS)); /* comes back when all has changed */
+    }
+}
+
+static void notify(sim_world_t *w, uint32_t n, const weft_action_t *action)
+{
+    uint32_t index = sim_index(w, action->version);
+    sim_say(w, "trainer %u: version %llu %s %s: %s", n, (unsigned long long)action->version,
+            weft_outcome_name(action->outcome), weft_status_name(action->status), action->text);
+    if (action->outcome == WEFT_OUTCOME_RELEASED) {
+        w->coverage->version_released++;
+        return;
+    }
+    if (w->node[n].outcome[index] != WEFT_OUTCOME_NONE)
+        sim_fail(w, "trainer %u hears twice what became of version %llu", n,
+                 (unsigned long long)action->version);
+    w->node[n].outcome[index] = action->outcome;
+    w->node[n].outcome_status[index] = action->status;
+    w->coverage->version_applied += action->outcome == WEFT_OUTCOME_APPLIED;
+    w->coverage->version_partial += action->outcome == WEFT_OUTCOME_PARTIAL;
+    w->coverage->version_failed += action->outcome == WEFT_OUTCOME_FAILED;
+    w->coverage->timed_out += action->status == WEFT_ERR_TIMEOUT;
+    w->coverage->order_refused += action->status == WEFT_ERR_VERSION_ORDER;
+    sim_check_outcome(w, n, action);
+}
+
+static void fenced(sim_world_t *w, uint32_t n, const weft_action_t *action)
+{
+    sim_say(w, "node %u is FENCED: %s", n, action->text);
+    w->coverage->rank_fenced++;
+    w->coverage->zombie_fenced += w->node[n].ever_troubled;
+    w->node[n].fence_told = true;
+    if (action->status == WEFT_ERR_INTERNAL)
+        sim_fail(w, "TORN (prevented by the guard): %s", action->text);
+}
+
+/* The node whose machine is handling an event. */
+typedef struct actor {
+    sim_world_t *w;
+    uint32_t node;
+} actor_t;
+
+static void carry_out(void *user, const weft_action_t *action)
+{
+    actor_t *actor = user;
+    sim_world_t *w = actor->w;
+    uint32_t n = actor->node;
+    sim_node_t *node = &w->node[n];
+    if (!node->alive)
+        return; /* it died at an action before this one */
+    switch (action->type) {
+    case WEFT_ACTION_SEND:
+        send(w, action->message);
+        break;
+    case WEFT_ACTION_START_TRANSFER:
+        sim_start_transfer(w, n, action->version, action->members);
+        break;
+    case WEFT_ACTION_REPORT_POSTED:
+        sim_report_posted(w, n, action->version);
+        break;
+    case WEFT_ACTION_STOP_TRANSFER_AT:
+        sim_stop_transfer_at(w, n, action->version, action->round);
+        break;
+    case WEFT_ACTION_ABORT_TRANSFER:
+        sim_abort_transfer(w, n, action->version);
+        break;
+    case WEFT_ACTION_DISCARD_STAGE:
+        sim_check_discarded(w, n, action->version);
+        break;
+    case WEFT_ACTION_TRY_SWAP:
+        sim_schedule(w, sim_random(w, 10 * SIM_MS), SIM_TRY_SWAP, n, 0);
+        break;
+    case WEFT_ACTION_NOTIFY:
+        notify(w, n, action);
+        break;
+    case WEFT_ACTION_FENCE:
+        fenced(w, n, action);
+        break;
+    case WEFT_ACTION_STORE_TERM:
+        w->stored_term = w->storage ? action->term : 0;
+        break;
+    case WEFT_ACTION_LOG:
+        sim_say(w, "%s", action->text);
+        if (action->level == WEFT_LOG_ERROR)
+            sim_fail(w, "%s", action->text);
+        return;
+    case WEFT_ACTION_WAKE_STEPS:
+        break;
+    }
+    if (++node->actions == node->crash_after)
+        crash(w, n);
+}
+
+/* ---- events ---- */
+
+static void give(sim_world_t *w, uint32_t n, weft_role_t role, const weft_event_t *event)
+{
+    actor_t actor = {w, n};
+    weft_sink_t sink = {carry_out, &actor, w->options.verbose ? WEFT_LOG_DEBUG : WEFT_LOG_ERROR};
+    sim_node_t *node = &w->node[n];
+    if (role == WEFT_ROLE_COORDINATOR)
+        weft_coordinator_handle(w->coordinator, event, &sink);
+    else if (role == WEFT_ROLE_TRAINER)
+        weft_trainer_machine_handle(&node->trainer, event, &sink);
+    else if (role == WEFT_ROLE_LEADER)
+        weft_leader_machine_handle(&node->leader, event, &sink);
+    else
+        weft_rank_machine_handle(&node->rank, event, &sink);
+}
+
+static bool leads(const sim_world_t *w, uint32_t n)
+{
+    return n < w->ranks && n >= w->trainers && (n - w->trainers) % w->tp == 0;
+}
+
+static void tick(sim_world_t *w, uint32_t n)
+{
+    weft_event_t event = {.type = WEFT_EVENT_TICK, .now_us = w->now_us};
+    if (n == SIM_COORDINATOR)
+        give(w, n, WEFT_ROLE_COORDINATOR, &event);
+    else
+        give(w, n, sim_is_trainer(w, n) ? WEFT_ROLE_TRAINER : WEFT_ROLE_RANK, &event);
+    if (leads(w, n) && w->node[n].alive)
+        give(w, n, WEFT_ROLE_LEADER, &event);
+    sim_schedule(w, TICK_US, SIM_TICK, n, w->coordinator_starts);
+}
+
+/* What this message found and left behind, for the counters. */
+static void count_transition(sim_world_t *w, uint32_t n, const weft_message_t *m, weft_rank_state_t before)
+{
+    const sim_node_t *node = &w->node[n];
+    weft_rank_state_t after = node->rank.state;
+    if (m->type == WEFT_MESSAGE_FREEZE && before == WEFT_RANK_COMMITTED) {
+        w->coverage->lowered_commit += after == WEFT_RANK_FROZEN;
+        w->coverage->freeze_lost_to_swap += after != WEFT_RANK_FROZEN;
+    }
+    if (after == WEFT_RANK_FROZEN && before != WEFT_RANK_FROZEN)
+        for (uint32_t i = 0; i < w->tp; i++)
+            w->coverage->frozen_beside_applied +=
+                weft_guard_live(&w->node[sim_first_of(w, sim_replica_of(w, n)) + i].guard) == m->version;
+    w->coverage->parked_commit += m->type == WEFT_MESSAGE_COMMIT && before == WEFT_RANK_FROZEN;
+    w->coverage->first_version_parked += m->type == WEFT_MESSAGE_COMMIT && m->at_step == 1;
+}
+
+static void deliver(sim_world_t *w, uint32_t n, const weft_message_t *message)
+{
+    weft_event_t event = {.type = WEFT_EVENT_MESSAGE, .now_us = w->now_us, .message = message};
+    weft_rank_state_t before = n < SIM_MAX_RANKS ? w->node[n].rank.state : WEFT_RANK_IDLE;
+    give(w, n, message->role, &event);
+    if (message->role == WEFT_ROLE_RANK)
+        count_transition(w, n, message, before);
+}
+
+static void inject(sim_world_t *w, uint32_t n, const sim_injection_t *in)
+{
+    weft_event_t event = {.type = in->type,
+                          .now_us = w->now_us,
+                          .version = in->version,
+                          .step = in->step,
+                          .round = in->round,
+                          .digest = in->digest,
+                          .status = in->status,
+                          .text = "as the schedule wants"};
+    give(w, n, sim_is_trainer(w, n) ? WEFT_ROLE_TRAINER : WEFT_ROLE_RANK, &event);
+}
+
+static void publish(sim_world_t *w, uint32_t n)
+{
+    sim_node_t *node = &w->node[n];
+    if (node->published == w->versions)
+        return;
+    if (weft_trainer_machine_has_room(&node->trainer) || node->trainer.state == WEFT_TRAINER_FENCED) {
+        w->coverage->second_version_queued += node->trainer.version != 0;
+        uint64_t version = w->version[++node->published];
+        bool leaves_out =
+            (w->faults & SIM_FAULT_ORDER) != 0 && node->published < w->versions && sim_chance(w, 8);
+        if (leaves_out)
+            node->outcome[node->published] = WEFT_OUTCOME_FAILED;
+        weft_event_t event = {.type = WEFT_EVENT_PUBLISH, .now_us = w->now_us, .version = version};
+        if (!leaves_out)
+            give(w, n, WEFT_ROLE_TRAINER, &event);
+    }
+    uint64_t late = (w->faults & SIM_FAULT_ORDER) != 0 && sim_chance(w, 10) ? 5000 * SIM_MS : 0;
+    sim_schedule(w, sim_random(w, 700 * SIM_MS) + late, SIM_PUBLISH, n, 0);
+}
+
+static void restart(sim_world_t *w)
+{
+    w->coordinator_starts++;
+    w->coverage->coordinator_restarted++;
+    w->coverage->restarted_without_storage += !w->storage;
+    w->node[SIM_COORDINATOR].alive = true;
+    w->node[SIM_COORDINATOR].crash_after = 0;
+    weft_coordinator_init(w->coordinator, &w->config, 0, w->stored_term, w->now_us);
+    sim_schedule(w, 0, SIM_TICK, SIM_COORDINATOR, w->coordinator_starts);
+}
+
+/* A process that stands still does nothing, and finds everything waiting when it comes back. */
+static bool is_put_off(sim_world_t *w, const sim_entry_t *entry)
+{
+    if (entry->kind == SIM_TRAFFIC || entry->kind == SIM_INSPECT || entry->kind == SIM_RESTART)
+        return false;
+    sim_node_t *node = &w->node[entry->node];
+    if (node->stalled_until_us <= w->now_us)
+        return false;
+    sim_entry_t later = *entry;
+    later.at_us = node->stalled_until_us;
+    sim_push(w, later);
+    return true;
+}
+
+static void happen(sim_world_t *w, const sim_entry_t *entry)
+{
+    uint32_t n = entry->node;
+    switch ((sim_kind_t)entry->kind) {
+    case SIM_TICK:
+        if (n != SIM_COORDINATOR || entry->argument == w->coordinator_starts)
+            tick(w, n);
+        break;
+    case SIM_MESSAGE:
+        deliver(w, n, &w->body[entry->body].message);
+        break;
+    case SIM_DATA:
+        sim_move_data(w, n);
+        break;
+    case SIM_STEP:
+        sim_move_step(w, n);
+        break;
+    case SIM_TRY_SWAP:
+        sim_try_swap(w, n, false);
+        break;
+    case SIM_SWAP_END:
+        sim_end_swap(w, n);
+        break;
+    case SIM_INJECT:
+        inject(w, n, &w->body[entry->body].injection);
+        break;
+    case SIM_PUBLISH:
+        publish(w, n);
+        break;
+    case SIM_STALL:
+        sim_say(w, "node %u STALLS for %llu ms", n, (unsigned long long)entry->argument / 1000);
+        w->node[n].stalled_until_us = w->now_us + entry->argument;
+        w->node[n].ever_troubled = true;
+        break;
+    case SIM_CRASH:
+        crash(w, n);
+        break;
+    default: /* TRAFFIC, INSPECT and RESTART are not of a node */
+        break;
+    }
+}
+
+/* ---- set-up ---- */
+
+static void choose_faults(sim_world_t *w)
+{
+    w->faults = 0;
+    for (unsigned bit = 0; bit < SIM_FAULT_COUNT; bit++)
+        if (sim_chance(w, 35))
+            w->faults |= 1u << bit & w->options.faults;
+    if (w->faults & SIM_FAULT_NETWORK) {
+        w->loss_percent = (uint32_t)sim_random(w, 31);
+        w->repeat_percent = (uint32_t)sim_random(w, 31);
+        w->slow_percent = (uint32_t)sim_random(w, 15);
+    }
+}
+
+static void choose_shape(sim_world_t *w)
+{
+    w->trainers = 1 + (uint32_t)sim_random(w, SIM_MAX_TRAINERS);
+    w->replicas = 1 + (uint32_t)sim_random(w, SIM_MAX_REPLICAS);
+    w->tp = 1 + (uint32_t)sim_random(w, SIM_MAX_TP);
+    w->ranks = w->trainers + w->replicas * w->tp;
+    w->asynchronous = sim_chance(w, 50);
+    w->first_step = sim_chance(w, 80) ? 1 : 1 + sim_random(w, 3000000);
+    w->config = (weft_control_config_t)WEFT_CONTROL_CONFIG_INIT;
+    w->config.epoch = 7;
+    w->config.topology = (weft_topology_t){w->trainers, w->replicas, w->tp};
+    w->config.margin = (uint32_t)sim_random(w, 5);
+    w->config.idle_us = 45 * SIM_MS;
+    w->config.hello_us = 2000 * SIM_MS;
+    w->config.publish_us = 4000 * SIM_MS;
+    w->config.transfer_us = 4000 * SIM_MS;
+    w->config.drain_us = 3000 * SIM_MS;
+    w->config.commit_us = 5000 * SIM_MS;
+}
+
+static uint32_t any_rank(sim_world_t *w)
+{
+    return (uint32_t)sim_random(w, w->ranks);
+}
+
+static uint32_t any_rollout(sim_world_t *w)
+{
+    return w->trainers + (uint32_t)sim_random(w, w->replicas * w->tp);
+}
+
+static void choose_versions(sim_world_t *w)
+{
+    w->versions = 1 + (uint32_t)sim_random(w, SIM_MAX_VERSIONS - 1);
+    for (uint32_t i = 1; i <= w->versions; i++) {
+        w->version[i] = w->version[i - 1] + 1 + sim_random(w, 3);
+        w->rounds[i] = 1 + (uint32_t)sim_random(w, SIM_MAX_ROUNDS);
+        bool refuses = (w->faults & SIM_FAULT_REFUSE) != 0;
+        w->refuse_node[i] = refuses && sim_chance(w, 40) ? any_rank(w) : SIM_MAX_NODES;
+        w->refuse_round[i] = (uint32_t)sim_random(w, w->rounds[i] + 1);
+        w->fail_node[i] = refuses && sim_chance(w, 5) ? any_rank(w) : SIM_MAX_NODES;
+        bool differs = (w->faults & SIM_FAULT_DIGEST) != 0 && sim_chance(w, 40);
+        w->digest_node[i] = differs ? any_rollout(w) : SIM_MAX_NODES;
+    }
+}
+
+static void choose_trouble(sim_world_t *w)
+{
+    uint64_t window = w->heal_us;
+    if (w->faults & SIM_FAULT_CRASH) {
+        uint32_t n = any_rank(w);
+        if (sim_chance(w, 50))
+            w->node[n].crash_after = 1 + sim_random(w, 150);
+        else
+            sim_schedule(w, sim_random(w, window), SIM_CRASH, n, 0);
+    }
+    for (int i = 0; i < 2 && (w->faults & SIM_FAULT_STALL) != 0; i++) {
+        uint32_t n = sim_chance(w, 20) ? (uint32_t)SIM_COORDINATOR : any_rank(w);
+        sim_schedule(w, sim_random(w, window), SIM_STALL, n, sim_random(w, 3000 * SIM_MS));
+    }
+    if (w->faults & SIM_FAULT_RESTART) {
+        if (sim_chance(w, 50))
+            w->node[SIM_COORDINATOR].crash_after = 1 + sim_random(w, 300);
+        else
+            sim_schedule(w, sim_random(w, window), SIM_CRASH, SIM_COORDINATOR, 0);
+    }
+    if ((w->faults & SIM_FAULT_REFUSE) != 0 && sim_chance(w, 5))
+        w->node[any_rollout(w)].swap_fails = true;
+}
+
+static void start_node(sim_world_t *w, uint32_t n)
+{
+    sim_node_t *node = &w->node[n];
+    memset(node, 0, offsetof(sim_node_t, leader));
+    memset(&node->guard, 0, sizeof *node - offsetof(sim_node_t, guard));
+    node->alive = true;
+    sim_schedule(w, sim_random(w, TICK_US), SIM_TICK, n, 0);
+    if (n == SIM_COORDINATOR)
+        return;
+    if (sim_is_trainer(w, n)) {
+        weft_trainer_machine_init(&node->trainer, &w->config, n);
+        sim_schedule(w, sim_random(w, 300 * SIM_MS), SIM_PUBLISH, n, 0);
+        return;
+    }
+    weft_guard_init(&node->guard);
+    weft_rank_machine_init(&node->rank, &w->config, n, &node->guard);
+    if (leads(w, n))
+        weft_leader_machine_init(&node->leader, &w->config, n);
+    sim_schedule(w, sim_random(w, 40 * SIM_MS), SIM_STEP, n, 0);
+}
+
+static void set_up(sim_world_t *w, const sim_options_t *options, sim_coverage_t *coverage)
+{
+    weft_coordinator_t *coordinator = w->coordinator;
+    memset(w, 0, offsetof(sim_world_t, node));
+    w->coordinator = coordinator;
+    w->options = *options;
+    w->coverage = coverage;
+    w->random = options->seed * UINT64_C(0x2545f4914f6cdd1d);
+    w->queued = w->used_bodies = 0;
+    w->order = 0;
+    w->free_body = SIM_NO_BODY;
+    choose_faults(w);
+    choose_shape(w);
+    choose_versions(w);
+    w->storage = sim_chance(w, 50);
+    w->heal_us = w->faults == 0 ? 0 : (1000 + sim_random(w, 3000)) * SIM_MS;
+    w->traffic_until_us = sim_random(w, 4000 * SIM_MS);
+    weft_coordinator_init(w->coordinator, &w->config, 0, 0, 0);
+    for (uint32_t n = 0; n < w->ranks; n++)
+        start_node(w, n);
+    start_node(w, SIM_COORDINATOR);
+    for (uint32_t r = 0; r < w->replicas; r++) {
+        w->replica[r].target = w->replica[r].highest_step = 0;
+        sim_schedule(w, sim_random(w, 400 * SIM_MS), SIM_TRAFFIC, r, 0);
+    }
+    choose_trouble(w);
+    sim_schedule(w, w->heal_us + 250 * SIM_MS, SIM_INSPECT, 0, 0);
+}
+
+/* ---- time ---- */
+
+/* Two looks in a row must find everything settled: the first may have met the moment between two versions. */
+static bool inspect(sim_world_t *w, uint64_t found_before)
+{
+    bool over = w->coordinator_gone ? w->now_us > w->heal_us + 30000 * SIM_MS : sim_is_settled(w);
+    for (uint32_t n = 0; over && n < w->ranks; n++)
+        over = w->node[n].stalled_until_us <= w->now_us;
+    if (over && found_before)
+        return true;
+    sim_schedule(w, 300 * SIM_MS, SIM_INSPECT, 0, over);
+    return false;
+}
+
+static bool step_time(sim_world_t *w)
+{
+    sim_entry_t entry;
+    if (!sim_pop(w, &entry) || entry.at_us > END_US)
+        return false;
+    w->now_us = entry.at_us;
+    if (entry.kind == SIM_INSPECT)
+        return !inspect(w, entry.argument);
+    if (entry.kind == SIM_TRAFFIC)
+        sim_add_traffic(w, entry.node);
+    else if (entry.kind == SIM_RESTART)
+        restart(w);
+    else if (is_put_off(w, &entry))
+        return true;
+    else if (w->node[entry.node].alive)
+        happen(w, &entry);
+    if (entry.body != SIM_NO_BODY && (entry.kind == SIM_MESSAGE || entry.kind == SIM_INJECT))
+        sim_return_body(w, entry.body);
+    return w->failure == NULL;
+}
+
+static void count_end(sim_world_t *w)
+{
+    bool applied = false, aborted = false;
+    for (uint32_t r = 0; r < w->replicas; r++) {
+        w->coverage->replica_lost += w->coordinator->replica[r] == WEFT_REPLICA_LOST;
+        applied |= w->coordinator->replica[r] == WEFT_REPLICA_APPLIED;
+        aborted |= w->coordinator->replica[r] == WEFT_REPLICA_ABORTED;
+    }
+    w->coverage->applied_beside_aborted += applied && aborted;
+    w->coverage->recovered_stop += w->coordinator->recovered && w->coordinator->stop_decided;
+}
+
+const char *sim_run(const sim_options_t *options, sim_coverage_t *coverage)
+{
+    static sim_world_t *w;
+    if (w == NULL) {
+        w = calloc(1, sizeof *w);
+        w->coordinator = calloc(1, sizeof *w->coordinator);
+    }
+    set_up(w, options, coverage);
+    while (step_time(w))
+        ;
+    if (w->failure == NULL)
+        sim_check_end(w);
+    count_end(w);
+    return w->failure;
+}

@@ -1,0 +1,89 @@
+/* A deterministic simulator of the commit protocol: the real machines and the real guard, a virtual clock, a
+ * network that loses, repeats, delays and reorders, a data path of rounds that hang when a participant is
+ * missing, steps that are an all-reduce, and processes that crash, stall and come back. One seed is one
+ * schedule.
+ *
+ *     sim --seed 1 --count 100000            run schedules, print what they covered
+ *     sim --seed 4711 --verbose              replay one
+ *     sim --mutate ignore-ballot --count N   break a rule; exit 0 when a schedule notices
+ */
+#ifndef WEFT_TESTS_SIM_H
+#define WEFT_TESTS_SIM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "src/control/coordinator.h"
+#include "src/control/leader_machine.h"
+#include "src/control/mutate.h"
+#include "src/control/rank_machine.h"
+#include "src/control/trainer_machine.h"
+#include "src/swap/guard.h"
+
+enum {
+    SIM_MAX_TRAINERS = 3,
+    SIM_MAX_REPLICAS = 3,
+    SIM_MAX_TP = 4,
+    SIM_MAX_RANKS = SIM_MAX_TRAINERS + SIM_MAX_REPLICAS * SIM_MAX_TP,
+    SIM_COORDINATOR = SIM_MAX_RANKS, /* node of the coordinator, a process of its own */
+    SIM_MAX_NODES = SIM_MAX_RANKS + 1,
+    SIM_MAX_VERSIONS = 4,
+    SIM_MAX_ROUNDS = 6,
+    SIM_STEP_WINDOW = 4096,
+};
+
+#define SIM_MS 1000 /* microseconds */
+
+/* X(identifier, name): kinds of trouble, for --faults. */
+#define SIM_FAULT_LIST(X)                                                                                    \
+    X(NETWORK, "network") /* loss, repetition, long delays */                                                \
+    X(CRASH, "crash")     /* a rank dies */                                                                  \
+    X(STALL, "stall")     /* a process stands still and comes back */                                        \
+    X(RESTART, "restart") /* the coordinator dies; a new one comes */                                        \
+    X(REFUSE, "refuse")   /* NaN on some rank at some round, a transport failure, a failed swap */           \
+    X(DIGEST, "digest")   /* a replica holds other bytes */                                                  \
+    X(ORDER, "order")     /* trainers publish late, or leave versions out */
+
+enum {
+#define X(id, name) SIM_FAULT_##id##_BIT,
+    SIM_FAULT_LIST(X)
+#undef X
+        SIM_FAULT_COUNT,
+};
+enum {
+#define X(id, name) SIM_FAULT_##id = 1 << SIM_FAULT_##id##_BIT,
+    SIM_FAULT_LIST(X)
+#undef X
+        SIM_FAULT_ALL = (1 << SIM_FAULT_COUNT) - 1,
+};
+
+/* X(identifier): what a run of schedules should have met; the run fails if it has not. */
+#define SIM_COVERAGE_LIST(X)                                                                                 \
+    X(version_applied)                                                                                       \
+    X(version_partial)                                                                                       \
+    X(version_failed) X(version_released) X(commit) X(lowered_commit) X(parked_commit)                       \
+        X(freeze_lost_to_swap) X(frozen_beside_applied) X(step_at_limit) X(swap_by_step) X(swap_by_progress) \
+            X(first_version_parked) X(stopped_at_round) X(stopped_at_zero) X(dropped_for_digest)             \
+                X(transfer_aborted) X(replica_lost) X(rank_fenced) X(zombie_fenced) X(coordinator_restarted) \
+                    X(restarted_without_storage) X(reappointed) X(recovered_stop) X(rank_crashed)            \
+                        X(leader_crashed) X(trainer_crashed) X(second_version_queued) X(order_refused)       \
+                            X(timed_out) X(message_lost) X(message_repeated) X(applied_beside_aborted)       \
+                                X(swap_failed) X(ranks_two_steps_apart)
+
+typedef struct sim_coverage {
+#define X(id) uint64_t id;
+    SIM_COVERAGE_LIST(X)
+#undef X
+} sim_coverage_t;
+
+typedef struct sim_options {
+    uint64_t seed;
+    unsigned faults;
+    bool verbose;
+} sim_options_t;
+
+/* Run one schedule. **Returns** NULL when every property held, else what was violated (static storage). */
+const char *sim_run(const sim_options_t *options, sim_coverage_t *coverage);
+
+#endif

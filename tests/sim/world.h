@@ -1,0 +1,172 @@
+/* The state of one schedule, shared by the simulator's files. */
+#ifndef WEFT_TESTS_SIM_WORLD_H
+#define WEFT_TESTS_SIM_WORLD_H
+
+#include "tests/sim/sim.h"
+
+typedef enum sim_kind {
+    SIM_TICK,     /* node */
+    SIM_MESSAGE,  /* node, message */
+    SIM_DATA,     /* node: the data path moves on */
+    SIM_STEP,     /* node: the step thread moves on */
+    SIM_TRY_SWAP, /* node: the progress thread looks */
+    SIM_SWAP_END, /* node: the swap that it claimed is finished */
+    SIM_INJECT,   /* node, message: an event of the data path or the guard reaches the control thread */
+    SIM_PUBLISH,  /* node */
+    SIM_STALL,    /* node stands still for `argument` */
+    SIM_CRASH,    /* node */
+    SIM_RESTART,  /* the coordinator comes back */
+    SIM_TRAFFIC,  /* a replica (node) gets requests: more steps to run */
+    SIM_INSPECT,  /* is everything settled? */
+} sim_kind_t;
+
+/* An event for a machine that waits in the queue. */
+typedef struct sim_injection {
+    weft_event_type_t type;
+    uint64_t version;
+    uint64_t step;
+    uint32_t round;
+    weft_digest_t digest;
+    weft_status_t status;
+} sim_injection_t;
+
+typedef struct sim_entry {
+    uint64_t at_us;
+    uint64_t order; /* ties are broken by age */
+    uint64_t argument;
+    uint32_t node;
+    uint16_t kind;
+    uint16_t body; /* index into bodies, for MESSAGE and INJECT */
+} sim_entry_t;
+
+enum { SIM_MAX_QUEUE = 16384, SIM_MAX_BODIES = 8192, SIM_NO_BODY = 0xffff };
+
+typedef union sim_body {
+    weft_message_t message;
+    sim_injection_t injection;
+    uint16_t next_free;
+} sim_body_t;
+
+/* What one participant of a transfer has done. */
+typedef struct sim_transfer {
+    bool started, frozen, aborted, finished, stop_known;
+    uint32_t posted, completed, stop_round;
+    weft_members_t members;
+} sim_transfer_t;
+
+typedef struct sim_node {
+    bool alive;
+    bool ever_troubled; /* crashed or stalled: whatever is said of its replica may be true */
+    uint64_t stalled_until_us;
+    uint64_t actions, crash_after; /* crash right after that many actions; 0: not so */
+    uint64_t transfer_version;     /* the version the data path works on, 0: none */
+    weft_trainer_machine_t trainer;
+    weft_rank_machine_t rank;
+    weft_leader_machine_t leader;
+    weft_guard_t guard;
+    /* the step thread */
+    bool step_open, swapping, swap_fails, fence_told;
+    uint64_t step, step_version, swap_version, swap_at;
+    uint64_t staged[SIM_MAX_VERSIONS + 1]; /* digest staged for each version index; 0: none */
+    bool discarded[SIM_MAX_VERSIONS + 1];
+    /* the user */
+    uint32_t published;
+    weft_outcome_t outcome[SIM_MAX_VERSIONS + 1];
+    weft_status_t outcome_status[SIM_MAX_VERSIONS + 1];
+} sim_node_t;
+
+typedef struct sim_replica {
+    uint64_t target;                        /* steps that the requests so far ask for */
+    uint64_t step_version[SIM_STEP_WINDOW]; /* by step: the version its first rank began it on */
+    uint64_t highest_step;
+} sim_replica_t;
+
+typedef struct sim_world {
+    sim_options_t options;
+    sim_coverage_t *coverage;
+    uint64_t random;
+    uint64_t now_us;
+    const char *failure;
+    char failure_text[512];
+    weft_control_config_t config;
+    uint32_t trainers, replicas, tp, ranks;
+    unsigned faults;
+    uint32_t loss_percent, repeat_percent, slow_percent;
+    bool asynchronous; /* step_end does not wait for the all-reduce */
+    uint64_t first_step;
+    uint64_t heal_us; /* from here on no fault, no loss */
+    uint64_t traffic_until_us;
+    uint32_t versions;                      /* published in this schedule */
+    uint64_t version[SIM_MAX_VERSIONS + 1]; /* [1..versions] */
+    uint32_t rounds[SIM_MAX_VERSIONS + 1];
+    uint32_t refuse_node[SIM_MAX_VERSIONS + 1], refuse_round[SIM_MAX_VERSIONS + 1];
+    uint32_t fail_node[SIM_MAX_VERSIONS + 1];
+    uint32_t digest_node[SIM_MAX_VERSIONS + 1];
+    sim_transfer_t transfer[SIM_MAX_VERSIONS + 1][SIM_MAX_RANKS];
+    bool coordinator_gone; /* for good */
+    bool storage;
+    uint64_t stored_term;
+    uint32_t coordinator_starts;
+    weft_coordinator_t *coordinator;
+    sim_node_t node[SIM_MAX_NODES];
+    sim_replica_t replica[SIM_MAX_REPLICAS];
+    sim_entry_t queue[SIM_MAX_QUEUE];
+    size_t queued;
+    uint64_t order;
+    sim_body_t body[SIM_MAX_BODIES];
+    uint16_t free_body;
+    uint16_t used_bodies;
+} sim_world_t;
+
+/* queue.c */
+uint64_t sim_random(sim_world_t *w, uint64_t below);
+bool sim_chance(sim_world_t *w, uint32_t percent);
+void sim_schedule(sim_world_t *w, uint64_t delay_us, sim_kind_t kind, uint32_t node, uint64_t argument);
+uint16_t sim_take_body(sim_world_t *w);
+void sim_return_body(sim_world_t *w, uint16_t body);
+void sim_push(sim_world_t *w, sim_entry_t entry);
+bool sim_pop(sim_world_t *w, sim_entry_t *entry);
+void sim_inject(sim_world_t *w, uint32_t node, uint64_t delay_us, sim_injection_t injection);
+void sim_fail(sim_world_t *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void sim_say(sim_world_t *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static inline bool sim_is_trainer(const sim_world_t *w, uint32_t node)
+{
+    return node < w->trainers;
+}
+
+static inline uint32_t sim_replica_of(const sim_world_t *w, uint32_t node)
+{
+    return (node - w->trainers) / w->tp;
+}
+
+static inline uint32_t sim_first_of(const sim_world_t *w, uint32_t replica)
+{
+    return w->trainers + replica * w->tp;
+}
+
+/* Index of a version in this schedule; 0 for one it does not know. */
+uint32_t sim_index(const sim_world_t *w, uint64_t version);
+
+/* data_path.c */
+void sim_start_transfer(sim_world_t *w, uint32_t node, uint64_t version, weft_members_t members);
+void sim_report_posted(sim_world_t *w, uint32_t node, uint64_t version);
+void sim_stop_transfer_at(sim_world_t *w, uint32_t node, uint64_t version, uint32_t round);
+void sim_abort_transfer(sim_world_t *w, uint32_t node, uint64_t version);
+void sim_move_data(sim_world_t *w, uint32_t node);
+
+/* steps.c */
+void sim_move_step(sim_world_t *w, uint32_t node);
+void sim_try_swap(sim_world_t *w, uint32_t node, bool by_step);
+void sim_end_swap(sim_world_t *w, uint32_t node);
+void sim_add_traffic(sim_world_t *w, uint32_t replica);
+
+/* checks.c */
+void sim_check_begun(sim_world_t *w, uint32_t node);
+void sim_check_swapped(sim_world_t *w, uint32_t node, uint64_t version);
+void sim_check_discarded(sim_world_t *w, uint32_t node, uint64_t version);
+void sim_check_outcome(sim_world_t *w, uint32_t node, const weft_action_t *action);
+bool sim_is_settled(sim_world_t *w);
+void sim_check_end(sim_world_t *w);
+
+#endif
