@@ -128,8 +128,8 @@ static void print_totals(const gathered_t *g, const totals_t *t)
     weft_plan_summary_t plan;
     weft_plan_summarize(g->job->plan, &plan);
     double amax = (double)(plan.egress_bytes_total - plan.unique_bytes_total);
-    printf("\nreceived over needed   %.4f; the trainers sent each byte of the checkpoint %.4f times for %u "
-           "replicas\n",
+    printf("\nreceived over needed   %.4f\n"
+           "sent over checkpoint   %.4f, for %u replicas; amax vectors apart\n",
            factor(t->payload, t->needed),
            ((double)t->sent / g->job->num_versions - amax) / (double)plan.checkpoint_bytes,
            weft_plan_num_rollouts(g->job->plan) / weft_plan_tp(g->job->plan));

@@ -15,7 +15,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from command import DEMO, Checks, Weft, demo, scratch, skip_unless  # noqa: E402
 
 EVAL = os.path.join(DEMO, "eval.txt")
-PREFIX = 8192
+PREFIX = 4096
 # Rounding: bf16 weights with float arithmetic, sums in another order than the oracle's.
 SAME_BITS = 0.002
 # What 8-bit weights may cost.
@@ -70,8 +70,7 @@ def check_layouts(t):
     t.that(late < early - 1, "v3 predicts the text better than v1 by far", (early, late))
     for rollout in ("tp:2", "tp:4"):
         t.near(t.bits([v3], rollout, "bf16")[0], late, SAME_BITS, f"bf16 at {rollout} as at tp:1")
-    for scheme, rollout, more in (("fp8-block", "tp:2", ()), ("fp8-block", "tp:2", ("--profile", "pow2")),
-                                  ("fp8-block", "tp:2", ("--profile", "vllm")), ("fp8-channel", "tp:2", ()), ("fp8-channel", "tp:4", ())):
+    for scheme, rollout, more in (("fp8-block", "tp:4", ()), ("fp8-block", "tp:2", ("--profile", "pow2")), ("fp8-channel", "tp:2", ())):
         t.near(t.bits([v3], rollout, scheme, *more)[0], late, QUANTIZED_BITS, f"{scheme} {' '.join(more)} at {rollout} near bf16")
 
 

@@ -24,7 +24,7 @@ def growth_limit(updates):
 
 
 def check(t, weft, folder, updates, rollout, swap, scheme, more):
-    table, trace = (os.path.join(folder, name) for name in ("table.json", "trace.json"))
+    table = os.path.join(folder, "table.json")
     what = f"{rollout} {swap} {scheme} {' '.join(more)}".strip()
     result = weft.ranks(4, "--model", MODELS, "--trainer", "fsdp:2", "--rollout", rollout, "--swap", swap, "--scheme", scheme,
                         "--updates", updates, "--tokens", "1", "--quiet", "--json", table, *more, timeout=60 + updates)

@@ -41,10 +41,12 @@ void sim_start_transfer(sim_world_t *w, uint32_t node, uint64_t version, weft_me
     if (index == 0 || mine->started)
         sim_fail(w, "node %u starts the transfer of version %llu twice, or of an unknown one", node,
                  (unsigned long long)version);
-    for (uint32_t n = 0; n < w->ranks; n++)
-        if (w->transfer[index][n].started && !same(w->transfer[index][n].members, members))
+    for (uint32_t n = 0; n < w->ranks; n++) {
+        bool sound = w->node[n].alive && !w->coordinator->peer[n].dead;
+        if (sound && w->transfer[index][n].started && !same(w->transfer[index][n].members, members))
             sim_fail(w, "nodes %u and %u disagree on who takes part in version %llu", node, n,
                      (unsigned long long)version);
+    }
     if (!takes_part(w, members, node))
         sim_fail(w, "node %u starts a transfer it takes no part in", node);
     *mine = (sim_transfer_t){.started = true, .members = members};

@@ -316,8 +316,13 @@ static inline bool job_serves(job_t *job, uint32_t rollout, uint64_t version)
 
 static inline void job_check_live(job_t *job, uint64_t version)
 {
-    for (uint32_t i = 0; i < job->num_rollouts; i++)
+    weft_error_t error;
+    for (uint32_t i = 0; i < job->num_rollouts; i++) {
+        /* Also what orders these reads after the swap: the trainers' word came over sockets, by way of other ranks. */
+        if (weft_rollout_wait(job_rollout(job, i)->rollout, version, 0, &error) != WEFT_OK)
+            fail_msg("%s", error.message);
         job_serves(job, i, version);
+    }
     job_check_faults(job);
 }
 

@@ -10,13 +10,11 @@
 
 #define FLUSH 0x8040u /* FTZ and DAZ */
 
-/* Subnormal, or about as small as normal numbers get. */
+/* Half of them subnormal, half as weights are: codes and scales have all their bits. */
 static uint32_t tiny_element(uint32_t tensor, uint64_t flat, weft_dtype_t dtype)
 {
-    uint64_t z = mix64((uint64_t)(tensor + 1) << 40 | flat);
-    uint32_t shift = dtype == WEFT_DTYPE_F32 ? 23 : dtype == WEFT_DTYPE_F16 ? 10 : 7;
-    uint32_t mantissa = (uint32_t)z & ((1u << shift) - 1), exponent = z >> 60 == 0 ? 1 : 0;
-    return (uint32_t)(z >> 59 & 1) << (weft_dtype_bytes(dtype) * 8 - 1) | exponent << shift | mantissa;
+    uint32_t bits = element_weight(tensor, flat, dtype);
+    return mix64((uint64_t)(tensor + 1) << 40 | flat) & 1 ? bits & free_bits(dtype) : bits;
 }
 
 static void run(weft_dtype_t dtype, const char *scheme)
