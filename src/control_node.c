@@ -32,7 +32,7 @@ static void notify(weft_session_t *s, const weft_action_t *action)
     pthread_mutex_lock(&s->mutex);
     weft_publication_t *publication = find_publication(s, action->version);
     if (publication) {
-        publication->released = true;
+        publication->released |= action->outcome == WEFT_OUTCOME_RELEASED;
         if (action->outcome != WEFT_OUTCOME_RELEASED) {
             publication->outcome = action->outcome;
             publication->status = action->status;
@@ -63,6 +63,31 @@ static void fence(weft_session_t *s, const weft_action_t *action)
     pthread_mutex_unlock(&s->mutex);
 }
 
+/* Routes go through every replica: a version that leaves a lost one out cannot be sent in this session. */
+static bool all_take_part(const weft_session_t *s, weft_members_t members)
+{
+    for (uint32_t replica = 0; replica < s->control.topology.replicas; replica++)
+        if (!weft_members_has(members, replica))
+            return false;
+    return true;
+}
+
+static void start_transfer(weft_session_t *s, const weft_action_t *action)
+{
+    if (all_take_part(s, action->members)) {
+        pthread_mutex_lock(&s->mutex);
+        s->transferring = action->version;
+        pthread_mutex_unlock(&s->mutex);
+        weft_session_command(s, action->type, action->version, 0);
+        return;
+    }
+    weft_event_t event = {.type = WEFT_EVENT_TRANSFER_FAILED,
+                          .version = action->version,
+                          .status = WEFT_ERR_PEER_LOST,
+                          .text = "a replica is lost and the routes go through it: open a new session"};
+    weft_session_post_event(s, &event);
+}
+
 static void carry_out(void *user, const weft_action_t *action)
 {
     weft_session_t *s = user;
@@ -71,6 +96,8 @@ static void carry_out(void *user, const weft_action_t *action)
         send_message(s, action->message);
         break;
     case WEFT_ACTION_START_TRANSFER:
+        start_transfer(s, action);
+        break;
     case WEFT_ACTION_REPORT_POSTED:
     case WEFT_ACTION_STOP_TRANSFER_AT:
     case WEFT_ACTION_ABORT_TRANSFER:
@@ -97,7 +124,7 @@ static void carry_out(void *user, const weft_action_t *action)
 
 static void handle_all(weft_session_t *s, const weft_event_t *event)
 {
-    weft_sink_t sink = {carry_out, s};
+    weft_sink_t sink = {carry_out, s, s->config.log.level};
     if (s->trainer_machine)
         weft_trainer_machine_handle(s->trainer_machine, event, &sink);
     if (s->rank_machine)
@@ -112,7 +139,7 @@ static void handle_all(weft_session_t *s, const weft_event_t *event)
 
 static void handle_message(weft_session_t *s, const weft_message_t *message)
 {
-    weft_sink_t sink = {carry_out, s};
+    weft_sink_t sink = {carry_out, s, s->config.log.level};
     weft_event_t event = {.type = WEFT_EVENT_MESSAGE, .now_us = weft_now_us(), .message = message};
     if (message->role == WEFT_ROLE_TRAINER && s->trainer_machine)
         weft_trainer_machine_handle(s->trainer_machine, &event, &sink);
@@ -188,13 +215,17 @@ static void *control_main(void *user)
 void weft_session_post_event(weft_session_t *s, const weft_event_t *event)
 {
     pthread_mutex_lock(&s->mutex);
-    if (s->num_events < WEFT_QUEUE_LENGTH) {
+    bool room = s->num_events < WEFT_QUEUE_LENGTH;
+    if (room) {
         weft_queued_event_t *queued = &s->events[(s->first_event + s->num_events++) % WEFT_QUEUE_LENGTH];
         queued->event = *event;
         weft_copy_text(queued->text, event->text);
     }
     pthread_mutex_unlock(&s->mutex);
     weft_mailbox_wake(s->mailbox);
+    if (!room)
+        weft_log_line(&s->config.log, WEFT_LOG_ERROR, "rank %u: the event queue is full: a bug in weft",
+                      s->rank);
 }
 
 void weft_session_post(weft_session_t *s, weft_event_type_t type, uint64_t version, uint32_t round)
@@ -203,14 +234,28 @@ void weft_session_post(weft_session_t *s, weft_event_type_t type, uint64_t versi
     weft_session_post_event(s, &event);
 }
 
+/* Under the mutex. A swap that is due is asked for again and again; once in the queue is enough. */
+static bool is_queued(const weft_session_t *s, weft_action_type_t type)
+{
+    for (uint32_t i = 0; i < s->num_commands; i++)
+        if (s->commands[(s->first_command + i) % WEFT_QUEUE_LENGTH].type == type)
+            return true;
+    return false;
+}
+
 void weft_session_command(weft_session_t *s, weft_action_type_t type, uint64_t version, uint32_t round)
 {
     pthread_mutex_lock(&s->mutex);
-    if (s->num_commands < WEFT_QUEUE_LENGTH)
+    bool again = type == WEFT_ACTION_TRY_SWAP && is_queued(s, type);
+    bool room = s->num_commands < WEFT_QUEUE_LENGTH;
+    if (!again && room)
         s->commands[(s->first_command + s->num_commands++) % WEFT_QUEUE_LENGTH] =
             (weft_command_t){type, version, round};
     pthread_cond_broadcast(&s->command_cond);
     pthread_mutex_unlock(&s->mutex);
+    if (!again && !room)
+        weft_log_line(&s->config.log, WEFT_LOG_ERROR, "rank %u: the command queue is full: a bug in weft",
+                      s->rank);
 }
 
 void weft_session_wake(weft_session_t *s)

@@ -236,7 +236,6 @@ static void begin_version(weft_rollout_t *r, uint64_t version)
     r->quantize_ns = r->digest_ns = 0;
     r->started_us = r->last_arrival_us = weft_now_us();
     pthread_mutex_lock(&r->session->mutex);
-    r->session->transferring = version;
     r->received_bytes = 0;
     r->layers_staged = 0;
     pthread_mutex_unlock(&r->session->mutex);

@@ -47,6 +47,13 @@ weft_status_t weft_rollout_bind(weft_rollout_t *r, const char *name, void *memor
     if (!output)
         return weft_fail(error, WEFT_ERR_MISSING_TENSOR, "rollout rank %u holds no tensor %s",
                          r->session->rank, name);
+    pthread_mutex_lock(&r->session->mutex);
+    bool late = r->session->transferring != 0;
+    pthread_mutex_unlock(&r->session->mutex);
+    if (late)
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "rollout rank %u: %s is bound after the first version began", r->session->rank,
+                         name);
     return weft_weights_bind(r->weights, output->offset, output->bytes, memory, error);
 }
 

@@ -9,6 +9,9 @@
 #include "src/base/log.h"
 #include "src/session_private.h"
 
+/* Ranks start their control threads within a transport's deadline of each other. */
+#define WEFT_HELLO_US 30000000
+
 /* What each rank tells all others before the first byte. */
 typedef struct introduction {
     weft_digest_t plan_hash;
@@ -48,6 +51,7 @@ static weft_status_t configure_control(weft_session_t *s, weft_error_t *error)
         (weft_topology_t){s->plan->trainer->num_ranks, s->plan->rollout->replicas, s->plan->rollout->tp};
     control.margin = s->config.margin_steps;
     control.dead_us = s->config.dead_after_us;
+    control.hello_us = WEFT_HELLO_US;
     control.beat_us = s->config.dead_after_us / 6;
     control.publish_us = control.transfer_us = s->config.transfer_timeout_us;
     control.commit_us = s->config.commit_timeout_us;

@@ -76,7 +76,7 @@ struct weft_session {
     uint32_t first_command, num_commands;
     weft_publication_t publications[WEFT_PUBLICATIONS]; /* newest overwrite oldest */
     uint32_t num_publications;
-    uint64_t transferring; /* rollout: the version begun last */
+    uint64_t transferring; /* the version begun last; on a trainer 0 once it is over */
     bool fenced;
     weft_status_t fenced_status;
     char fenced_text[WEFT_MESSAGE_TEXT_BYTES];

@@ -109,6 +109,10 @@ static void conclude(weft_trainer_t *t, weft_status_t status, const weft_error_t
         transfer->posted = transfer->num_rounds;
         weft_session_post(t->session, WEFT_EVENT_SENT, transfer->version, 0);
     }
+    pthread_mutex_lock(&t->session->mutex);
+    t->session->transferring = 0;
+    pthread_cond_broadcast(&t->session->publish_cond);
+    pthread_mutex_unlock(&t->session->mutex);
 }
 
 /* shard -> pack -> bucket ==== route, round by round. */
@@ -259,9 +263,11 @@ static bool wait_over(weft_session_t *s, uint64_t version, weft_publish_state_t 
 {
     const weft_publication_t *found = NULL;
     for (unsigned i = 0; i < WEFT_PUBLICATIONS; i++)
-        if (s->publications[i].version == version)
+        if (version && s->publications[i].version == version)
             found = &s->publications[i];
     *status = WEFT_OK;
+    if (found && found->version == s->transferring && !found->released)
+        return false; /* its memory is still being read, whatever has become of it */
     if (!found)
         *status = weft_fail(error, WEFT_ERR_ARGUMENT,
                             "trainer rank %u: version %llu was not published, or long ago", s->rank,

@@ -66,7 +66,7 @@ static void print_page(weft_text_t *text, const weft_plan_t *plan, const weft_pl
                   s->num_routes,
                   s->relay ? "by relay (one rank of a set receives, then broadcasts)" : "each a broadcast",
                   s->num_sets, s->groups_max, weft_text_bytes((double)s->groups_max * COMMUNICATOR_BYTES, a));
-    weft_text_add(text, "time      %.1f ms at %.0f GB/s a link: the busiest rank's bytes over its link\n",
+    weft_text_add(text, "time      %.1f ms at %.3g GB/s a link: the busiest rank's bytes over its link\n",
                   predicted_ms(s, link), link / 1e9);
 }
 

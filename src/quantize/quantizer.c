@@ -109,12 +109,9 @@ static weft_status_t refuse_nonfinite(const weft_quantizer_t *q, const weft_unit
         const weft_tensor_t *tensor = weft_model_tensor(q->program->plan->model, f->tensor);
         uint64_t row_elems = tensor->num_dims > 1 ? tensor->shape[tensor->num_dims - 1] : tensor->shape[0];
         uint64_t flat = (f->rect.row + row - f->to_row) * row_elems + f->rect.col + (col - f->to_col);
-        return weft_fail(
-            error, WEFT_ERR_NONFINITE,
-            "rollout rank %u: layer %s: tensor %s holds NaN or Inf at flat index %llu; the version is "
-            "refused and the weights before it go on serving",
-            q->program->rank, q->program->plan->layers->items[unit->layer].name, tensor->name,
-            (unsigned long long)flat);
+        return weft_fail(error, WEFT_ERR_NONFINITE,
+                         "tensor %s holds NaN or Inf at flat index %llu (layer %s)", tensor->name,
+                         (unsigned long long)flat, q->program->plan->layers->items[unit->layer].name);
     }
     return weft_fail(error, WEFT_ERR_INTERNAL, "a non-finite element outside of every fragment");
 }
