@@ -9,9 +9,9 @@ usage() {
     cat <<END
 usage: tests/run.sh [--quick | PRESET...]
 
-Installs what is missing, builds, and runs the tests of each preset: cpu, asan, ubsan and tsan (there only the tests
-labelled tsan: MPI is not built for ThreadSanitizer). With a CUDA toolkit the cuda preset is built too, and the
-tests labelled gpu run.
+Installs what is missing, builds, and runs the tests of each preset: cpu, asan (with UndefinedBehaviorSanitizer; the
+preset ubsan is that one alone) and tsan (there only the tests labelled tsan: MPI is not built for it). With a CUDA
+toolkit the cuda preset is built too, and the tests labelled gpu run.
 
 Tests labelled slow run in the cpu preset only: under a sanitizer they would take many minutes.
 
@@ -106,7 +106,7 @@ sanitizer_environment
 if [ -n "$quick" ]; then
     presets=(cpu)
 elif [ ${#presets[@]} -eq 0 ]; then
-    presets=(cpu asan ubsan tsan)
+    presets=(cpu asan tsan)
     if find_cuda; then
         presets+=(cuda)
         echo "a CUDA toolkit is here: the cuda preset is built as well"

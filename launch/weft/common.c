@@ -19,6 +19,7 @@ int exit_code_of(weft_status_t status)
     case WEFT_ERR_UNKNOWN_NAME:
     case WEFT_ERR_ARGUMENT:
         return EXIT_USAGE;
+    case WEFT_ERR_IO:
     case WEFT_ERR_NO_MEMORY:
     case WEFT_ERR_SYSTEM:
     case WEFT_ERR_UNSUPPORTED:

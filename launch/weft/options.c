@@ -67,7 +67,7 @@ static bool store(const option_row_t *row, const char *text)
         *(bool *)row->value = true;
         return true;
     case OPTION_BYTES:
-        return options_read_bytes(text, row->value);
+        return options_read_bytes(text, row->value) && *(uint64_t *)row->value > 0;
     case OPTION_COUNT:
         return read_count(text, row->value);
     case OPTION_RATE:
@@ -97,6 +97,21 @@ static int usage_error(const command_spec_t *spec, bool quiet, const char *what,
     return EXIT_USAGE;
 }
 
+/* getopt says too little: a short option is in optopt, a flag that was given a value has its number there. */
+static int unknown_option(const command_spec_t *spec, bool quiet, const char *word)
+{
+    char text[64];
+    if (optopt >= 256) {
+        snprintf(text, sizeof text, "--%s", spec->options[optopt - 256].name);
+        return usage_error(spec, quiet, "no value is taken by ", text);
+    }
+    if (optopt) {
+        snprintf(text, sizeof text, "-%c", optopt);
+        word = text;
+    }
+    return usage_error(spec, quiet, "unknown option ", word);
+}
+
 int options_parse(const command_spec_t *spec, int argc, char **argv, bool quiet, const char **positional,
                   unsigned *count)
 {
@@ -118,7 +133,7 @@ int options_parse(const command_spec_t *spec, int argc, char **argv, bool quiet,
         if (found == ':')
             return usage_error(spec, quiet, "a value is missing after ", argv[optind - 1]);
         if (found == '?')
-            return usage_error(spec, quiet, "unknown option ", argv[optind - 1]);
+            return unknown_option(spec, quiet, argv[optind - 1]);
         const option_row_t *row = &spec->options[found - 256];
         if (!store(row, optarg)) {
             char what[128];

@@ -18,7 +18,7 @@ enum {
 typedef enum option_kind {
     OPTION_TEXT,  /* const char ** */
     OPTION_FLAG,  /* bool * */
-    OPTION_BYTES, /* uint64_t *: 64KiB, 256MiB, 1GiB, 1GB or a plain number */
+    OPTION_BYTES, /* uint64_t *: 64KiB, 256MiB, 1GiB, 1GB or a plain number; not 0 */
     OPTION_COUNT, /* uint32_t * */
     OPTION_RATE,  /* double *: bytes a second, 50GB/s */
 } option_kind_t;

@@ -53,7 +53,8 @@ static int parse(run_options_t *o, int argc, char **argv, bool quiet)
         {"bucket", OPTION_BYTES, &o->plan.bucket_bytes, "BYTES", "largest broadcast (default 64MiB)"},
         {"max-groups", OPTION_COUNT, &o->plan.max_groups, "N",
          "communicators a rank may hold (default 16; 0 forces relay)"},
-        {"rate", OPTION_RATE, &o->rate, "RATE", "a trainer sends no faster, such as 5MB/s"},
+        {"rate", OPTION_RATE, &o->rate, "RATE",
+         "a trainer sends no faster, such as 5MB/s; a smaller --bucket makes it even"},
         {"updates", OPTION_COUNT, &o->updates, "N", "publish N versions, cycling through the checkpoints"},
         {"tokens", OPTION_COUNT, &o->tokens, "N",
          "decode N tokens on each version before the next (default 100)"},
@@ -106,23 +107,41 @@ static weft_status_t split_models(run_options_t *o, char *copy, weft_error_t *er
     return o->num_models ? WEFT_OK : weft_fail(error, WEFT_ERR_ARGUMENT, "--model names no directory");
 }
 
-static weft_status_t check_size(const run_job_t *job, weft_error_t *error)
+/* One rank's failure is everybody's: all learn the first rank that cannot go on and leave with its code.
+ * Returns whether any cannot; *first is that rank. */
+static bool anyone_stops(const run_job_t *job, bool stop, int *code, uint32_t *first)
 {
-    uint32_t expected = weft_plan_num_trainers(job->plan) + weft_plan_num_rollouts(job->plan);
-    if (expected == job->num_ranks)
-        return WEFT_OK;
-    return weft_fail(
-        error, WEFT_ERR_ARGUMENT,
-        "trainer %s and rollout %s have %u + %u ranks, but %u processes run: start it with mpirun -n %u",
-        weft_plan_trainer_text(job->plan), weft_plan_rollout_text(job->plan),
-        weft_plan_num_trainers(job->plan), weft_plan_num_rollouts(job->plan), job->num_ranks, expected);
+    uint32_t mine = stop ? job->rank : UINT32_MAX;
+    MPI_Allreduce(&mine, first, 1, MPI_UINT32_T, MPI_MIN, job->world);
+    if (*first == UINT32_MAX)
+        return false;
+    MPI_Bcast(code, 1, MPI_INT, (int)*first, job->world);
+    return true;
 }
 
-static weft_status_t prepare(run_job_t *job, weft_error_t *error)
+/* The same for a stage that ends with a status: the first rank that failed speaks for all. */
+static bool anyone_failed(const run_job_t *job, weft_status_t status, const weft_error_t *error, int *code)
 {
-    WEFT_TRY(weft_model_open(job->options.model_dirs[0], &job->model, error));
-    WEFT_TRY(plan_from_arguments(job->model, &job->options.plan, &job->plan, error));
-    return check_size(job, error);
+    uint32_t first;
+    *code = exit_code_of(status);
+    if (!anyone_stops(job, status != WEFT_OK, code, &first))
+        return false;
+    if (first == job->rank)
+        report_error("run", error);
+    return true;
+}
+
+/* What every rank must have been told alike, or they would wait for each other. */
+static weft_status_t compare_options(const run_job_t *job, weft_error_t *error)
+{
+    uint32_t mine[3] = {job->num_versions, job->options.tokens, job->options.trace != NULL}, rank_0[3];
+    memcpy(rank_0, mine, sizeof rank_0);
+    MPI_Bcast(rank_0, 3, MPI_UINT32_T, 0, job->world);
+    if (memcmp(mine, rank_0, sizeof mine) == 0)
+        return WEFT_OK;
+    return weft_fail(error, WEFT_ERR_ARGUMENT,
+                     "rank %u was started with another --model, --updates, --tokens or --trace than rank 0",
+                     job->rank);
 }
 
 static weft_status_t open_session(run_job_t *job, weft_error_t *error)
@@ -136,7 +155,7 @@ static weft_status_t open_session(run_job_t *job, weft_error_t *error)
     config.host = job->options.host;
     config.rate_bytes_per_s = job->options.rate;
     config.transfer_timeout_us = job->options.timeout_us;
-    config.log = (weft_log_t){print_log, NULL, job->options.verbose ? WEFT_LOG_DEBUG : WEFT_LOG_WARNING};
+    config.log = (weft_log_t){print_log, NULL, job->options.verbose ? WEFT_LOG_DEBUG : WEFT_LOG_ERROR};
     if (job->options.trace) {
         config.span = run_trace_add;
         config.span_user = &job->trace;
@@ -155,39 +174,59 @@ static void split_replicas(run_job_t *job)
 static int run_roles(run_job_t *job)
 {
     weft_error_t error;
+    int code;
     split_replicas(job);
     weft_status_t status = open_session(job, &error);
-    if (status != WEFT_OK) {
-        if (job->rank == 0 || status != WEFT_ERR_PEER_LOST)
-            report_error("run", &error);
-        return exit_code_of(status);
-    }
+    if (anyone_failed(job, status, &error, &code))
+        return code;
     job->records = calloc(job->num_versions, sizeof *job->records);
     if (!job->records)
         run_abort(job, &(weft_error_t){WEFT_ERR_NO_MEMORY, "no memory for the records"});
-    int code = weft_session_is_trainer(job->session) ? run_trainer(job) : run_rollout(job);
+    code = weft_session_is_trainer(job->session) ? run_trainer(job) : run_rollout(job);
     weft_session_close(job->session);
     int reported = run_report(job);
     int traced = job->options.trace ? run_write_trace(job) : EXIT_OK;
     return code != EXIT_OK ? code : reported != EXIT_OK ? reported : traced;
 }
 
-static int run_job(run_job_t *job, int argc, char **argv)
+/* Parse in silence, agree, and let the first rank that stops say why. */
+static int parse_together(run_job_t *job, int argc, char **argv)
 {
-    int code = parse(&job->options, argc, argv, job->rank != 0);
-    if (code >= 0)
-        return code;
+    run_options_t again = job->options;
+    uint32_t first;
+    int code = parse(&job->options, argc, argv, true);
+    if (!anyone_stops(job, code >= 0, &code, &first))
+        return -1;
+    if (first == job->rank)
+        parse(&again, argc, argv, false);
+    return code;
+}
+
+static int run_checked(run_job_t *job, char *models)
+{
     weft_error_t error;
-    char *models = strdup(job->options.models);
+    int code;
     weft_status_t status = models ? split_models(&job->options, models, &error)
                                   : weft_fail(&error, WEFT_ERR_NO_MEMORY, "no memory");
     job->num_versions = job->options.updates ? job->options.updates : job->options.num_models;
+    weft_error_t differs;
+    weft_status_t same = compare_options(job, &differs);
+    if (status == WEFT_OK && same != WEFT_OK) {
+        status = same;
+        error = differs;
+    }
     if (status == WEFT_OK)
-        status = prepare(job, &error);
-    if (status == WEFT_OK)
-        code = run_roles(job);
-    else
-        code = job->rank == 0 ? report_error("run", &error) : exit_code_of(status);
+        status = run_prepare(job, &error);
+    return anyone_failed(job, status, &error, &code) ? code : run_roles(job);
+}
+
+static int run_job(run_job_t *job, int argc, char **argv)
+{
+    int code = parse_together(job, argc, argv);
+    if (code >= 0)
+        return code;
+    char *models = strdup(job->options.models);
+    code = run_checked(job, models);
     weft_transport_close(job->transport);
     weft_plan_destroy(job->plan);
     weft_model_close(job->model);

@@ -77,6 +77,9 @@ typedef struct run_result {
     uint32_t failed;
 } run_result_t;
 
+/* Open the model, make the plan and look for whatever can be wrong on this rank. */
+weft_status_t run_prepare(run_job_t *job, weft_error_t *error);
+
 /* The two roles. Return an exit code; they print what went wrong. */
 int run_trainer(run_job_t *job);
 int run_rollout(run_job_t *job);

@@ -61,15 +61,15 @@ static double factor(uint64_t payload, uint64_t needed)
 static void print_line(uint32_t version, const version_line_t *line, const char *dir)
 {
     if (line->failed) {
-        printf(
-            "%7u  failed; the version before went on serving                                            %s\n",
-            version, dir);
+        printf("%8u  failed; what was live before it serves on                                              "
+               "%s\n",
+               version, dir);
         return;
     }
     char bits[16] = "-";
     if (!isnan(line->bits))
         snprintf(bits, sizeof bits, "%.4f", line->bits);
-    printf("%7u %9.2f %6.2f %9.2f %9.2f %9.2f %8.3f %8.3f %7u %9llu %8s  %s\n", version,
+    printf("%8u %9.2f %6.2f %9.2f %9.2f %9.2f %8.3f %8.3f %7u %9llu %8s  %s\n", version,
            (double)line->payload / 1048576, factor(line->payload, line->needed),
            (double)line->receive_us / 1e3, (double)line->quantize_us / 1e3, (double)line->update_us / 1e3,
            (double)line->swap_us / 1e3, (double)line->pause_us / 1e3, line->tokens,
@@ -79,9 +79,9 @@ static void print_line(uint32_t version, const version_line_t *line, const char 
 static void print_versions(const gathered_t *g)
 {
     const run_options_t *o = &g->job->options;
-    printf("#version  received wanted   receive  quantize    update     swap    pause  tokens   at step     "
+    printf("#version  received   over   receive  quantize    update     swap    pause  tokens   at step     "
            "bits  checkpoint\n");
-    printf("#              MiB  ratio        ms        ms        ms       ms       ms  during            a "
+    printf("#              MiB needed        ms        ms        ms       ms       ms  during            a "
            "byte\n");
     for (uint32_t v = 0; v < g->job->num_versions; v++) {
         if (g->job->num_versions > SHOWN_VERSIONS && v == SHOWN_VERSIONS / 2) {

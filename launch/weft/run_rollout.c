@@ -419,7 +419,7 @@ int run_rollout(run_job_t *job)
     weft_status_t status = live(&e, &links, &error);
     if (status != WEFT_OK && status != WEFT_ERR_NOT_READY)
         run_abort(job, &error);
-    if (status != WEFT_OK && talks(&e))
+    if (status != WEFT_OK && e.leader && e.first_replica)
         fprintf(stderr, "weft run: %s\n", error.message);
     decoder_destroy(e.decoder);
     weft_rollout_destroy(e.rollout);

@@ -1,5 +1,6 @@
 /* weft verify: two checkpoints or dumps, byte for byte. */
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -144,6 +145,20 @@ static weft_status_t compare_directories(tally_t *tally, const char *a, const ch
     return status;
 }
 
+static weft_status_t check_kinds(const char *a, const char *b, weft_error_t *error)
+{
+    struct stat info;
+    if (stat(a, &info) != 0)
+        return weft_fail(error, WEFT_ERR_IO, "%s: %s", a, strerror(errno));
+    if (stat(b, &info) != 0)
+        return weft_fail(error, WEFT_ERR_IO, "%s: %s", b, strerror(errno));
+    if (is_directory(a) != is_directory(b))
+        return weft_fail(error, WEFT_ERR_IO,
+                         "%s is a %s, %s is a %s: give two files or two directories", a,
+                         is_directory(a) ? "directory" : "file", b, is_directory(b) ? "directory" : "file");
+    return WEFT_OK;
+}
+
 int command_verify(int argc, char **argv)
 {
     const command_spec_t spec = {
@@ -163,6 +178,8 @@ int command_verify(int argc, char **argv)
         return code;
     tally_t tally = {0};
     weft_error_t error;
+    if (check_kinds(paths[0], paths[1], &error) != WEFT_OK)
+        return report_error("verify", &error);
     weft_status_t status = is_directory(paths[0]) && is_directory(paths[1])
                                ? compare_directories(&tally, paths[0], paths[1], &error)
                                : compare_files(&tally, paths[0], paths[0], paths[1], &error);
@@ -170,8 +187,8 @@ int command_verify(int argc, char **argv)
         return report_error("verify", &error);
     if (tally.mismatches > SHOWN_MISMATCHES)
         printf("... and %llu more\n", (unsigned long long)(tally.mismatches - SHOWN_MISMATCHES));
-    printf("%llu files, %llu tensors, %llu bytes: %s\n", (unsigned long long)tally.files,
-           (unsigned long long)tally.tensors, (unsigned long long)tally.bytes,
+    printf("%llu file%s, %llu tensors, %llu bytes: %s\n", (unsigned long long)tally.files,
+           tally.files == 1 ? "" : "s", (unsigned long long)tally.tensors, (unsigned long long)tally.bytes,
            tally.mismatches ? "DIFFERENT" : "equal");
     return tally.mismatches ? EXIT_CHECK_FAILED : EXIT_OK;
 }

@@ -284,7 +284,7 @@ static uint32_t count_refusals(const world_t *w, const char *tensor, uint64_t fl
     uint32_t refusals = 0;
     char name[128], index[64];
     snprintf(name, sizeof name, "tensor %s ", tensor);
-    snprintf(index, sizeof index, "flat index %llu;", (unsigned long long)flat);
+    snprintf(index, sizeof index, "flat index %llu ", (unsigned long long)flat);
     for (uint32_t t = 0; t < w->tp; t++) {
         rank_t rank = open_rank(w, 0, t);
         for (uint32_t u = 0; u < rank.program->num_units; u++) {

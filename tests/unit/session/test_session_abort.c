@@ -29,11 +29,11 @@ static void check_message(const job_t *job, const weft_error_t *error)
     char expected[160];
     snprintf(expected, sizeof expected, "tensor %s holds NaN or Inf at flat index %llu",
              weft_model_tensor(job->model, job->plant.tensor)->name, (unsigned long long)job->plant.flat);
-    const char *found = strstr(error->message, expected), *rank = strstr(error->message, "rollout rank ");
+    const char *found = strstr(error->message, expected), *rank = strstr(error->message, "; rank ");
     if (!found || (found[strlen(expected)] >= '0' && found[strlen(expected)] <= '9'))
         fail_msg("\"%s\" does not say \"%s\"", error->message, expected);
     assert_non_null(rank);
-    unsigned long number = strtoul(rank + strlen("rollout rank "), NULL, 10);
+    unsigned long number = strtoul(rank + strlen("; rank "), NULL, 10);
     assert_in_range(number, job->num_trainers, job->num_ranks - 1);
 }
 

@@ -93,8 +93,8 @@ static void test_unknown_version(void **state)
     (void)state;
     job_t *job = open_tiny("fsdp:1", "tp:1", "flip");
     weft_error_t error;
-    assert_int_equal(weft_trainer_wait(job->ranks[0].trainer, 1, WEFT_PUBLISH_APPLIED, JOB_PATIENCE, &error), WEFT_ERR_ARGUMENT);
-    assert_int_equal(weft_trainer_wait(job->ranks[0].trainer, 0, WEFT_PUBLISH_APPLIED, JOB_PATIENCE, &error), WEFT_ERR_ARGUMENT);
+    assert_int_equal(weft_trainer_wait(job->ranks[0].trainer, 1, WEFT_PUBLISH_APPLIED, 1000, &error), WEFT_ERR_ARGUMENT);
+    assert_int_equal(weft_trainer_wait(job->ranks[0].trainer, 0, WEFT_PUBLISH_APPLIED, 1000, &error), WEFT_ERR_ARGUMENT);
     assert_int_equal(weft_rollout_wait(job_rollout(job, 0)->rollout, 1, 20000, &error), WEFT_ERR_TIMEOUT);
     close_after(job, 1);
 }

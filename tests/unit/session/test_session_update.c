@@ -2,7 +2,7 @@
  * the layouts, the scheme, the swap, the budget and the routes. Nobody steps. */
 #include "tests/support/job.h"
 
-#define VERSIONS 3
+#define VERSIONS JOB_CASES(3, 2)
 
 static void check_stats(job_t *job, uint64_t version)
 {
@@ -47,7 +47,7 @@ static const char *const schemes[] = {"bf16", "fp8-block", "fp8-channel"};
 /* Every scheme, with every combination of swap, routes and budget spread over the three. */
 static void run_layouts(const checkpoint_t *cp, const char *trainer, const char *rollout, unsigned turn)
 {
-    for (unsigned s = 0; s < 3; s++) {
+    for (unsigned s = JOB_CASES(0, turn % 3); s < JOB_CASES(3, turn % 3 + 1); s++) {
         unsigned bits = (turn + s) * 3 + s;
         run_case(cp, &(job_config_t){.trainer = trainer,
                                      .rollout = rollout,
@@ -100,7 +100,7 @@ static void test_random(void **state)
 {
     (void)state;
     random_t random = random_begin("random");
-    uint32_t found = 0, wanted = random_cases(12);
+    uint32_t found = 0, wanted = random_cases(JOB_CASES(12, 4));
     for (uint32_t i = 0; found < wanted; i++) {
         random_t one = random_case(&random, i);
         checkpoint_t cp;
@@ -134,7 +134,7 @@ static void test_demo(void **state)
 {
     static const char *const names[] = {"tiny-qwen3/v1", "tiny-qwen3-moe/v1"};
     (void)state;
-    for (unsigned i = 0; i < 2; i++) {
+    for (unsigned i = JOB_CASES(0, 1); i < 2; i++) {
         weft_model_t *values, *model = demo_model(names[i], &values);
         weft_error_t error;
         if (!model) {

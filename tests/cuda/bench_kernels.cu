@@ -1,0 +1,503 @@
+/* How fast the CUDA kernels are, each beside a device copy of the same bytes (read plus written) in the same run.
+ *
+ *     bench_kernels [--quick] [--samples N] [--shape NAME]
+ *
+ * A sample runs one operation over every buffer set of a shape, one launch a set as a version does a layer; the sets
+ * together are many times the L2. One round takes a sample of the copy and of every operation, in turn, so that a
+ * change of clock meets all of them. Times are events around a sample, over its launches. `full` has digests and
+ * finite check, and once a sample what ends a version: digests of the scales, sums combined, results copied home.
+ *
+ *     GB/s    bytes read + bytes written over the median          ratio   median of the copy over that of the operation
+ *     #wrong  bytes, and digests, that differ from kernels/ref in the first set
+ */
+#include <math.h>
+
+#include <algorithm>
+#include <string>
+
+#include "fixture.cuh"
+
+#define BUFFER_BYTES ((size_t)3 << 30) /* of source and output over all sets */
+#define MAX_SETS     32
+
+typedef struct shape {
+    const char *name;
+    uint32_t rows, cols;
+} shape_t;
+
+/* Qwen3-8B at TP=1. */
+static const shape_t shapes[] = {
+    {"qkv", 6144, 4096}, {"o", 4096, 4096}, {"gate_up", 24576, 4096}, {"down", 4096, 12288}};
+
+static int samples = 60;
+static bool quick;
+
+/* ---- Data ---- */
+
+static __device__ uint32_t mix(uint32_t x)
+{
+    x ^= x >> 16, x *= 0x7FEB352Du, x ^= x >> 15, x *= 0x846CA68Bu;
+    return x ^ x >> 16;
+}
+
+/* Near-normal bf16 of sigma 0.02. */
+static __global__ void fill_weights(uint16_t *out, size_t count, uint32_t seed)
+{
+    size_t stride = (size_t)gridDim.x * blockDim.x;
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
+        uint32_t a = mix((uint32_t)i * 2 + seed), b = mix((uint32_t)i * 2 + 1 + ~seed);
+        float sum = (float)(a & 0xFFFF) + (float)(a >> 16) + (float)(b & 0xFFFF) + (float)(b >> 16) - 131070.0f;
+        out[i] = weft_bf16_from_f32(sum * (0.02f * 1.7320508f / 65536.0f));
+    }
+}
+
+typedef struct sets {
+    shape_t shape;
+    uint32_t count;
+    uint8_t *source[MAX_SETS]; /* bf16, rows x cols */
+    uint8_t *out[MAX_SETS];    /* as large: a cast's output fits */
+    float *scale[MAX_SETS];
+    uint16_t *amax[MAX_SETS];
+    std::vector<uint16_t> host; /* the first source */
+    size_t elems;
+} sets_t;
+
+static void sets_create(sets_t *s, shape_t shape)
+{
+    s->shape = shape;
+    s->elems = (size_t)shape.rows * shape.cols;
+    s->count = (uint32_t)std::min<size_t>(MAX_SETS, BUFFER_BYTES / (s->elems * 4) + 1);
+    for (uint32_t i = 0; i < s->count; i++) {
+        CUDA(cudaMalloc((void **)&s->source[i], s->elems * 2));
+        CUDA(cudaMalloc((void **)&s->out[i], s->elems * 2));
+        CUDA(cudaMalloc((void **)&s->scale[i], (size_t)shape.rows * 128 * 4));
+        CUDA(cudaMalloc((void **)&s->amax[i], (size_t)shape.rows * 2));
+        fill_weights<<<1024, 256>>>((uint16_t *)(void *)s->source[i], s->elems, (uint32_t)random_u64());
+        CUDA(cudaGetLastError());
+    }
+    s->host.resize(s->elems);
+    CUDA(cudaMemcpy(s->host.data(), s->source[0], s->elems * 2, cudaMemcpyDeviceToHost));
+}
+
+static void sets_destroy(sets_t *s)
+{
+    for (uint32_t i = 0; i < s->count; i++) {
+        CUDA(cudaFree(s->source[i]));
+        CUDA(cudaFree(s->out[i]));
+        CUDA(cudaFree(s->scale[i]));
+        CUDA(cudaFree(s->amax[i]));
+    }
+}
+
+/* ---- Operations ---- */
+
+typedef enum op_kind { OP_COPY, OP_QUANTIZE, OP_PACK, OP_AMAX, OP_DIGEST } op_kind_t;
+
+typedef struct op {
+    op_kind_t kind;
+    const char *name, *profile_name, *source;
+    unsigned extras;
+    double read, written; /* bytes an element */
+    weft_kernel_id_t kernel;
+    weft_profile_t profile;
+    weft_dtype_t out_dtype;
+    bool given; /* the amax of rows */
+    uint32_t cut_rows, cut_cols; /* the source comes in such pieces; 0: whole */
+    void *list;
+    uint32_t num_units; /* of one set */
+    std::vector<float> us; /* a launch */
+    long wrong;
+} op_t;
+
+static size_t scale_count(const op_t *op, const sets_t *s)
+{
+    return op->kernel == WEFT_KERNEL_FP8_CHANNEL ? s->shape.rows
+                                                 : (size_t)((s->shape.rows + 127) / 128) * ((s->shape.cols + 127) / 128);
+}
+
+/* The segments of rows [first, first + rows), in pieces of the whole tensor as shards cut it. */
+static void add_segments(const op_t *op, const sets_t *s, const void *base, uint32_t first, uint32_t rows,
+                         std::vector<weft_segment_t> *segments)
+{
+    uint32_t cols = s->shape.cols, cut_rows = op->cut_rows ? op->cut_rows : UINT32_MAX / 2;
+    uint32_t cut_cols = op->cut_cols ? op->cut_cols : cols;
+    for (uint32_t row = first; row < first + rows;) {
+        uint32_t end = std::min((row / cut_rows + 1) * cut_rows, first + rows);
+        for (uint32_t col = 0; col < cols; col += cut_cols) {
+            const uint16_t *data = (const uint16_t *)base + (size_t)row * cols + col;
+            segments->push_back({data, cols, row - first, col, end - row, std::min(cut_cols, cols - col)});
+        }
+        row = end;
+    }
+}
+
+/* The units of one set; `segments` must outlive them. */
+static std::vector<weft_cuda_unit_t> units_of(const op_t *op, const sets_t *s, const void *source, void *out,
+                                              float *scale, const uint16_t *amax, uint32_t tensor,
+                                              std::vector<std::vector<weft_segment_t>> *segments)
+{
+    std::vector<weft_cuda_unit_t> units;
+    uint32_t cols = s->shape.cols;
+    size_t elem = weft_dtype_bytes(op->out_dtype);
+    for (uint32_t row = 0; row < s->shape.rows; row += 128) {
+        uint32_t rows = std::min(128u, s->shape.rows - row);
+        segments->emplace_back();
+        add_segments(op, s, source, row, rows, &segments->back());
+        size_t at = op->kernel == WEFT_KERNEL_FP8_CHANNEL ? row : (size_t)(row / 128) * ((cols + 127) / 128);
+        units.push_back({op->kernel,
+                         {segments->back().data(), (uint32_t)segments->back().size(), WEFT_DTYPE_BF16, rows, cols,
+                          op->profile, false, op->given ? amax + row : NULL, op->out_dtype,
+                          (uint8_t *)out + (size_t)row * cols * elem,
+                          op->kernel == WEFT_KERNEL_CAST ? NULL : scale + at},
+                         tensor});
+    }
+    return units;
+}
+
+static void create_quantize(op_t *op, const sets_t *s)
+{
+    std::vector<weft_cuda_unit_t> units;
+    std::vector<weft_cuda_tensor_t> tensors;
+    std::vector<std::vector<weft_segment_t>> segments;
+    for (uint32_t i = 0; i < s->count; i++) {
+        std::vector<weft_cuda_unit_t> mine =
+            units_of(op, s, s->source[i], s->out[i], s->scale[i], s->amax[i], 2 * i, &segments);
+        op->num_units = (uint32_t)mine.size();
+        units.insert(units.end(), mine.begin(), mine.end());
+        tensors.push_back({s->out[i], s->elems * weft_dtype_bytes(op->out_dtype)});
+        tensors.push_back({s->scale[i], op->kernel == WEFT_KERNEL_CAST ? 0 : scale_count(op, s) * 4});
+    }
+    weft_cuda_quantize_t *list;
+    WEFT(weft_cuda_quantize_create(units.data(), (uint32_t)units.size(), tensors.data(), (uint32_t)tensors.size(),
+                                   &list));
+    op->list = list;
+}
+
+/* Half of the columns of a tensor: a shard of a row-parallel layer, cut in two. */
+static void create_pack(op_t *op, const sets_t *s)
+{
+    std::vector<weft_cuda_pack_job_t> jobs;
+    for (uint32_t i = 0; i < s->count; i++) {
+        for (uint32_t half = 0; half < 2; half++)
+            jobs.push_back({s->source[i] + half * s->shape.cols, (size_t)s->shape.cols * 2, s->shape.rows,
+                            s->shape.cols, s->out[i] + half * s->elems, true});
+    }
+    op->num_units = 2;
+    WEFT(weft_cuda_pack_create(jobs.data(), (uint32_t)jobs.size(), (weft_cuda_pack_t **)&op->list));
+}
+
+static void create_amax(op_t *op, const sets_t *s)
+{
+    std::vector<weft_cuda_amax_job_t> jobs;
+    for (uint32_t i = 0; i < s->count; i++) {
+        CUDA(cudaMemset(s->amax[i], 0, (size_t)s->shape.rows * 2));
+        jobs.push_back({s->source[i], s->shape.cols, s->shape.rows, s->shape.cols, WEFT_DTYPE_BF16, s->amax[i]});
+    }
+    op->num_units = 1;
+    WEFT(weft_cuda_amax_create(jobs.data(), s->count, (weft_cuda_amax_t **)&op->list));
+}
+
+static void create_digest(op_t *op, const sets_t *s)
+{
+    std::vector<weft_cuda_tensor_t> runs;
+    for (uint32_t i = 0; i < s->count; i++)
+        runs.push_back({s->source[i], s->elems * 2});
+    op->num_units = 1;
+    WEFT(weft_cuda_digest_create(runs.data(), s->count, (weft_cuda_digest_t **)&op->list));
+}
+
+static void op_create(op_t *op, const sets_t *s)
+{
+    switch (op->kind) {
+    case OP_COPY: break;
+    case OP_QUANTIZE: create_quantize(op, s); break;
+    case OP_PACK: create_pack(op, s); break;
+    case OP_AMAX: create_amax(op, s); break;
+    case OP_DIGEST: create_digest(op, s); break;
+    }
+}
+
+static void op_destroy(op_t *op)
+{
+    switch (op->kind) {
+    case OP_COPY: break;
+    case OP_QUANTIZE: weft_cuda_quantize_destroy((weft_cuda_quantize_t *)op->list); break;
+    case OP_PACK: weft_cuda_pack_destroy((weft_cuda_pack_t *)op->list); break;
+    case OP_AMAX: weft_cuda_amax_destroy((weft_cuda_amax_t *)op->list); break;
+    case OP_DIGEST: weft_cuda_digest_destroy((weft_cuda_digest_t *)op->list); break;
+    }
+}
+
+static void launch_set(const op_t *op, const sets_t *s, uint32_t set, cudaStream_t stream)
+{
+    uint32_t first = set * op->num_units;
+    switch (op->kind) {
+    case OP_COPY: /* as many bytes as the fp8 kernels read and write, half of them each */
+        CUDA(cudaMemcpyAsync(s->out[set], s->source[set], (size_t)(op->read * (double)s->elems),
+                             cudaMemcpyDeviceToDevice, stream));
+        break;
+    case OP_QUANTIZE:
+        WEFT(weft_cuda_quantize_run((weft_cuda_quantize_t *)op->list, first, op->num_units, op->extras, stream));
+        break;
+    case OP_PACK:
+        WEFT(weft_cuda_pack_run((weft_cuda_pack_t *)op->list, first, op->num_units, op->extras, stream));
+        break;
+    case OP_AMAX:
+        WEFT(weft_cuda_amax_run((weft_cuda_amax_t *)op->list, first, 1, NULL, stream));
+        break;
+    case OP_DIGEST: break;
+    }
+}
+
+/* One version: begin, every layer, finish. */
+static void run_sample(const op_t *op, const sets_t *s, cudaStream_t stream)
+{
+    weft_cuda_quantize_t *quantize = op->kind == OP_QUANTIZE ? (weft_cuda_quantize_t *)op->list : NULL;
+    if (quantize && op->extras)
+        WEFT(weft_cuda_quantize_begin(quantize, stream));
+    for (uint32_t set = 0; set < s->count; set++)
+        launch_set(op, s, set, stream);
+    if (quantize && op->extras & WEFT_CUDA_DIGEST)
+        WEFT(weft_cuda_quantize_finish(quantize, 0, 2 * s->count, stream));
+    if (op->kind == OP_PACK && op->extras & WEFT_CUDA_DIGEST)
+        WEFT(weft_cuda_pack_finish((weft_cuda_pack_t *)op->list, 0, 2 * s->count, stream));
+    if (op->kind == OP_DIGEST)
+        WEFT(weft_cuda_digest_run((weft_cuda_digest_t *)op->list, 0, s->count, stream));
+}
+
+/* ---- Correctness ---- */
+
+static long count_wrong(const void *device, const void *host, size_t bytes)
+{
+    std::vector<uint8_t> got(bytes);
+    CUDA(cudaMemcpy(got.data(), device, bytes, cudaMemcpyDeviceToHost));
+    if (memcmp(got.data(), host, bytes) == 0)
+        return 0;
+    long wrong = 0;
+    for (size_t i = 0; i < bytes; i++)
+        wrong += got[i] != ((const uint8_t *)host)[i];
+    return wrong;
+}
+
+static long wrong_quantize(const op_t *op, const sets_t *s)
+{
+    size_t out_bytes = s->elems * weft_dtype_bytes(op->out_dtype), scales = scale_count(op, s);
+    std::vector<uint8_t> out(out_bytes);
+    std::vector<float> scale(scales);
+    std::vector<uint16_t> amax(s->shape.rows);
+    CUDA(cudaMemcpy(amax.data(), s->amax[0], amax.size() * 2, cudaMemcpyDeviceToHost));
+    std::vector<std::vector<weft_segment_t>> segments;
+    op_t whole = *op;
+    whole.cut_rows = whole.cut_cols = 0;
+    for (weft_cuda_unit_t &u :
+         units_of(&whole, s, s->host.data(), out.data(), scale.data(), amax.data(), 0, &segments)) {
+        weft_quantize_result_t result;
+        WEFT(weft_kernels_find("ref")->quantize[op->kernel](&u.unit, &result));
+    }
+    long wrong = count_wrong(s->out[0], out.data(), out_bytes);
+    if (op->kernel != WEFT_KERNEL_CAST)
+        wrong += count_wrong(s->scale[0], scale.data(), scales * 4);
+    if (op->extras & WEFT_CUDA_DIGEST) {
+        const weft_digest_t *digests = weft_cuda_quantize_digests((const weft_cuda_quantize_t *)op->list);
+        wrong += !same_digest(digests[0], ref_digest(out.data(), out_bytes));
+        if (op->kernel != WEFT_KERNEL_CAST)
+            wrong += !same_digest(digests[1], ref_digest(scale.data(), scales * 4));
+    }
+    return wrong;
+}
+
+static long wrong_pack(const op_t *op, const sets_t *s)
+{
+    std::vector<uint16_t> out(s->elems / 2);
+    weft_ref_pack(s->host.data(), (size_t)s->shape.cols * 2, s->shape.rows, s->shape.cols, out.data());
+    long wrong = count_wrong(s->out[0], out.data(), s->elems);
+    if (op->extras & WEFT_CUDA_DIGEST)
+        wrong += !same_digest(weft_cuda_pack_digests((const weft_cuda_pack_t *)op->list)[0],
+                              ref_digest(out.data(), s->elems));
+    return wrong;
+}
+
+static long wrong_amax(const sets_t *s)
+{
+    std::vector<uint16_t> amax(s->shape.rows, 0);
+    uint32_t row, col;
+    weft_ref_amax(s->host.data(), s->shape.cols, s->shape.rows, s->shape.cols, WEFT_DTYPE_BF16, amax.data(), &row,
+                  &col);
+    return count_wrong(s->amax[0], amax.data(), amax.size() * 2);
+}
+
+/* Run an operation once on poisoned outputs and compare the first set. */
+static void check_op(op_t *op, const sets_t *s)
+{
+    CUDA(cudaMemset(s->out[0], 0xA5, s->elems * 2));
+    CUDA(cudaMemset(s->scale[0], 0xA5, (size_t)s->shape.rows * 128 * 4));
+    run_sample(op, s, 0);
+    CUDA(cudaDeviceSynchronize());
+    switch (op->kind) {
+    case OP_COPY: op->wrong = count_wrong(s->out[0], s->host.data(), (size_t)(op->read * (double)s->elems)); break;
+    case OP_QUANTIZE: op->wrong = wrong_quantize(op, s); break;
+    case OP_PACK: op->wrong = wrong_pack(op, s); break;
+    case OP_AMAX: op->wrong = wrong_amax(s); break;
+    case OP_DIGEST:
+        op->wrong = !same_digest(weft_cuda_digest_results((const weft_cuda_digest_t *)op->list)[0],
+                                 ref_digest(s->host.data(), s->elems * 2));
+        break;
+    }
+}
+
+/* ---- Times ---- */
+
+static float percentile(std::vector<float> v, double p)
+{
+    std::sort(v.begin(), v.end());
+    size_t rank = (size_t)ceil(p * (double)v.size());
+    return v[rank > 0 ? rank - 1 : 0];
+}
+
+static void print_op(const op_t *op, const sets_t *s, const op_t *copy)
+{
+    double p50 = percentile(op->us, 0.5), p99 = percentile(op->us, 0.99), copy50 = percentile(copy->us, 0.5);
+    double bytes = (op->read + op->written) * (double)s->elems;
+    double copy_rate = (copy->read + copy->written) * (double)s->elems / copy50, rate = bytes / p50;
+    printf("%-12s %-10s %-8s %-10s %-5s %8.0f %7.3f %9.2f %9.2f %7ld\n", op->name, op->profile_name, s->shape.name,
+           op->source, op->extras == WEFT_CUDA_ALL ? "full" : op->extras ? "part" : "bare", rate * 1e-3,
+           rate / copy_rate, p50, p99, op->wrong);
+}
+
+static op_t quantize_op(const char *name, weft_kernel_id_t kernel, weft_profile_t profile, const char *profile_name,
+                        unsigned extras)
+{
+    op_t op = {};
+    op.kind = OP_QUANTIZE;
+    op.name = name, op.profile_name = profile_name, op.source = "whole";
+    op.extras = extras;
+    op.kernel = kernel, op.profile = profile;
+    op.out_dtype = kernel == WEFT_KERNEL_CAST ? WEFT_DTYPE_BF16 : WEFT_DTYPE_F8_E4M3;
+    op.read = 2, op.written = kernel == WEFT_KERNEL_CAST ? 2 : 1;
+    return op;
+}
+
+static op_t plain_op(op_kind_t kind, const char *name, double read, double written, unsigned extras)
+{
+    op_t op = {};
+    op.kind = kind;
+    op.name = name, op.profile_name = "-", op.source = kind == OP_PACK ? "strided" : "whole";
+    op.read = read, op.written = written;
+    op.extras = extras;
+    return op;
+}
+
+static std::vector<op_t> list_ops(const shape_t *shape)
+{
+    const weft_kernel_id_t block = WEFT_KERNEL_FP8_BLOCK, channel = WEFT_KERNEL_FP8_CHANNEL;
+    std::vector<op_t> ops;
+    ops.push_back(plain_op(OP_COPY, "copy", 1.5, 1.5, 0));
+    for (unsigned extras : {0u, (unsigned)WEFT_CUDA_FINITE, (unsigned)WEFT_CUDA_ALL}) {
+        bool part = extras == WEFT_CUDA_FINITE;
+        if (part && quick)
+            continue;
+        ops.push_back(quantize_op("fp8-block", block, WEFT_PROFILE_IEEE, "ieee", extras));
+        if (!part && !quick) {
+            ops.push_back(quantize_op("fp8-block", block, WEFT_PROFILE_VLLM, "vllm", extras));
+            ops.push_back(quantize_op("fp8-block", block, WEFT_PROFILE_POW2, "pow2", extras));
+        }
+        if (!part)
+            ops.push_back(quantize_op("fp8-block", block, WEFT_PROFILE_VLLM_POW2, "vllm-pow2", extras));
+        ops.push_back(quantize_op("fp8-channel", channel, WEFT_PROFILE_DEFAULT, "-", extras));
+    }
+    op_t amax = plain_op(OP_AMAX, "amax", 2, 0, WEFT_CUDA_FINITE);
+    ops.push_back(amax); /* before those that are given its result */
+    op_t given = quantize_op("fp8-channel", channel, WEFT_PROFILE_DEFAULT, "amax given", WEFT_CUDA_ALL);
+    given.given = true;
+    ops.push_back(given);
+    for (weft_kernel_id_t kernel : {block, channel}) {
+        const char *name = kernel == block ? "fp8-block" : "fp8-channel";
+        op_t cut = quantize_op(name, kernel, WEFT_PROFILE_DEFAULT, "-", WEFT_CUDA_ALL);
+        cut.source = "28 rows", cut.cut_rows = 28;
+        ops.push_back(cut);
+        cut.source = "8 columns", cut.cut_rows = 0, cut.cut_cols = shape->cols / 8;
+        ops.push_back(cut);
+    }
+    ops.push_back(quantize_op("cast", WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT, "bf16", 0));
+    ops.push_back(quantize_op("cast", WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT, "bf16", WEFT_CUDA_ALL));
+    op_t f16 = quantize_op("cast", WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT, "fp16", WEFT_CUDA_ALL);
+    f16.out_dtype = WEFT_DTYPE_F16;
+    ops.push_back(f16);
+    ops.push_back(plain_op(OP_PACK, "pack", 2, 2, 0));
+    ops.push_back(plain_op(OP_PACK, "pack", 2, 2, WEFT_CUDA_ALL));
+    ops.push_back(plain_op(OP_DIGEST, "digest", 2, 0, WEFT_CUDA_DIGEST));
+    return ops;
+}
+
+static long bench_shape(const shape_t *shape)
+{
+    sets_t sets;
+    sets_create(&sets, *shape);
+    std::vector<op_t> ops = list_ops(shape);
+    long wrong = 0;
+    for (op_t &op : ops) {
+        op_create(&op, &sets);
+        check_op(&op, &sets);
+        wrong += op.wrong;
+    }
+    cudaEvent_t begin, end;
+    cudaStream_t stream;
+    CUDA(cudaEventCreate(&begin));
+    CUDA(cudaEventCreate(&end));
+    CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    for (int round = -3; round < samples; round++) {
+        for (op_t &op : ops) {
+            CUDA(cudaEventRecord(begin, stream));
+            run_sample(&op, &sets, stream);
+            CUDA(cudaEventRecord(end, stream));
+            CUDA(cudaEventSynchronize(end));
+            float ms;
+            CUDA(cudaEventElapsedTime(&ms, begin, end));
+            if (round >= 0)
+                op.us.push_back(ms * 1e3f / (float)sets.count);
+        }
+    }
+    for (op_t &op : ops) {
+        print_op(&op, &sets, &ops[0]);
+        op_destroy(&op);
+    }
+    CUDA(cudaEventDestroy(begin));
+    CUDA(cudaEventDestroy(end));
+    CUDA(cudaStreamDestroy(stream));
+    sets_destroy(&sets);
+    return wrong;
+}
+
+int main(int argc, char **argv)
+{
+    const char *only = NULL;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--quick") == 0)
+            quick = true;
+        else if (strcmp(argv[i], "--samples") == 0 && i + 1 < argc)
+            samples = std::max(1, atoi(argv[++i]));
+        else if (strcmp(argv[i], "--shape") == 0 && i + 1 < argc)
+            only = argv[++i];
+        else
+            return printf("usage: bench_kernels [--quick] [--samples N] [--shape NAME]\n"), 2;
+    }
+    require_gpu();
+    random_begin();
+    weft_kernels_thread_begin();
+    cudaDeviceProp device;
+    int driver, runtime;
+    CUDA(cudaGetDeviceProperties(&device, 0));
+    CUDA(cudaDriverGetVersion(&driver));
+    CUDA(cudaRuntimeGetVersion(&runtime));
+    printf("# %s, %d SMs, %.0f MiB of L2, CUDA runtime %d, driver %d; %d samples\n", device.name,
+           device.multiProcessorCount, device.l2CacheSize / 1048576.0, runtime, driver, samples);
+    printf("# %-10s %-10s %-8s %-10s %-5s %8s %7s %9s %9s %7s\n", "op", "profile", "shape", "source", "with", "GB/s",
+           "ratio", "P50 us", "P99 us", "#wrong");
+    long wrong = 0;
+    for (const shape_t &shape : shapes) {
+        if (!only || strcmp(only, shape.name) == 0)
+            wrong += bench_shape(&shape);
+    }
+    printf("# %ld wrong\n", wrong);
+    return wrong != 0;
+}

@@ -1,0 +1,775 @@
+/* The CUDA kernels against kernels/ref, byte for byte: exhaustive where the domain is small, fresh random units, shapes
+ * and cuts otherwise. Outputs are poisoned and guarded before every run. Exit status 77: there is no GPU.
+ *
+ *     test_kernels [LISTS]       random lists of units to try; default 150
+ */
+#include <math.h>
+
+#include "fixture.cuh"
+#include "kernels/cuda/fp8_channel.cuh"
+#include "kernels/cuda/tile.cuh"
+
+/* ---- Elements: every value there is ---- */
+
+static __global__ void sweep_f32(unsigned long long *wrong)
+{
+    uint64_t stride = (uint64_t)gridDim.x * blockDim.x;
+    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < 1ull << 32; i += stride) {
+        float x = weft_f32((uint32_t)i);
+        uint32_t e4m3 = e4m3_pair(x, 0.0f), bf16 = bf16_pair(x, 0.0f), f16;
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(f16) : "f"(0.0f), "f"(x));
+        if (e4m3 != weft_e4m3_from_f32(x))
+            atomicAdd(&wrong[0], 1);
+        if (bf16 != weft_bf16_from_f32(x))
+            atomicAdd(&wrong[1], 1);
+        if (f16 != weft_f16_from_f32(x))
+            atomicAdd(&wrong[2], 1);
+    }
+}
+
+static __global__ void sweep_small(unsigned long long *wrong)
+{
+    for (uint32_t i = threadIdx.x; i < 1 << 16; i += blockDim.x) {
+        float f16 = value_f32<WEFT_DTYPE_F16>(i), bf16 = value_f32<WEFT_DTYPE_BF16>(i);
+        bool is_nan = (i & 0x7FFF) > WEFT_F16_INF;
+        if (is_nan ? f16 == f16 : weft_f32_bits(f16) != weft_f32_bits(weft_f32_from_f16((uint16_t)i)))
+            atomicAdd(&wrong[0], 1);
+        if (weft_f32_bits(bf16) != weft_f32_bits(weft_f32_from_bf16((uint16_t)i)))
+            atomicAdd(&wrong[1], 1);
+        float e4m3 = e4m3_values(i & 0xFF).x;
+        if (i < 256 && (i & 0x7F) != 0x7F && weft_f32_bits(e4m3) != weft_f32_bits(weft_f32_from_e4m3((uint8_t)i)))
+            atomicAdd(&wrong[2], 1);
+    }
+}
+
+/* One block an amax, its threads over all x that it covers, both signs. */
+template <weft_dtype_t D> static __global__ void sweep_quotient(unsigned long long *wrong)
+{
+    uint32_t amax = blockIdx.x;
+    float s = weft_channel_scale(value_f32<D>(amax)), r = weft_div(1.0f, s);
+    for (uint32_t i = threadIdx.x; i <= 2 * amax + 1; i += blockDim.x) {
+        float x = value_f32<D>(i / 2 | (i & 1) << 15);
+        if ((e4m3_pair(weft_cuda_quotient(x, s, r), 0.0f) & 0xFF) != weft_channel_code(x, s))
+            atomicAdd(wrong, 1);
+    }
+}
+
+static void test_elements(void)
+{
+    unsigned long long *wrong, found[8];
+    CUDA(cudaMalloc((void **)&wrong, sizeof found));
+    CUDA(cudaMemset(wrong, 0, sizeof found));
+    sweep_f32<<<2048, 256>>>(wrong);
+    CUDA(cudaGetLastError());
+    sweep_small<<<1, 1024>>>(wrong + 3);
+    CUDA(cudaGetLastError());
+    sweep_quotient<WEFT_DTYPE_BF16><<<WEFT_BF16_INF, 256>>>(wrong + 6);
+    CUDA(cudaGetLastError());
+    sweep_quotient<WEFT_DTYPE_F16><<<WEFT_F16_INF, 256>>>(wrong + 7);
+    CUDA(cudaGetLastError());
+    CUDA(cudaMemcpy(found, wrong, sizeof found, cudaMemcpyDeviceToHost));
+    CUDA(cudaFree(wrong));
+    static const char *const names[8] = {"fp32 to e4m3", "fp32 to bf16", "fp32 to fp16",  "fp16 to fp32",
+                                         "bf16 to fp32", "e4m3 to fp32", "quotient bf16", "quotient fp16"};
+    for (int i = 0; i < 8; i++)
+        CHECK(found[i] == 0, "%s: %llu wrong", names[i], found[i]);
+    printf("ok  every fp32, bf16, fp16, e4m3 value; every quotient of fp8-channel\n");
+}
+
+/* ---- Units ---- */
+
+typedef std::vector<uint8_t> bytes_t;
+
+/* A source matrix on the host. */
+typedef struct matrix {
+    weft_dtype_t dtype;
+    uint32_t rows, cols;
+    bytes_t data;
+} matrix_t;
+
+static size_t elem_of(weft_dtype_t dtype)
+{
+    return weft_dtype_bytes(dtype);
+}
+
+typedef enum fill {
+    FILL_WEIGHTS, /* near-normal, small */
+    FILL_BITS,    /* any bits, NaN and Inf among them */
+    FILL_FINITE,  /* any bits that are finite */
+    FILL_TINY,    /* subnormals and zeros of both signs */
+    FILL_ZERO,
+    FILL_COUNT,
+} fill_t;
+
+static uint32_t random_element(weft_dtype_t dtype, fill_t fill)
+{
+    const uint32_t f16_top = WEFT_F16_INF, bf16_top = WEFT_BF16_INF;
+    uint32_t bits = (uint32_t)random_u64(), sign16 = bits & 0x8000, sign32 = bits & 0x80000000u;
+    if (fill == FILL_ZERO)
+        return one_in(2) ? 0 : dtype == WEFT_DTYPE_F32 ? sign32 : sign16;
+    if (fill == FILL_WEIGHTS) {
+        float x = 0.02f * ((float)(random_u64() >> 40) * 0x1p-24f + (float)(random_u64() >> 40) * 0x1p-24f - 1.0f);
+        return dtype == WEFT_DTYPE_F32   ? weft_f32_bits(x)
+               : dtype == WEFT_DTYPE_F16 ? weft_f16_from_f32(x)
+                                         : weft_bf16_from_f32(x);
+    }
+    if (fill == FILL_TINY)
+        return dtype == WEFT_DTYPE_F32 ? bits & 0x80FFFFFFu : dtype == WEFT_DTYPE_F16 ? bits & 0x83FF : bits & 0x80FF;
+    if (dtype == WEFT_DTYPE_F32) /* what rounds to Inf counts as Inf */
+        return fill == FILL_BITS ? bits : sign32 | (bits & 0x7FFFFFFF) % 0x7F7F8000u;
+    uint32_t top = dtype == WEFT_DTYPE_F16 ? f16_top : bf16_top;
+    return fill == FILL_BITS ? bits & 0xFFFF : sign16 | (bits & 0x7FFF) % top;
+}
+
+static void set_element(matrix_t *m, size_t index, uint32_t bits)
+{
+    memcpy(m->data.data() + index * elem_of(m->dtype), &bits, elem_of(m->dtype));
+}
+
+static matrix_t random_matrix(weft_dtype_t dtype, uint32_t rows, uint32_t cols, fill_t fill)
+{
+    matrix_t m = {dtype, rows, cols, bytes_t((size_t)rows * cols * elem_of(dtype))};
+    for (size_t i = 0; i < (size_t)rows * cols; i++)
+        set_element(&m, i, random_element(dtype, fill));
+    if (fill == FILL_WEIGHTS && one_in(4)) /* a few bad ones among good ones */
+        set_element(&m, random_u64() % ((size_t)rows * cols), dtype == WEFT_DTYPE_F32 ? 0xFF800000u : 0x7FFF);
+    return m;
+}
+
+/* How a unit is tried. */
+typedef struct request {
+    weft_kernel_id_t kernel;
+    weft_profile_t profile;
+    weft_dtype_t out_dtype;
+    uint32_t splits;  /* of the source into segments */
+    bool aligned;     /* sources at multiples of 16 bytes, else of the element */
+    int amax;         /* 0: find it; 1: given; 2: given, and too small for some rows */
+} request_t;
+
+/* One unit, on the host and on the device. */
+typedef struct trial {
+    request_t request;
+    matrix_t matrix;
+    std::vector<weft_segment_t> host_segments, device_segments;
+    std::vector<uint16_t> row_amax;
+    std::vector<void *> allocations;      /* of the device */
+    bytes_t host_out;
+    std::vector<float> host_scale;
+    weft_quantize_result_t host_result;
+    weft_quantize_unit_t host, device;
+} trial_t;
+
+static bool is_plus_zero(const matrix_t *m, const weft_segment_t *s)
+{
+    size_t elem = elem_of(m->dtype);
+    for (uint32_t row = 0; row < s->rows; row++) {
+        const uint8_t *at = m->data.data() + ((size_t)(s->row + row) * m->cols + s->col) * elem;
+        for (size_t i = 0; i < s->cols * elem; i++) {
+            if (at[i] != 0)
+                return false;
+        }
+    }
+    return true;
+}
+
+/* Give a segment device memory of its own. On the host it reads the matrix itself. */
+static void place_segment(trial_t *t, weft_segment_t segment)
+{
+    const matrix_t *m = &t->matrix;
+    size_t elem = elem_of(m->dtype);
+    weft_segment_t host = segment, device = segment;
+    host.data = m->data.data() + ((size_t)segment.row * m->cols + segment.col) * elem;
+    host.ld_elems = m->cols;
+    if (is_plus_zero(m, &segment)) {
+        device.data = NULL;
+    } else {
+        uint32_t ld = segment.cols + random_in(0, 3);
+        if (t->request.aligned)
+            ld = (segment.cols + 7) / 8 * 8 + 8 * random_in(0, 1);
+        bytes_t bytes(((size_t)segment.rows * ld) * elem, 0xFF);
+        for (uint32_t row = 0; row < segment.rows; row++)
+            memcpy(bytes.data() + (size_t)row * ld * elem, (const uint8_t *)host.data + (size_t)row * m->cols * elem,
+                   segment.cols * elem);
+        size_t shift = t->request.aligned ? 0 : random_in(0, 7) * elem;
+        uint8_t *data = device_copy(bytes.data(), bytes.size(), shift);
+        t->allocations.push_back(data - shift);
+        device.data = data;
+        device.ld_elems = ld;
+    }
+    t->host_segments.push_back(host);
+    t->device_segments.push_back(device);
+}
+
+/* Split random segments across or along, shuffle, and place them. */
+static void cut(trial_t *t)
+{
+    std::vector<weft_segment_t> list = {{NULL, 0, 0, 0, t->matrix.rows, t->matrix.cols}};
+    for (uint32_t i = 0; i < t->request.splits; i++) {
+        uint32_t which = random_in(0, (uint32_t)list.size() - 1);
+        weft_segment_t a = list[which], b = a;
+        uint32_t grain = t->request.aligned ? 8 : 1;
+        if (one_in(2) && a.rows > 1) {
+            a.rows = random_in(1, a.rows - 1);
+            b.row += a.rows, b.rows -= a.rows;
+        } else if (a.cols > grain) {
+            a.cols = random_in(1, (a.cols - 1) / grain) * grain;
+            b.col += a.cols, b.cols -= a.cols;
+        } else {
+            continue;
+        }
+        list[which] = a;
+        list.push_back(b);
+    }
+    for (size_t i = list.size() - 1; i > 0; i--)
+        std::swap(list[i], list[random_in(0, (uint32_t)i)]);
+    for (const weft_segment_t &segment : list)
+        place_segment(t, segment);
+}
+
+/* The amax of the whole rows, as another rank would have sent it. */
+static void give_amax(trial_t *t)
+{
+    t->row_amax.assign(t->matrix.rows, 0);
+    uint32_t row, col;
+    weft_ref_amax(t->matrix.data.data(), t->matrix.cols, t->matrix.rows, t->matrix.cols, t->matrix.dtype,
+                  t->row_amax.data(), &row, &col);
+    for (uint16_t &amax : t->row_amax) {
+        uint32_t top = t->matrix.dtype == WEFT_DTYPE_F16 ? WEFT_F16_INF - 1 : WEFT_BF16_INF - 1;
+        if (one_in(3)) /* another rank's columns held more */
+            amax = (uint16_t)random_in(amax, top);
+        else if (t->request.amax == 2)
+            amax = (uint16_t)random_in(0, amax);
+    }
+}
+
+static uint32_t scales_of(const trial_t *t)
+{
+    return t->request.kernel == WEFT_KERNEL_FP8_BLOCK     ? (t->matrix.cols + 127) / 128
+           : t->request.kernel == WEFT_KERNEL_FP8_CHANNEL ? t->matrix.rows
+                                                          : 0;
+}
+
+/* Prepare a unit and what the reference makes of it. */
+static void trial_begin(trial_t *t, request_t request, matrix_t matrix)
+{
+    t->request = request;
+    t->matrix = std::move(matrix);
+    cut(t);
+    t->host_out.assign((size_t)t->matrix.rows * t->matrix.cols * elem_of(request.out_dtype), 0);
+    t->host_scale.assign(scales_of(t), 0);
+    t->host = weft_quantize_unit_t{
+        .segments = t->host_segments.data(),
+        .num_segments = (uint32_t)t->host_segments.size(),
+        .dtype = t->matrix.dtype,
+        .rows = t->matrix.rows,
+        .cols = t->matrix.cols,
+        .profile = request.profile,
+        .allow_nonfinite = one_in(2),
+        .row_amax = NULL,
+        .out_dtype = request.out_dtype,
+        .out = t->host_out.data(),
+        .scale = t->host_scale.empty() ? NULL : t->host_scale.data(),
+    };
+    t->device = t->host;
+    t->device.segments = t->device_segments.data();
+    t->device.scale = NULL;
+    if (request.amax) {
+        give_amax(t);
+        t->host.row_amax = t->row_amax.data();
+        uint8_t *amax = device_copy(t->row_amax.data(), t->row_amax.size() * sizeof(uint16_t), 0);
+        t->allocations.push_back(amax);
+        t->device.row_amax = (const uint16_t *)amax;
+    }
+    WEFT(weft_kernels_find("ref")->quantize[request.kernel](&t->host, &t->host_result));
+}
+
+static void trial_end(trial_t *t)
+{
+    for (void *allocation : t->allocations)
+        CUDA(cudaFree(allocation));
+}
+
+static const char *const kernel_names[] = {"cast", "fp8-block", "fp8-channel"};
+static const char *const profile_names[] = {"default", "ieee", "vllm", "pow2", "vllm-pow2"};
+
+static void print_trial(const trial_t *t)
+{
+    printf("unit: %s, profile %s, %s to %s, %u x %u, %zu segments, %s, amax %d\n", kernel_names[t->request.kernel],
+           profile_names[t->request.profile], weft_dtype_name(t->matrix.dtype), weft_dtype_name(t->request.out_dtype),
+           t->matrix.rows, t->matrix.cols, t->host_segments.size(), t->request.aligned ? "aligned" : "odd",
+           t->request.amax);
+}
+
+static void check_bytes(const trial_t *t, const char *what, const uint8_t *device, const void *host, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++) {
+        if (device[i] != ((const uint8_t *)host)[i]) {
+            print_trial(t);
+            CHECK(false, "%s: byte %zu of %zu is %02x on the device, %02x on the host", what, i, bytes, device[i],
+                  ((const uint8_t *)host)[i]);
+        }
+    }
+}
+
+/* What a list of units is checked with: weights and scales of all of them, each in guarded memory of its own. */
+typedef struct outputs {
+    std::vector<guarded_t> out, scale;
+    std::vector<weft_cuda_unit_t> units;
+    std::vector<weft_cuda_tensor_t> tensors; /* out 0, scale 0, out 1, ... */
+} outputs_t;
+
+static outputs_t place_outputs(std::vector<trial_t> *trials, bool odd)
+{
+    outputs_t o;
+    for (trial_t &t : *trials) {
+        size_t shift = odd ? random_in(0, 20) * elem_of(t.request.out_dtype) : 0;
+        o.out.push_back(guarded_create(t.host_out.size(), shift));
+        o.scale.push_back(guarded_create(t.host_scale.size() * sizeof(float), odd ? 4 * random_in(0, 3) : 0));
+        t.device.out = o.out.back().data;
+        t.device.scale = t.host_scale.empty() ? NULL : (float *)(void *)o.scale.back().data;
+        uint32_t tensor = (uint32_t)o.tensors.size();
+        o.units.push_back(weft_cuda_unit_t{t.request.kernel, t.device, one_in(8) ? WEFT_CUDA_NONE : tensor});
+        o.tensors.push_back(weft_cuda_tensor_t{o.out.back().data, o.out.back().bytes});
+        o.tensors.push_back(weft_cuda_tensor_t{o.scale.back().data, o.scale.back().bytes});
+    }
+    return o;
+}
+
+/* Run units in a few ranges, as layers are. */
+static void run_in_ranges(weft_cuda_quantize_t *q, uint32_t count, unsigned extras)
+{
+    for (uint32_t first = 0; first < count;) {
+        uint32_t some = random_in(1, count - first);
+        WEFT(weft_cuda_quantize_run(q, first, some, extras, 0));
+        first += some;
+    }
+}
+
+static void check_results(weft_cuda_quantize_t *q, const std::vector<trial_t> &trials)
+{
+    uint32_t refused = WEFT_CUDA_NONE, found = WEFT_CUDA_NONE;
+    for (uint32_t i = 0; i < trials.size(); i++) {
+        const weft_quantize_result_t *host = &trials[i].host_result;
+        weft_quantize_result_t result;
+        WEFT(weft_cuda_quantize_result(q, i, 0, &result));
+        if (result.nonfinite != host->nonfinite || result.nonfinite_row != host->nonfinite_row ||
+            result.nonfinite_col != host->nonfinite_col) {
+            print_trial(&trials[i]);
+            CHECK(false, "NaN or Inf: %d at %u, %u, on the host %d at %u, %u", result.nonfinite, result.nonfinite_row,
+                  result.nonfinite_col, host->nonfinite, host->nonfinite_row, host->nonfinite_col);
+        }
+        if (host->nonfinite && !trials[i].host.allow_nonfinite && refused == WEFT_CUDA_NONE)
+            refused = i;
+    }
+    bool any = weft_cuda_quantize_refused(q, &found);
+    CHECK(any == (refused != WEFT_CUDA_NONE) && found == refused, "refused unit %u, expected %u", found, refused);
+}
+
+/* Quantize a list on the device; compare everything there is. `digests`: with extras, else bare. */
+static void check_list(std::vector<trial_t> *trials, bool odd, bool bare)
+{
+    outputs_t o = place_outputs(trials, odd);
+    uint32_t count = (uint32_t)trials->size(), num_tensors = (uint32_t)o.tensors.size();
+    weft_cuda_quantize_t *q;
+    WEFT(weft_cuda_quantize_create(o.units.data(), count, o.tensors.data(), num_tensors, &q));
+    for (int version = 0; version < 2; version++) { /* a list is used again */
+        WEFT(weft_cuda_quantize_begin(q, 0));
+        run_in_ranges(q, count, bare ? 0 : WEFT_CUDA_ALL);
+        if (!bare)
+            WEFT(weft_cuda_quantize_finish(q, 0, num_tensors, 0));
+        CUDA(cudaDeviceSynchronize());
+    }
+    if (!bare)
+        check_results(q, *trials);
+    for (uint32_t i = 0; i < count; i++) {
+        trial_t *t = &(*trials)[i];
+        bytes_t out = guarded_take(&o.out[i]), scale = guarded_take(&o.scale[i]);
+        check_bytes(t, "scale", scale.data(), t->host_scale.data(), scale.size());
+        check_bytes(t, "out", out.data(), t->host_out.data(), out.size());
+        if (bare)
+            continue;
+        const weft_digest_t *digests = weft_cuda_quantize_digests(q);
+        bool whole = same_digest(digests[2 * i], ref_digest(out.data(), out.size()));
+        if (!whole)
+            print_trial(t);
+        CHECK(whole, "digest of the weight");
+        CHECK(same_digest(digests[2 * i + 1], ref_digest(scale.data(), scale.size())), "digest of the scale");
+    }
+    weft_cuda_quantize_destroy(q);
+}
+
+static request_t random_request(weft_dtype_t *dtype)
+{
+    static const weft_dtype_t sources[] = {WEFT_DTYPE_BF16, WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
+    *dtype = sources[random_in(0, 3)];
+    request_t r = {};
+    r.kernel = (weft_kernel_id_t)random_in(0, WEFT_KERNEL_COUNT - 1);
+    r.out_dtype = WEFT_DTYPE_F8_E4M3;
+    if (r.kernel == WEFT_KERNEL_CAST)
+        r.out_dtype = one_in(2) ? WEFT_DTYPE_BF16 : WEFT_DTYPE_F16;
+    if (r.kernel == WEFT_KERNEL_FP8_BLOCK)
+        r.profile = (weft_profile_t)random_in(0, WEFT_PROFILE_COUNT - 1);
+    r.splits = one_in(2) ? 0 : one_in(4) ? random_in(40, 200) : random_in(1, 12);
+    r.aligned = one_in(2);
+    r.amax = one_in(2) ? 0 : (int)random_in(0, 2);
+    return r;
+}
+
+static uint32_t random_cols(bool channel)
+{
+    switch (random_in(0, 5)) {
+    case 0:
+        return random_in(1, 40);
+    case 1:
+        return random_in(1, 700);
+    case 2:
+        return 8 * random_in(1, 80);
+    case 3:
+        return 128 * random_in(1, 24);
+    case 4:
+        return channel ? 8 * random_in(200, 1600) : 128 * random_in(1, 8);
+    default:
+        return 64 * random_in(1, 20);
+    }
+}
+
+static void test_random_units(uint32_t lists)
+{
+    uint32_t units = 0;
+    for (uint32_t i = 0; i < lists; i++) {
+        std::vector<trial_t> trials(random_in(1, 6));
+        bool bare = one_in(5);
+        for (trial_t &t : trials) {
+            weft_dtype_t dtype;
+            request_t request = random_request(&dtype);
+            fill_t fill = (fill_t)random_in(0, FILL_COUNT - 1);
+            if (bare) { /* what a bare pass does with NaN, Inf or too small an amax is not specified */
+                fill = fill == FILL_BITS || fill == FILL_WEIGHTS ? FILL_FINITE : fill;
+                request.amax = request.amax == 2 ? 1 : request.amax;
+            }
+            uint32_t rows = one_in(2) ? 128 : random_in(1, 128);
+            uint32_t cols = random_cols(request.kernel == WEFT_KERNEL_FP8_CHANNEL);
+            trial_begin(&t, request, random_matrix(dtype, rows, cols, fill));
+        }
+        check_list(&trials, one_in(3), bare);
+        units += (uint32_t)trials.size();
+        for (trial_t &t : trials)
+            trial_end(&t);
+    }
+    printf("ok  %u random units in %u lists\n", units, lists);
+}
+
+/* All 65,536 values of a 16-bit source, in units of every scheme; then the finite ones, by falling amax. */
+static void test_every_value(weft_dtype_t dtype)
+{
+    uint32_t inf = dtype == WEFT_DTYPE_F16 ? WEFT_F16_INF : WEFT_BF16_INF;
+    std::vector<trial_t> trials;
+    for (uint32_t top : {0x8000u, inf, 0x4300u, 0x3F80u, 0x3C01u, 0x38D2u, 0x2000u, 0x0381u, 0x0011u}) {
+        for (int scheme = 0; scheme < 8; scheme++) {
+            request_t r = {};
+            r.kernel = scheme < 2 ? WEFT_KERNEL_CAST : scheme < 7 ? WEFT_KERNEL_FP8_BLOCK : WEFT_KERNEL_FP8_CHANNEL;
+            r.out_dtype = scheme == 0   ? WEFT_DTYPE_BF16
+                          : scheme == 1 ? WEFT_DTYPE_F16
+                                        : WEFT_DTYPE_F8_E4M3;
+            r.profile = r.kernel == WEFT_KERNEL_FP8_BLOCK ? (weft_profile_t)(scheme - 2) : WEFT_PROFILE_DEFAULT;
+            r.aligned = true;
+            matrix_t m = {dtype, 128, 512, bytes_t(128 * 512 * 2)};
+            for (uint32_t i = 0; i < 1 << 16; i++)
+                set_element(&m, i, ((i & 0x7FFF) % top) | (i & 0x8000));
+            trials.emplace_back();
+            trial_begin(&trials.back(), r, std::move(m));
+        }
+    }
+    check_list(&trials, false, false);
+    for (trial_t &t : trials)
+        trial_end(&t);
+    printf("ok  every %s value, all schemes and profiles, 9 ranges\n", weft_dtype_name(dtype));
+}
+
+/* Rows longer than 256 threads hold, than 1024 hold, and odd ones among them. */
+static void test_long_rows(void)
+{
+    for (uint32_t cols : {2048u, 2056u, 4096u, 8200u, 16384u, 16392u, 16391u, 32768u, 65536u, 65544u, 140001u}) {
+        for (int variant = 0; variant < 4; variant++) {
+            std::vector<trial_t> trials(1);
+            request_t r = {WEFT_KERNEL_FP8_CHANNEL, WEFT_PROFILE_DEFAULT, WEFT_DTYPE_F8_E4M3, 0, false, 0};
+            r.splits = variant == 1 ? 9 : 0;
+            r.aligned = variant != 3;
+            r.amax = variant == 2;
+            trial_begin(&trials[0], r, random_matrix(WEFT_DTYPE_BF16, 5, cols, variant == 3 ? FILL_BITS : FILL_FINITE));
+            check_list(&trials, false, false);
+            trial_end(&trials[0]);
+        }
+    }
+    printf("ok  long rows\n");
+}
+
+/* A tensor of several units, in one grid: places, partials and words of the digest must all line up. */
+static void test_tensor_of_units(void)
+{
+    const uint32_t rows = 1000, cols = 1536, num_units = (rows + 127) / 128;
+    for (int scheme = 0; scheme < 2; scheme++) {
+        weft_kernel_id_t kernel = scheme ? WEFT_KERNEL_FP8_CHANNEL : WEFT_KERNEL_FP8_BLOCK;
+        matrix_t m = random_matrix(WEFT_DTYPE_BF16, rows, cols, FILL_FINITE);
+        size_t scale_row = scheme ? 128 : cols / 128, scales = scheme ? rows : num_units * scale_row;
+        uint8_t *source = device_copy(m.data.data(), m.data.size(), 0);
+        guarded_t out = guarded_create((size_t)rows * cols, 0), scale = guarded_create(scales * 4, 0);
+        bytes_t host_out((size_t)rows * cols);
+        std::vector<float> host_scale(scales);
+        std::vector<weft_segment_t> segments(2 * num_units);
+        std::vector<weft_cuda_unit_t> units(num_units);
+        for (uint32_t u = 0; u < num_units; u++) {
+            uint32_t here = rows - u * 128 < 128 ? rows - u * 128 : 128;
+            size_t first = (size_t)u * 128 * cols;
+            segments[u] = {source + first * 2, cols, 0, 0, here, cols};
+            segments[num_units + u] = {m.data.data() + first * 2, cols, 0, 0, here, cols};
+            weft_quantize_unit_t host = {&segments[num_units + u], 1, WEFT_DTYPE_BF16, here, cols,
+                                         WEFT_PROFILE_DEFAULT, false, NULL, WEFT_DTYPE_F8_E4M3,
+                                         host_out.data() + first, host_scale.data() + u * scale_row};
+            weft_quantize_result_t result;
+            WEFT(weft_kernels_find("ref")->quantize[kernel](&host, &result));
+            host.segments = &segments[u];
+            host.out = out.data + first;
+            host.scale = (float *)(void *)scale.data + u * scale_row;
+            units[u] = {kernel, host, 0};
+        }
+        weft_cuda_tensor_t tensors[2] = {{out.data, out.bytes}, {scale.data, scale.bytes}};
+        weft_cuda_quantize_t *q;
+        WEFT(weft_cuda_quantize_create(units.data(), num_units, tensors, 2, &q));
+        WEFT(weft_cuda_quantize_begin(q, 0));
+        run_in_ranges(q, num_units, WEFT_CUDA_ALL);
+        WEFT(weft_cuda_quantize_finish(q, 0, 1, 0));
+        WEFT(weft_cuda_quantize_finish(q, 1, 1, 0));
+        CUDA(cudaDeviceSynchronize());
+        bytes_t got = guarded_take(&out), got_scale = guarded_take(&scale);
+        CHECK(memcmp(got.data(), host_out.data(), got.size()) == 0, "scheme %d", scheme);
+        CHECK(memcmp(got_scale.data(), host_scale.data(), got_scale.size()) == 0, "scheme %d", scheme);
+        CHECK(same_digest(weft_cuda_quantize_digests(q)[0], ref_digest(got.data(), got.size())), "weight");
+        CHECK(same_digest(weft_cuda_quantize_digests(q)[1], ref_digest(got_scale.data(), got_scale.size())), "scale");
+        weft_cuda_quantize_destroy(q);
+        CUDA(cudaFree(source));
+    }
+    printf("ok  tensors of several units\n");
+}
+
+/* ---- Pack, amax, digest ---- */
+
+static void test_pack(void)
+{
+    for (int round = 0; round < 40; round++) {
+        uint32_t count = random_in(1, 8);
+        std::vector<weft_cuda_pack_job_t> jobs(count);
+        std::vector<guarded_t> outs(count);
+        std::vector<bytes_t> expected(count);
+        std::vector<void *> sources;
+        for (uint32_t i = 0; i < count; i++) {
+            uint32_t grain = 1u << random_in(0, 5), rows = random_in(1, 300);
+            size_t row_bytes = (size_t)random_in(1, 90) * grain, ld = row_bytes + grain * random_in(0, 2);
+            if (one_in(10))
+                rows = 1, row_bytes = ld = random_in(1, 200000);
+            bytes_t source(rows * ld);
+            for (uint8_t &byte : source)
+                byte = (uint8_t)random_u64();
+            expected[i].assign(rows * row_bytes, 0);
+            size_t shift = one_in(2) ? 0 : random_in(0, 16);
+            outs[i] = guarded_create(rows * row_bytes, shift);
+            jobs[i] = {NULL, ld, rows, row_bytes, outs[i].data, !one_in(4)};
+            if (!one_in(6)) {
+                size_t off = one_in(2) ? 0 : random_in(0, 16);
+                uint8_t *data = device_copy(source.data(), source.size(), off);
+                sources.push_back(data - off);
+                jobs[i].data = data;
+                weft_ref_pack(source.data(), ld, rows, row_bytes, expected[i].data());
+            }
+        }
+        weft_cuda_pack_t *pack;
+        WEFT(weft_cuda_pack_create(jobs.data(), count, &pack));
+        for (uint32_t first = 0, some; first < count; first += some) {
+            some = random_in(1, count - first);
+            WEFT(weft_cuda_pack_run(pack, first, some, WEFT_CUDA_ALL, 0));
+            WEFT(weft_cuda_pack_finish(pack, first, some, 0));
+        }
+        CUDA(cudaDeviceSynchronize());
+        for (uint32_t i = 0; i < count; i++) {
+            bytes_t got = guarded_take(&outs[i]);
+            CHECK(got == expected[i], "job %u: %u rows of %zu, ld %zu", i, jobs[i].rows, jobs[i].row_bytes,
+                  jobs[i].ld_bytes);
+            if (jobs[i].digest)
+                CHECK(same_digest(weft_cuda_pack_digests(pack)[i], ref_digest(got.data(), got.size())), "job %u", i);
+        }
+        weft_cuda_pack_destroy(pack);
+        for (void *source : sources)
+            CUDA(cudaFree(source));
+    }
+    printf("ok  pack\n");
+}
+
+static void test_amax(void)
+{
+    static const weft_dtype_t dtypes[] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
+    for (int round = 0; round < 40; round++) {
+        uint32_t count = random_in(1, 6);
+        std::vector<weft_cuda_amax_job_t> jobs(count);
+        std::vector<std::vector<uint16_t>> expected(count);
+        std::vector<uint64_t> keys(count, UINT64_MAX), got_keys(count);
+        std::vector<guarded_t> outs(count);
+        std::vector<void *> sources;
+        for (uint32_t i = 0; i < count; i++) {
+            weft_dtype_t dtype = dtypes[random_in(0, 2)];
+            uint32_t rows = random_in(1, 200), cols = random_cols(true), used = one_in(2) ? cols : random_in(1, cols);
+            matrix_t m = random_matrix(dtype, rows, cols, (fill_t)random_in(0, FILL_COUNT - 1));
+            size_t shift = one_in(2) ? 0 : elem_of(dtype);
+            uint8_t *data = device_copy(m.data.data(), m.data.size(), shift);
+            sources.push_back(data - shift);
+            expected[i].assign(rows, (uint16_t)random_in(0, 9));
+            outs[i] = guarded_create(rows * 2, 0);
+            CUDA(cudaMemcpy(outs[i].data, expected[i].data(), rows * 2, cudaMemcpyHostToDevice));
+            jobs[i] = {data, cols, rows, used, dtype, (uint16_t *)(void *)outs[i].data};
+            uint32_t row, col;
+            if (!weft_ref_amax(m.data.data(), cols, rows, used, dtype, expected[i].data(), &row, &col))
+                keys[i] = (uint64_t)row << 32 | col;
+        }
+        uint64_t *d_keys;
+        CUDA(cudaMalloc((void **)&d_keys, count * 8));
+        CUDA(cudaMemset(d_keys, 0xFF, count * 8));
+        weft_cuda_amax_t *amax;
+        WEFT(weft_cuda_amax_create(jobs.data(), count, &amax));
+        for (uint32_t first = 0, some; first < count; first += some) {
+            some = random_in(1, count - first);
+            WEFT(weft_cuda_amax_run(amax, first, some, d_keys, 0));
+        }
+        CUDA(cudaMemcpy(got_keys.data(), d_keys, count * 8, cudaMemcpyDeviceToHost));
+        for (uint32_t i = 0; i < count; i++) {
+            bytes_t got = guarded_take(&outs[i]);
+            CHECK(memcmp(got.data(), expected[i].data(), got.size()) == 0, "job %u", i);
+            CHECK(got_keys[i] == keys[i], "job %u: %llx, expected %llx", i, (unsigned long long)got_keys[i],
+                  (unsigned long long)keys[i]);
+        }
+        weft_cuda_amax_destroy(amax);
+        CUDA(cudaFree(d_keys));
+        for (void *source : sources)
+            CUDA(cudaFree(source));
+    }
+    printf("ok  amax\n");
+}
+
+/* Several rectangles that share their rows, as the shards of a row do. */
+static void test_shared_amax(void)
+{
+    const uint32_t rows = 64, cols = 4096, parts = 8;
+    matrix_t m = random_matrix(WEFT_DTYPE_BF16, rows, cols, FILL_FINITE);
+    uint8_t *data = device_copy(m.data.data(), m.data.size(), 0);
+    guarded_t out = guarded_create(rows * 2, 0);
+    CUDA(cudaMemset(out.data, 0, rows * 2));
+    std::vector<weft_cuda_amax_job_t> jobs(parts);
+    for (uint32_t i = 0; i < parts; i++)
+        jobs[i] = {data + i * (cols / parts) * 2, cols, rows, cols / parts, WEFT_DTYPE_BF16,
+                   (uint16_t *)(void *)out.data};
+    weft_cuda_amax_t *amax;
+    WEFT(weft_cuda_amax_create(jobs.data(), parts, &amax));
+    WEFT(weft_cuda_amax_run(amax, 0, parts, NULL, 0));
+    CUDA(cudaDeviceSynchronize());
+    std::vector<uint16_t> expected(rows, 0);
+    uint32_t row, col;
+    weft_ref_amax(m.data.data(), cols, rows, cols, WEFT_DTYPE_BF16, expected.data(), &row, &col);
+    bytes_t got = guarded_take(&out);
+    CHECK(memcmp(got.data(), expected.data(), got.size()) == 0, "shared rows");
+    weft_cuda_amax_destroy(amax);
+    CUDA(cudaFree(data));
+    printf("ok  amax of shared rows\n");
+}
+
+static void test_digest(void)
+{
+    std::vector<weft_cuda_tensor_t> runs;
+    std::vector<weft_digest_t> expected;
+    std::vector<void *> sources;
+    std::vector<size_t> sizes = {0, 1, 7, 8, 9, 20, 4096, 32767, 32768, 32769, 65536, 1000003};
+    for (int i = 0; i < 20; i++)
+        sizes.push_back(random_in(1, 300000));
+    for (size_t size : sizes) {
+        bytes_t bytes(size);
+        for (size_t i = 0; i < size; i++)
+            bytes[i] = size == 20 ? (uint8_t)i : (uint8_t)random_u64();
+        size_t shift = one_in(2) ? 0 : random_in(0, 15);
+        uint8_t *data = device_copy(bytes.data(), size, shift);
+        sources.push_back(data - shift);
+        runs.push_back({data, size});
+        expected.push_back(ref_digest(bytes.data(), size));
+    }
+    weft_cuda_digest_t *digest;
+    WEFT(weft_cuda_digest_create(runs.data(), (uint32_t)runs.size(), &digest));
+    WEFT(weft_cuda_digest_run(digest, 0, 5, 0));
+    WEFT(weft_cuda_digest_run(digest, 5, (uint32_t)runs.size() - 5, 0));
+    CUDA(cudaDeviceSynchronize());
+    for (size_t i = 0; i < runs.size(); i++)
+        CHECK(same_digest(weft_cuda_digest_results(digest)[i], expected[i]), "%zu bytes", sizes[i]);
+    weft_digest_t golden = weft_cuda_digest_results(digest)[5];
+    CHECK(golden.word[0] == 0xe2c0cfc88df1e07cu && golden.word[1] == 0x7d4a378f864a18ecu, "bytes 0..19");
+    weft_cuda_digest_destroy(digest);
+    for (void *source : sources)
+        CUDA(cudaFree(source));
+    printf("ok  digest\n");
+}
+
+/* ---- Refusals ---- */
+
+static void test_refusals(void)
+{
+    uint8_t *memory;
+    CUDA(cudaMalloc((void **)&memory, 1 << 20));
+    weft_segment_t segment = {memory, 256, 0, 0, 128, 256};
+    weft_cuda_tensor_t tensor = {memory, 128 * 256};
+    const weft_cuda_unit_t good = {WEFT_KERNEL_FP8_BLOCK,
+                                   {&segment, 1, WEFT_DTYPE_BF16, 128, 256, WEFT_PROFILE_VLLM, false, NULL,
+                                    WEFT_DTYPE_F8_E4M3, memory, (float *)(void *)(memory + 65536)},
+                                   0};
+    weft_cuda_quantize_t *q = NULL;
+    WEFT(weft_cuda_quantize_create(&good, 1, &tensor, 1, &q));
+    CHECK(weft_cuda_quantize_run(q, 0, 2, WEFT_CUDA_ALL, 0) == WEFT_ERR_ARGUMENT, "range");
+    CHECK(weft_cuda_quantize_run(q, 1, UINT32_MAX, WEFT_CUDA_ALL, 0) == WEFT_ERR_ARGUMENT, "range");
+    CHECK(weft_cuda_quantize_finish(q, 1, 1, 0) == WEFT_ERR_ARGUMENT, "range");
+    WEFT(weft_cuda_quantize_run(q, 1, 0, WEFT_CUDA_ALL, 0));
+    weft_cuda_quantize_destroy(q);
+    for (int wrong = 0; wrong < 9; wrong++) {
+        weft_cuda_unit_t bad = good;
+        switch (wrong) {
+        case 0: bad.unit.rows = 129; break;
+        case 1: bad.unit.dtype = WEFT_DTYPE_I8; break;
+        case 2: bad.unit.out_dtype = WEFT_DTYPE_BF16; break;
+        case 3: bad.unit.profile = WEFT_PROFILE_COUNT; break;
+        case 4: bad.unit.out = NULL; break;
+        case 5: bad.unit.scale = NULL; break;
+        case 6: bad.tensor = 1; break;
+        case 7: bad.unit.cols = 255; break; /* the segment sticks out */
+        case 8: bad.kernel = WEFT_KERNEL_FP8_CHANNEL; break; /* it has no profiles */
+        }
+        q = NULL;
+        CHECK(weft_cuda_quantize_create(&bad, 1, &tensor, 1, &q) == WEFT_ERR_ARGUMENT && !q, "case %d", wrong);
+    }
+    CHECK(cudaGetLastError() == cudaSuccess, "refusals leave no error behind");
+    CUDA(cudaFree(memory));
+    printf("ok  refusals\n");
+}
+
+int main(int argc, char **argv)
+{
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    require_gpu();
+    random_begin();
+    weft_kernels_thread_begin();
+    test_refusals();
+    test_elements();
+    test_every_value(WEFT_DTYPE_BF16);
+    test_every_value(WEFT_DTYPE_F16);
+    test_tensor_of_units();
+    test_long_rows();
+    test_pack();
+    test_amax();
+    test_shared_amax();
+    test_digest();
+    test_random_units(argc > 1 ? (uint32_t)atoi(argv[1]) : 150);
+    CUDA(cudaDeviceSynchronize());
+    printf("all passed\n");
+    return 0;
+}
