@@ -1,0 +1,43 @@
+# CUDA: the compiler, the flags of every .cu file, and the kernels of the device as one more component of libweft.
+# Included after the components when WEFT_CUDA is on; tests/cuda includes it too when it is built by itself.
+get_filename_component(weft_cuda_root ${CMAKE_CURRENT_LIST_DIR}/.. ABSOLUTE)
+
+if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  find_program(CMAKE_CUDA_COMPILER nvcc PATHS /usr/local/cuda/bin) # what is in PATH comes first
+endif()
+if(NOT CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 90)
+endif()
+enable_language(CUDA)
+find_package(CUDAToolkit 12.4 REQUIRED)
+
+# What every target with .cu files compiles with. Host and device must give the same bytes: no contraction into fused
+# multiply-adds, subnormals kept, true division; where kernels want a fused one they say so.
+function(weft_cuda_target target)
+  set_target_properties(${target} PROPERTIES
+    CUDA_VISIBILITY_PRESET hidden POSITION_INDEPENDENT_CODE ON)
+  target_include_directories(${target} PRIVATE ${weft_cuda_root} ${weft_cuda_root}/include)
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:
+    -std=c++20 # said here: CMake 3.25 does not know that nvcc 13 can
+    -fmad=false -ftz=false -prec-div=true -prec-sqrt=true --Werror=all-warnings
+    -Xcompiler=-Wall,-Wextra,-ffp-contract=off>)
+endfunction()
+
+file(GLOB weft_cuda_sources CONFIGURE_DEPENDS ${weft_cuda_root}/kernels/cuda/*.cu)
+add_library(weft_kernels_cuda STATIC ${weft_cuda_sources})
+weft_cuda_target(weft_kernels_cuda)
+target_link_libraries(weft_kernels_cuda PUBLIC CUDA::cudart_static)
+set_property(GLOBAL APPEND PROPERTY WEFT_COMPONENTS weft_kernels_cuda)
+
+# libweft is made of the objects above and links no component, so it is told of the runtime by itself, once it exists.
+function(weft_cuda_link_library)
+  if(TARGET weft)
+    target_link_libraries(weft PRIVATE CUDA::cudart_static)
+  endif()
+endfunction()
+cmake_language(DEFER CALL weft_cuda_link_library)
+
+if(WEFT_TESTS)
+  enable_testing()
+  add_subdirectory(${weft_cuda_root}/tests/cuda)
+endif()

@@ -1,0 +1,194 @@
+/* fp8-block: one scale for 128 x 128 elements, one block of threads for each of them.
+ *
+ *     tile 128 x 128                         thread t: rows t/16 + 16 i (i = 0..7), columns 8 (t%16) .. +7
+ *     +--------------------------------+
+ *     | t0 | t1 | ...            | t15 |     all 8 groups of a thread are loaded before any is used; they stay in
+ *     | t16| ...                 | t31 |     registers while the amax goes round, and are read nowhere twice
+ *     | ...                            |
+ *     +--------------------------------+
+ *
+ * 2 (4) bytes read, 1 written, an element; 4 more for the scale and 16 for the digest, a tile.
+ */
+#include "kernels/cuda/tile.cuh"
+
+constexpr uint32_t ROW_GROUPS = BLOCK / GROUP;       /* groups, and so threads, side by side */
+constexpr uint32_t STEP = THREADS / ROW_GROUPS;      /* rows between the groups of a thread */
+constexpr uint32_t WARPS = THREADS / WARP;
+
+/* Both scales of a tile and what x is multiplied by; `pow2` holds for vllm-pow2 only. */
+typedef struct scales {
+    float scale, factor;
+    float pow2, pow2_factor;
+} scales_t;
+
+static __device__ __forceinline__ scales_t scales_of(uint32_t profile, float amax, bool has_inf)
+{
+    scales_t s = {};
+    switch (profile) {
+    case WEFT_PROFILE_VLLM:
+    case WEFT_PROFILE_VLLM_POW2:
+        s.scale = weft_block_scale_vllm(amax);
+        break;
+    case WEFT_PROFILE_POW2:
+        s.scale = weft_block_scale_pow2(amax);
+        break;
+    default:
+        s.scale = weft_block_scale_ieee(amax);
+    }
+    s.factor = weft_block_factor(s.scale);
+    if (profile == WEFT_PROFILE_VLLM_POW2) {
+        /* Rounding is monotone: the largest code is that of the amax, or of an Inf. */
+        uint32_t max_code = has_inf ? WEFT_E4M3_MAX : e4m3_pair(weft_mul(amax, s.factor), 0.0f) & 0xFF;
+        s.pow2 = weft_block_scale_pow2(weft_mul(e4m3_values(max_code).x, s.scale));
+        s.pow2_factor = weft_block_factor(s.pow2);
+    }
+    return s;
+}
+
+/* What two codes stand for under `scale`, rounded again. */
+static __device__ __forceinline__ uint32_t recode_pair(uint32_t codes, const scales_t *s)
+{
+    float2 x = e4m3_values(codes);
+    return e4m3_pair(weft_mul(weft_mul(x.x, s->scale), s->pow2_factor),
+                     weft_mul(weft_mul(x.y, s->scale), s->pow2_factor));
+}
+
+template <weft_dtype_t D>
+static __device__ __forceinline__ uint32_t encode_pair(uint32_t word, const scales_t *s, bool twice)
+{
+    float2 x = unpack<D>(word);
+    uint32_t codes = e4m3_pair(weft_mul(x.x, s->factor), weft_mul(x.y, s->factor));
+    return twice ? recode_pair(codes, s) : codes;
+}
+
+template <weft_dtype_t D>
+static __device__ __forceinline__ uint2 encode_group(uint4 v, const scales_t *s, bool twice)
+{
+    return make_uint2(encode_pair<D>(v.x, s, twice) | encode_pair<D>(v.y, s, twice) << 16,
+                      encode_pair<D>(v.z, s, twice) | encode_pair<D>(v.w, s, twice) << 16);
+}
+
+typedef struct shared {
+    uint32_t warp_max[WARPS];
+    uint32_t finite_max;
+    uint64_t warp_sums[WARPS][2];
+    listing_t listing;
+} shared_t;
+
+/* The amax of the tile over its finite elements, and whether there is an Inf. */
+template <weft_dtype_t D>
+static __device__ __forceinline__ uint32_t finite_amax(const uint4 (&v)[GROUPS], shared_t *shared, bool *any_inf)
+{
+    uint32_t max = 0;
+    bool inf = false;
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++) {
+        max = finite_magnitude<D>(max, v[i]);
+        inf |= has_inf<D>(v[i]);
+    }
+    if (threadIdx.x == 0)
+        shared->finite_max = 0;
+    *any_inf = __syncthreads_or(inf);
+    atomicMax(&shared->finite_max, larger_half(max));
+    __syncthreads();
+    return shared->finite_max;
+}
+
+/* The largest magnitude of the tile, finite or not. */
+static __device__ __forceinline__ uint32_t tile_max(const uint4 (&v)[GROUPS], shared_t *shared)
+{
+    uint32_t max = 0;
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++)
+        max = group_magnitude(max, v[i]);
+    max = __reduce_max_sync(ALL_LANES, larger_half(max));
+    if (threadIdx.x % WARP == 0)
+        shared->warp_max[threadIdx.x / WARP] = max;
+    __syncthreads();
+#pragma unroll
+    for (uint32_t i = 0; i < WARPS; i++)
+        max = ::max(max, shared->warp_max[i]);
+    return max;
+}
+
+/* Quantize one tile; false, before anything is written, when DIRECT and it holds a NaN or Inf. */
+template <weft_dtype_t D, bool DIGEST, bool FINITE, bool DIRECT>
+static __device__ __forceinline__ bool quantize_tile(const work_t *work, tile_t tile, shared_t *shared)
+{
+    const unit_t unit_here = work->units[tile.unit], *unit = &unit_here;
+    const uint32_t rows = unit->rows, cols = unit->cols;
+    const uint32_t row = threadIdx.x / ROW_GROUPS, col = tile.place * BLOCK + threadIdx.x % ROW_GROUPS * GROUP;
+    const uint32_t count = DIRECT ? GROUP : col < cols ? min(cols - col, GROUP) : 0;
+
+    uint4 v[GROUPS];
+    if constexpr (DIRECT) {
+        const uint8_t *from = unit->src + ((size_t)row * unit->ld_elems + col) * elem_bytes<D>();
+        const size_t step = (size_t)unit->ld_elems * (STEP * elem_bytes<D>());
+#pragma unroll
+        for (uint32_t i = 0; i < GROUPS; i++)
+            v[i] = row + i * STEP < rows ? load_group<D>(from + i * step) : make_uint4(0, 0, 0, 0);
+    } else {
+        sources_t sources = list_sources(work, unit, 0, rows, tile.place * BLOCK, BLOCK, &shared->listing);
+#pragma unroll
+        for (uint32_t i = 0; i < GROUPS; i++)
+            v[i] = row + i * STEP < rows && count ? gather_group<D>(sources, row + i * STEP, col, count)
+                                                  : make_uint4(0, 0, 0, 0);
+    }
+
+    uint32_t max = tile_max(v, shared);
+    bool any_inf = false;
+    if (FINITE && max >= inf_bits<D>()) {
+        if constexpr (DIRECT) {
+            return false;
+        } else {
+#pragma unroll
+            for (uint32_t i = 0; i < GROUPS; i++)
+                note_nonfinite<D>(work, tile.unit, unit, row + i * STEP, col, v[i]);
+            max = finite_amax<D>(v, shared, &any_inf);
+        }
+    }
+
+    const uint32_t profile = unit->profile;
+    const scales_t scales = scales_of(profile, value_f32<D>(max), any_inf);
+    const bool twice = profile == WEFT_PROFILE_VLLM_POW2;
+    if (threadIdx.x == 0)
+        unit->scale[tile.place] = twice ? scales.pow2 : scales.scale;
+    weft_digest_t sums = {{0, 0}};
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++) {
+        if (row + i * STEP >= rows || count == 0)
+            continue;
+        uint2 codes = encode_group<D>(v[i], &scales, twice);
+        store_codes<DIRECT>(unit, (size_t)(row + i * STEP) * cols + col, count, codes);
+        if (DIGEST)
+            digest_codes(unit, row + i * STEP, col, codes, &sums);
+    }
+    if (DIGEST && unit->flags & UNIT_RIDES)
+        weft_block_partial(&sums, shared->warp_sums, &work->partials[unit->partial + tile.place]);
+    return true;
+}
+
+template <weft_dtype_t D, bool DIGEST, bool FINITE>
+static __device__ __noinline__ void gathered_tile(const work_t *work, tile_t tile, shared_t *shared)
+{
+    __syncthreads(); /* a direct attempt may still be reading `shared` */
+    quantize_tile<D, DIGEST, FINITE, false>(work, tile, shared);
+}
+
+template <weft_dtype_t D, bool DIGEST, bool FINITE>
+static __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) fp8_block(const __grid_constant__ work_t work)
+{
+    __shared__ shared_t shared;
+    const tile_t tile = work.tiles[blockIdx.x];
+    const bool direct = work.units[tile.unit].src && (tile.place + 1) * BLOCK <= work.units[tile.unit].cols;
+    if (!direct || !quantize_tile<D, DIGEST, FINITE, true>(&work, tile, &shared))
+        gathered_tile<D, DIGEST, FINITE>(&work, tile, &shared);
+}
+
+weft_status_t weft_cuda_launch_fp8_block(const work_t *work, weft_dtype_t dtype, unsigned extras,
+                                         cudaStream_t stream)
+{
+    void (*kernel)(const work_t) = WEFT_CUDA_PICK(fp8_block, dtype, extras);
+    kernel<<<work->num_tiles, THREADS, 0, stream>>>(*work);
+    return weft_cuda_status(cudaGetLastError());
+}

@@ -1,0 +1,472 @@
+/* Lists of units: checked and flattened for the device once, then launched by range.
+ *
+ *     units by class (kernel and source dtype)         tiles, class by class
+ *     class 0: unit 0, 3, 4                            | u0 0 | u0 1 | u3 0 | u3 1 | u4 0 | ... | u1 0 | u1 1 | ...
+ *     class 1: unit 1, 2                                 ^ a range of units is a range of each class's tiles
+ */
+#include "kernels/cuda/tile.cuh"
+
+enum { CLASS_CAST, CLASS_BLOCK, CLASS_CHANNEL, CLASS_CHANNEL_WIDE, NUM_SHAPES };
+
+constexpr uint32_t NUM_DTYPES = 3;
+constexpr uint32_t NUM_CLASSES = NUM_SHAPES * NUM_DTYPES;
+
+static const weft_dtype_t dtypes[NUM_DTYPES] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
+
+typedef struct unit_class {
+    uint32_t count;
+    uint32_t *units;      /* [count], rising */
+    uint32_t *first_tile; /* [count + 1], in the tiles of all classes */
+} unit_class_t;
+
+struct weft_cuda_quantize {
+    uint32_t num_units, num_tensors;
+    unit_class_t classes[NUM_CLASSES];
+    weft_cuda_sums_t *sums;
+    work_t work;       /* over everything; keys and refused are one allocation */
+    uint32_t *refused; /* pinned */
+};
+
+/* What create works with; freed when it returns. */
+typedef struct draft {
+    const weft_cuda_unit_t *units;
+    const weft_cuda_tensor_t *tensors;
+    uint32_t num_units, num_tensors;
+    uint32_t *ride; /* [tensors]: tiles whose partials make its digest; 0: it is read in finish */
+    uint32_t *next; /* [tensors]: partials given out */
+    unit_t *records;
+    segment_t *segments;
+    tile_t *tiles;
+    uint64_t num_segments, num_tiles;
+} draft_t;
+
+/* ---- One unit ---- */
+
+static uint32_t row_threads_log(uint32_t cols)
+{
+    uint32_t log = 5;
+    while (log < 10 && (GROUP * GROUPS << log) < cols)
+        log++;
+    return log;
+}
+
+static bool is_wide(uint32_t cols)
+{
+    return cols > THREADS * GROUPS * GROUP;
+}
+
+static uint32_t shape_of(const weft_cuda_unit_t *u)
+{
+    switch (u->kernel) {
+    case WEFT_KERNEL_CAST:
+        return CLASS_CAST;
+    case WEFT_KERNEL_FP8_BLOCK:
+        return CLASS_BLOCK;
+    default:
+        return is_wide(u->unit.cols) ? CLASS_CHANNEL_WIDE : CLASS_CHANNEL;
+    }
+}
+
+static uint32_t class_of(const weft_cuda_unit_t *u)
+{
+    uint32_t dtype = 0;
+    while (dtypes[dtype] != u->unit.dtype)
+        dtype++;
+    return shape_of(u) * NUM_DTYPES + dtype;
+}
+
+static uint32_t tiles_of(const weft_cuda_unit_t *u)
+{
+    uint32_t rows = u->unit.rows, cols = u->unit.cols;
+    if (rows == 0)
+        return 0;
+    if (u->kernel != WEFT_KERNEL_FP8_CHANNEL)
+        return (uint32_t)(((uint64_t)cols + BLOCK - 1) / BLOCK);
+    uint32_t tile_rows = (is_wide(cols) ? MAX_THREADS : THREADS) >> row_threads_log(cols);
+    return (rows + tile_rows - 1) / tile_rows;
+}
+
+static size_t elem_size(weft_dtype_t dtype)
+{
+    return dtype == WEFT_DTYPE_F32 ? 4 : dtype == WEFT_DTYPE_F8_E4M3 ? 1 : 2;
+}
+
+static bool is_aligned(const void *pointer, size_t bytes)
+{
+    return (uintptr_t)pointer % bytes == 0;
+}
+
+static bool accepts_kernel(const weft_cuda_unit_t *u)
+{
+    const weft_quantize_unit_t *q = &u->unit;
+    switch (u->kernel) {
+    case WEFT_KERNEL_CAST:
+        return q->profile == WEFT_PROFILE_DEFAULT &&
+               (q->out_dtype == WEFT_DTYPE_BF16 || q->out_dtype == WEFT_DTYPE_F16);
+    case WEFT_KERNEL_FP8_BLOCK:
+        return (unsigned)q->profile < WEFT_PROFILE_COUNT && q->out_dtype == WEFT_DTYPE_F8_E4M3;
+    case WEFT_KERNEL_FP8_CHANNEL:
+        return q->profile == WEFT_PROFILE_DEFAULT && q->out_dtype == WEFT_DTYPE_F8_E4M3;
+    default:
+        return false;
+    }
+}
+
+static bool accepts_segment(const weft_quantize_unit_t *q, const weft_segment_t *s)
+{
+    bool inside = (uint64_t)s->row + s->rows <= q->rows && (uint64_t)s->col + s->cols <= q->cols;
+    return inside && s->ld_elems <= UINT32_MAX && is_aligned(s->data, elem_size(q->dtype));
+}
+
+static bool accepts(const weft_cuda_unit_t *u, uint32_t num_tensors)
+{
+    const weft_quantize_unit_t *q = &u->unit;
+    bool known = q->dtype == WEFT_DTYPE_F32 || q->dtype == WEFT_DTYPE_F16 || q->dtype == WEFT_DTYPE_BF16;
+    if (!known || q->rows > BLOCK || q->cols > INT32_MAX || !accepts_kernel(u))
+        return false;
+    if (u->tensor != WEFT_CUDA_NONE && u->tensor >= num_tensors)
+        return false;
+    if ((q->rows && q->cols && !q->out) || !is_aligned(q->out, elem_size(q->out_dtype)))
+        return false;
+    if (u->kernel != WEFT_KERNEL_CAST && q->rows && (!q->scale || !is_aligned(q->scale, sizeof(float))))
+        return false;
+    for (uint32_t i = 0; i < q->num_segments; i++) {
+        if (!accepts_segment(q, &q->segments[i]))
+            return false;
+    }
+    return is_aligned(q->row_amax, sizeof *q->row_amax);
+}
+
+/* Whether the codes of a group are stored at once. */
+static bool stores_groups(const weft_cuda_unit_t *u)
+{
+    return u->unit.cols % GROUP == 0 && is_aligned(u->unit.out, GROUP * elem_size(u->unit.out_dtype));
+}
+
+static uint64_t out_bytes(const weft_cuda_unit_t *u)
+{
+    return (uint64_t)u->unit.rows * u->unit.cols * elem_size(u->unit.out_dtype);
+}
+
+static segment_t segment_record(const weft_quantize_unit_t *q, const weft_segment_t *s)
+{
+    size_t ld_bytes = s->ld_elems * elem_size(q->dtype);
+    bool rows_aligned = s->rows == 1 || ld_bytes % 16 == 0;
+    return segment_t{
+        .data = (const uint8_t *)s->data,
+        .ld_elems = (uint32_t)s->ld_elems,
+        .row = s->row,
+        .col = s->col,
+        .rows = s->rows,
+        .cols = s->cols,
+        .aligned = s->col % GROUP == 0 && is_aligned(s->data, 16) && (rows_aligned || !s->data),
+    };
+}
+
+static bool is_direct(const weft_cuda_unit_t *u, const segment_t *s)
+{
+    const weft_quantize_unit_t *q = &u->unit;
+    if (q->num_segments != 1 || !s->data || !s->aligned || !stores_groups(u))
+        return false;
+    return s->row == 0 && s->col == 0 && s->rows == q->rows && s->cols == q->cols;
+}
+
+static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
+{
+    const weft_cuda_unit_t *u = &draft->units[index];
+    const weft_quantize_unit_t *q = &u->unit;
+    segment_t *segments = draft->segments + first_segment;
+    for (uint32_t i = 0; i < q->num_segments; i++)
+        segments[i] = segment_record(q, &q->segments[i]);
+    bool direct = is_direct(u, segments), rides = u->tensor != WEFT_CUDA_NONE && draft->ride[u->tensor];
+    uint64_t out_begin = rides ? (uintptr_t)q->out - (uintptr_t)draft->tensors[u->tensor].data : 0;
+    draft->records[index] = unit_t{
+        .src = direct ? segments->data : NULL,
+        .out = (uint8_t *)q->out,
+        .scale = q->scale,
+        .row_amax = q->row_amax,
+        .ld_elems = direct ? segments->ld_elems : 0,
+        .rows = q->rows,
+        .cols = q->cols,
+        .first_segment = (uint32_t)first_segment,
+        .num_segments = q->num_segments,
+        .word = (uint32_t)(out_begin / WEFT_DIGEST_WORD_BYTES),
+        .partial = 0,
+        .flags = (uint8_t)((stores_groups(u) ? UNIT_ALIGNED : 0) | (rides ? UNIT_RIDES : 0) |
+                           (q->allow_nonfinite ? UNIT_ALLOWS : 0)),
+        .profile = (uint8_t)q->profile,
+        .out_dtype = (uint8_t)q->out_dtype,
+        .log_row_threads = (uint8_t)row_threads_log(q->cols),
+    };
+}
+
+/* ---- The list ---- */
+
+/* Find the tensors whose digest can ride: units that store whole groups, in place, cover every byte. */
+static weft_status_t find_riders(draft_t *draft)
+{
+    uint64_t *covered = (uint64_t *)calloc(draft->num_tensors + 1, sizeof *covered);
+    if (!covered)
+        return WEFT_ERR_NO_MEMORY;
+    for (uint32_t i = 0; i < draft->num_units; i++) {
+        const weft_cuda_unit_t *u = &draft->units[i];
+        if (u->tensor == WEFT_CUDA_NONE)
+            continue;
+        const weft_cuda_tensor_t *t = &draft->tensors[u->tensor];
+        uint64_t begin = (uintptr_t)u->unit.out - (uintptr_t)t->data;
+        bool rides = stores_groups(u) && begin % WEFT_DIGEST_WORD_BYTES == 0 && begin + out_bytes(u) <= t->bytes;
+        if (covered[u->tensor] != UINT64_MAX)
+            covered[u->tensor] = rides ? covered[u->tensor] + out_bytes(u) : UINT64_MAX;
+        draft->ride[u->tensor] += tiles_of(u);
+    }
+    for (uint32_t i = 0; i < draft->num_tensors; i++) {
+        if (covered[i] != draft->tensors[i].bytes)
+            draft->ride[i] = 0;
+    }
+    free(covered);
+    return WEFT_OK;
+}
+
+static weft_status_t list_classes(weft_cuda_quantize_t *quantize, const draft_t *draft)
+{
+    for (uint32_t i = 0; i < draft->num_units; i++)
+        quantize->classes[class_of(&draft->units[i])].count++;
+    for (uint32_t c = 0; c < NUM_CLASSES; c++) {
+        unit_class_t *k = &quantize->classes[c];
+        k->units = (uint32_t *)calloc(k->count + 1, sizeof *k->units);
+        k->first_tile = (uint32_t *)calloc(k->count + 1, sizeof *k->first_tile);
+        if (!k->units || !k->first_tile)
+            return WEFT_ERR_NO_MEMORY;
+        k->count = 0;
+    }
+    for (uint32_t i = 0; i < draft->num_units; i++) {
+        unit_class_t *k = &quantize->classes[class_of(&draft->units[i])];
+        k->units[k->count++] = i;
+    }
+    return WEFT_OK;
+}
+
+/* Write the tiles of all classes, and where each unit's begin. */
+static void list_tiles(weft_cuda_quantize_t *quantize, draft_t *draft)
+{
+    uint32_t at = 0;
+    for (uint32_t c = 0; c < NUM_CLASSES; c++) {
+        unit_class_t *k = &quantize->classes[c];
+        for (uint32_t i = 0; i < k->count; i++) {
+            k->first_tile[i] = at;
+            uint32_t tiles = tiles_of(&draft->units[k->units[i]]);
+            for (uint32_t place = 0; place < tiles; place++)
+                draft->tiles[at++] = tile_t{k->units[i], place};
+        }
+        k->first_tile[k->count] = at;
+    }
+}
+
+/* Units of a tensor get its partials one after another. */
+static void give_partials(weft_cuda_quantize_t *quantize, draft_t *draft)
+{
+    for (uint32_t i = 0; i < draft->num_units; i++) {
+        uint32_t tensor = draft->units[i].tensor;
+        if (tensor == WEFT_CUDA_NONE || !draft->ride[tensor])
+            continue;
+        draft->records[i].partial = weft_cuda_sums_first(quantize->sums, tensor) + draft->next[tensor];
+        draft->next[tensor] += tiles_of(&draft->units[i]);
+    }
+}
+
+static weft_status_t draft_begin(draft_t *draft)
+{
+    for (uint32_t i = 0; i < draft->num_units; i++) {
+        const weft_cuda_unit_t *u = &draft->units[i];
+        if (!accepts(u, draft->num_tensors))
+            return WEFT_ERR_ARGUMENT;
+        draft->num_segments += u->unit.num_segments;
+        draft->num_tiles += tiles_of(u);
+    }
+    if (draft->num_segments > UINT32_MAX || draft->num_tiles > INT32_MAX)
+        return WEFT_ERR_ARGUMENT;
+    draft->ride = (uint32_t *)calloc(draft->num_tensors + 1, sizeof *draft->ride);
+    draft->next = (uint32_t *)calloc(draft->num_tensors + 1, sizeof *draft->next);
+    draft->records = (unit_t *)calloc(draft->num_units + 1, sizeof *draft->records);
+    draft->segments = (segment_t *)calloc(draft->num_segments + 1, sizeof *draft->segments);
+    draft->tiles = (tile_t *)calloc(draft->num_tiles + 1, sizeof *draft->tiles);
+    bool whole = draft->ride && draft->next && draft->records && draft->segments && draft->tiles;
+    return whole ? WEFT_OK : WEFT_ERR_NO_MEMORY;
+}
+
+static void draft_end(draft_t *draft)
+{
+    free(draft->ride);
+    free(draft->next);
+    free(draft->records);
+    free(draft->segments);
+    free(draft->tiles);
+}
+
+static size_t result_bytes(const weft_cuda_quantize_t *quantize)
+{
+    return quantize->num_units * sizeof *quantize->work.keys + sizeof *quantize->work.refused;
+}
+
+static weft_status_t upload(weft_cuda_quantize_t *quantize, const draft_t *draft)
+{
+    work_t *work = &quantize->work;
+    weft_status_t status = weft_cuda_upload(draft->records, draft->num_units, (unit_t **)&work->units);
+    if (status == WEFT_OK)
+        status = weft_cuda_upload(draft->segments, draft->num_segments, (segment_t **)&work->segments);
+    if (status == WEFT_OK)
+        status = weft_cuda_upload(draft->tiles, draft->num_tiles, (tile_t **)&work->tiles);
+    if (status != WEFT_OK)
+        return status;
+    WEFT_TRY_CUDA(cudaMalloc((void **)&work->keys, result_bytes(quantize)));
+    work->refused = (unsigned *)(work->keys + quantize->num_units);
+    WEFT_TRY_CUDA(cudaMemset(work->keys, 0xFF, result_bytes(quantize)));
+    WEFT_TRY_CUDA(cudaMallocHost((void **)&quantize->refused, sizeof *quantize->refused));
+    *quantize->refused = WEFT_CUDA_NONE;
+    work->partials = weft_cuda_sums_partials(quantize->sums);
+    return WEFT_OK;
+}
+
+static weft_status_t fill(weft_cuda_quantize_t *quantize, draft_t *draft)
+{
+    WEFT_TRY(draft_begin(draft));
+    WEFT_TRY(find_riders(draft));
+    WEFT_TRY(list_classes(quantize, draft));
+    WEFT_TRY(weft_cuda_sums_create(draft->tensors, draft->ride, draft->num_tensors, &quantize->sums));
+    uint64_t segment = 0;
+    for (uint32_t i = 0; i < draft->num_units; i++) {
+        write_record(draft, i, segment);
+        segment += draft->units[i].unit.num_segments;
+    }
+    list_tiles(quantize, draft);
+    give_partials(quantize, draft);
+    return upload(quantize, draft);
+}
+
+extern "C" weft_status_t weft_cuda_quantize_create(const weft_cuda_unit_t *units, uint32_t num_units,
+                                                   const weft_cuda_tensor_t *tensors, uint32_t num_tensors,
+                                                   weft_cuda_quantize_t **quantize)
+{
+    weft_cuda_quantize_t *made = (weft_cuda_quantize_t *)calloc(1, sizeof *made);
+    if (!made)
+        return WEFT_ERR_NO_MEMORY;
+    made->num_units = num_units;
+    made->num_tensors = num_tensors;
+    draft_t draft = {};
+    draft.units = units, draft.num_units = num_units;
+    draft.tensors = tensors, draft.num_tensors = num_tensors;
+    weft_status_t status = fill(made, &draft);
+    draft_end(&draft);
+    if (status != WEFT_OK) {
+        weft_cuda_quantize_destroy(made);
+        return status;
+    }
+    *quantize = made;
+    return WEFT_OK;
+}
+
+extern "C" void weft_cuda_quantize_destroy(weft_cuda_quantize_t *quantize)
+{
+    if (!quantize)
+        return;
+    weft_cuda_sums_destroy(quantize->sums);
+    cudaFree((void *)quantize->work.units);
+    cudaFree((void *)quantize->work.segments);
+    cudaFree((void *)quantize->work.tiles);
+    cudaFree(quantize->work.keys);
+    cudaFreeHost(quantize->refused);
+    for (uint32_t c = 0; c < NUM_CLASSES; c++) {
+        free(quantize->classes[c].units);
+        free(quantize->classes[c].first_tile);
+    }
+    free(quantize);
+}
+
+/* ---- Runs ---- */
+
+/* The first place in a class of a unit at or after `unit`. */
+static uint32_t lower_bound(const unit_class_t *k, uint32_t unit)
+{
+    uint32_t low = 0, high = k->count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (k->units[middle] < unit)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static weft_status_t launch(const work_t *work, uint32_t index, unsigned extras, cudaStream_t stream)
+{
+    weft_dtype_t dtype = dtypes[index % NUM_DTYPES];
+    switch (index / NUM_DTYPES) {
+    case CLASS_CAST:
+        return weft_cuda_launch_cast(work, dtype, extras, stream);
+    case CLASS_BLOCK:
+        return weft_cuda_launch_fp8_block(work, dtype, extras, stream);
+    default:
+        return weft_cuda_launch_fp8_channel(work, dtype, index / NUM_DTYPES == CLASS_CHANNEL_WIDE, extras, stream);
+    }
+}
+
+extern "C" weft_status_t weft_cuda_quantize_begin(weft_cuda_quantize_t *quantize, weft_cuda_stream_t stream)
+{
+    return weft_cuda_status(cudaMemsetAsync(quantize->work.keys, 0xFF, result_bytes(quantize), stream));
+}
+
+extern "C" weft_status_t weft_cuda_quantize_run(weft_cuda_quantize_t *quantize, uint32_t first, uint32_t count,
+                                                unsigned extras, weft_cuda_stream_t stream)
+{
+    if (!weft_cuda_in_range(first, count, quantize->num_units) || extras > WEFT_CUDA_ALL)
+        return WEFT_ERR_ARGUMENT;
+    for (uint32_t c = 0; c < NUM_CLASSES; c++) {
+        const unit_class_t *k = &quantize->classes[c];
+        if (k->count == 0)
+            continue;
+        uint32_t begin = k->first_tile[lower_bound(k, first)], end = k->first_tile[lower_bound(k, first + count)];
+        if (begin == end)
+            continue;
+        work_t work = quantize->work;
+        work.tiles += begin;
+        work.num_tiles = end - begin;
+        WEFT_TRY(launch(&work, c, extras, stream));
+    }
+    return WEFT_OK;
+}
+
+extern "C" weft_status_t weft_cuda_quantize_finish(weft_cuda_quantize_t *quantize, uint32_t first, uint32_t count,
+                                                   weft_cuda_stream_t stream)
+{
+    WEFT_TRY(weft_cuda_sums_finish(quantize->sums, first, count, stream));
+    return weft_cuda_status(cudaMemcpyAsync(quantize->refused, quantize->work.refused, sizeof *quantize->refused,
+                                            cudaMemcpyDeviceToHost, stream));
+}
+
+extern "C" const weft_digest_t *weft_cuda_quantize_digests(const weft_cuda_quantize_t *quantize)
+{
+    return weft_cuda_sums_digests(quantize->sums);
+}
+
+extern "C" bool weft_cuda_quantize_refused(const weft_cuda_quantize_t *quantize, uint32_t *unit)
+{
+    if (*quantize->refused == WEFT_CUDA_NONE)
+        return false;
+    *unit = *quantize->refused;
+    return true;
+}
+
+extern "C" weft_status_t weft_cuda_quantize_result(weft_cuda_quantize_t *quantize, uint32_t unit,
+                                                   weft_cuda_stream_t stream, weft_quantize_result_t *result)
+{
+    if (unit >= quantize->num_units)
+        return WEFT_ERR_ARGUMENT;
+    uint64_t key;
+    WEFT_TRY_CUDA(cudaMemcpyAsync(&key, quantize->work.keys + unit, sizeof key, cudaMemcpyDeviceToHost, stream));
+    WEFT_TRY_CUDA(cudaStreamSynchronize(stream));
+    *result = weft_quantize_result_t{};
+    if (key != UINT64_MAX)
+        *result = weft_quantize_result_t{true, (uint32_t)(key >> 32), (uint32_t)key};
+    return WEFT_OK;
+}
