@@ -4,7 +4,7 @@
  *
  * 2 (4) bytes read, 2 written, an element; 16 for the digest, a tile.
  */
-#include "kernels/cuda/tile.cuh"
+#include "kernels/cuda/pipeline.cuh"
 
 constexpr uint32_t ROW_GROUPS = BLOCK / GROUP;
 constexpr uint32_t STEP = THREADS / ROW_GROUPS;
@@ -52,85 +52,118 @@ static __device__ __forceinline__ void digest_values(const unit_t *unit, uint32_
 }
 
 typedef struct shared {
-    uint64_t warp_sums[THREADS / WARP][2];
+    ring_t ring;
+    uint64_t warp_sums[2][WARPS][2];
     listing_t listing;
 } shared_t;
 
-/* Cast one tile; false, before anything is written, when DIRECT and it holds a NaN or Inf. */
-template <weft_dtype_t D, bool DIGEST, bool FINITE, bool DIRECT>
-static __device__ __forceinline__ bool cast_tile(const work_t *work, tile_t tile, shared_t *shared)
+/* Values and digest of a tile. */
+template <weft_dtype_t D, bool DIGEST, bool DIRECT>
+static __device__ __forceinline__ void write_tile(const work_t *work, const unit_t *unit, uint32_t place,
+                                                  const uint4 (&v)[GROUPS], uint64_t (*warp_sums)[2])
 {
-    const unit_t unit_here = work->units[tile.unit], *unit = &unit_here;
-    const uint32_t rows = unit->rows, cols = unit->cols;
-    const uint32_t row = threadIdx.x / ROW_GROUPS, col = tile.place * BLOCK + threadIdx.x % ROW_GROUPS * GROUP;
-    const uint32_t count = DIRECT ? GROUP : col < cols ? min(cols - col, GROUP) : 0;
-    sources_t sources = {};
-    if (!DIRECT)
-        sources = list_sources(work, unit, 0, rows, tile.place * BLOCK, BLOCK, &shared->listing);
-
-    uint4 v[GROUPS];
-#pragma unroll
-    for (uint32_t i = 0; i < GROUPS; i++) {
-        uint32_t here = row + i * STEP;
-        v[i] = make_uint4(0, 0, 0, 0);
-        if (here >= rows || count == 0)
-            continue;
-        if (DIRECT)
-            v[i] = load_group<D>(unit->src + ((size_t)here * unit->ld_elems + col) * elem_bytes<D>());
-        else
-            v[i] = gather_group<D>(sources, here, col, count);
-    }
-
-    if (FINITE) {
-        uint32_t max = 0;
-#pragma unroll
-        for (uint32_t i = 0; i < GROUPS; i++)
-            max = group_magnitude(max, v[i]);
-        if (DIRECT && __syncthreads_or(larger_half(max) >= inf_bits<D>()))
-            return false;
-        if (!DIRECT && larger_half(max) >= inf_bits<D>()) {
-#pragma unroll
-            for (uint32_t i = 0; i < GROUPS; i++)
-                note_nonfinite<D>(work, tile.unit, unit, row + i * STEP, col, v[i]);
-        }
-    }
-
+    const uint32_t row = threadIdx.x / ROW_GROUPS, col = place * BLOCK + threadIdx.x % ROW_GROUPS * GROUP;
     const bool to_f16 = unit->out_dtype == WEFT_DTYPE_F16;
     weft_digest_t sums = {{0, 0}};
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++) {
-        uint32_t here = row + i * STEP;
-        if (here >= rows || count == 0)
+        const uint32_t here = row + i * STEP;
+        if (here >= unit->rows || col >= unit->cols)
             continue;
         uint4 values = cast_group<D>(v[i], to_f16);
-        store_values<DIRECT>(unit, (size_t)here * cols + col, count, values);
+        store_values<DIRECT>(unit, (size_t)here * unit->cols + col, min(unit->cols - col, GROUP), values);
         if (DIGEST)
             digest_values(unit, here, col, values, &sums);
     }
     if (DIGEST && unit->flags & UNIT_RIDES)
-        weft_block_partial(&sums, shared->warp_sums, &work->partials[unit->partial + tile.place]);
-    return true;
+        weft_block_partial<THREADS>(&sums, warp_sums, &work->partials[unit->partial + place]);
+}
+
+/* Note what is not finite; casts keep it. */
+template <weft_dtype_t D>
+static __device__ __forceinline__ void note_tile(const work_t *work, const unit_t *unit, tile_t tile,
+                                                 const uint4 (&v)[GROUPS])
+{
+    const uint32_t row = threadIdx.x / ROW_GROUPS, col = tile.place * BLOCK + threadIdx.x % ROW_GROUPS * GROUP;
+    uint32_t max = 0;
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++)
+        max = group_magnitude(max, v[i]);
+    if (larger_half(max) < inf_bits<D>())
+        return;
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++)
+        note_nonfinite<D>(work, tile.unit, unit, row + i * STEP, col, v[i]);
+}
+
+template <weft_dtype_t D, bool DIGEST, bool FINITE>
+static __device__ __forceinline__ void direct_tile(const work_t *work, const unit_t *unit, tile_t tile,
+                                                   const uint8_t *stage, uint32_t index, uint32_t turn,
+                                                   shared_t *shared)
+{
+    const uint32_t row = threadIdx.x / ROW_GROUPS, col = threadIdx.x % ROW_GROUPS * GROUP;
+    const bool inside = tile.place * BLOCK + col < unit->cols;
+    uint4 v[GROUPS];
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++)
+        v[i] = inside && row + i * STEP < unit->rows ? stage_group<D>(stage, (row + i * STEP) * BLOCK + col)
+                                                     : make_uint4(0, 0, 0, 0);
+    release_stage(&shared->ring, index);
+    if (FINITE)
+        note_tile<D>(work, unit, tile, v);
+    write_tile<D, DIGEST, true>(work, unit, tile.place, v, shared->warp_sums[turn]);
 }
 
 template <weft_dtype_t D, bool DIGEST, bool FINITE>
 static __device__ __noinline__ void gathered_tile(const work_t *work, tile_t tile, shared_t *shared)
 {
-    cast_tile<D, DIGEST, FINITE, false>(work, tile, shared);
+    const unit_t unit_here = work->units[tile.unit], *unit = &unit_here;
+    const uint32_t row = threadIdx.x / ROW_GROUPS, col = tile.place * BLOCK + threadIdx.x % ROW_GROUPS * GROUP;
+    const uint32_t count = col < unit->cols ? min(unit->cols - col, GROUP) : 0;
+    const sources_t sources =
+        list_sources<THREADS>(work, unit, 0, unit->rows, tile.place * BLOCK, BLOCK, &shared->listing);
+    uint4 v[GROUPS];
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++)
+        v[i] = row + i * STEP < unit->rows && count ? gather_group<D>(sources, row + i * STEP, col, count)
+                                                    : make_uint4(0, 0, 0, 0);
+    if (FINITE)
+        note_tile<D>(work, unit, tile, v);
+    write_tile<D, DIGEST, false>(work, unit, tile.place, v, shared->warp_sums[0]);
+    weft_sync<THREADS>(); /* shared memory is as a direct tile expects it: not in use */
 }
 
 template <weft_dtype_t D, bool DIGEST, bool FINITE>
-static __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) cast(const __grid_constant__ work_t work)
+static __global__ void __launch_bounds__(PIPELINE_THREADS, blocks_of<D>) cast(const __grid_constant__ work_t work)
 {
+    extern __shared__ uint8_t dynamic[];
     __shared__ shared_t shared;
-    const tile_t tile = work.tiles[blockIdx.x];
-    const bool direct = work.units[tile.unit].src && (tile.place + 1) * BLOCK <= work.units[tile.unit].cols;
-    if (!direct || !cast_tile<D, DIGEST, FINITE, true>(&work, tile, &shared))
-        gathered_tile<D, DIGEST, FINITE>(&work, tile, &shared);
+    uint8_t *stages = align_stages(dynamic);
+    ring_init(&shared.ring);
+    if (threadIdx.x >= THREADS) {
+        fill_ring<D>(&work, &shared.ring, stages, [](const unit_t *unit, uint32_t place) {
+            return frame_t{0, place * BLOCK, unit->rows, min(unit->cols - place * BLOCK, BLOCK), BLOCK};
+        });
+        return;
+    }
+    drain_ring<D>(
+        &work, &shared.ring, stages,
+        [&](const unit_t *unit, tile_t tile, const uint8_t *stage, uint32_t index, uint32_t turn) {
+            direct_tile<D, DIGEST, FINITE>(&work, unit, tile, stage, index, turn, &shared);
+            return true;
+        },
+        [&](tile_t tile) { gathered_tile<D, DIGEST, FINITE>(&work, tile, &shared); });
+}
+
+weft_status_t weft_cuda_prepare_cast(weft_dtype_t dtype)
+{
+    for (unsigned extras = 0; extras <= WEFT_CUDA_ALL; extras++)
+        WEFT_TRY(pipeline_prepare(WEFT_CUDA_PICK(cast, dtype, extras), pipeline_bytes(dtype)));
+    return WEFT_OK;
 }
 
 weft_status_t weft_cuda_launch_cast(const work_t *work, weft_dtype_t dtype, unsigned extras, cudaStream_t stream)
 {
-    void (*kernel)(const work_t) = WEFT_CUDA_PICK(cast, dtype, extras);
-    kernel<<<work->num_tiles, THREADS, 0, stream>>>(*work);
-    return weft_cuda_status(cudaGetLastError());
+    return pipeline_launch(WEFT_CUDA_PICK(cast, dtype, extras), work, pipeline_blocks(dtype), pipeline_bytes(dtype),
+                           stream);
 }

@@ -70,14 +70,33 @@ static inline bool weft_cuda_in_range(uint32_t first, uint32_t count, uint32_t t
 
 /* ---- Device ---- */
 
+/* A barrier among the first SIZE threads of a block; in some kernels a last warp stays outside. */
+template <uint32_t SIZE> static __device__ __forceinline__ void weft_sync(void)
+{
+    asm volatile("bar.sync 1, %0;" ::"n"(SIZE) : "memory");
+}
+
+/* The same; true for all where it is for any. */
+template <uint32_t SIZE> static __device__ __forceinline__ bool weft_sync_or(bool mine)
+{
+    uint32_t any;
+    asm volatile("{\n\t"
+                 ".reg .pred p, q;\n\t"
+                 "setp.ne.u32 p, %1, 0;\n\t"
+                 "bar.red.or.pred q, 1, %2, p;\n\t"
+                 "selp.u32 %0, 1, 0, q;\n\t"
+                 "}"
+                 : "=r"(any)
+                 : "r"((uint32_t)mine), "n"(SIZE)
+                 : "memory");
+    return any;
+}
+
 /* Weights are read once, and what is written is read by others later: neither should displace anything. */
 static __device__ __forceinline__ uint4 weft_load16(const void *from)
 {
     uint4 v;
-#ifndef WEFT_TUNE_LOAD
-#define WEFT_TUNE_LOAD "ld.global.L1::no_allocate.v4.u32"
-#endif
-    asm volatile(WEFT_TUNE_LOAD " {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(from));
     return v;
@@ -85,11 +104,7 @@ static __device__ __forceinline__ uint4 weft_load16(const void *from)
 
 static __device__ __forceinline__ void weft_store8(void *to, uint2 v)
 {
-#ifdef WEFT_TUNE_STORE
-    *(uint2 *)to = v;
-#else
     __stcs((uint2 *)to, v);
-#endif
 }
 
 static __device__ __forceinline__ void weft_store16(void *to, uint4 v)

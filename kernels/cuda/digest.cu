@@ -80,7 +80,7 @@ static __global__ void __launch_bounds__(THREADS) digest_chunks(const chunk_t *c
         for (uint32_t word = threadIdx.x; word < words; word += THREADS)
             add_bytes(&chunk, word, &sums);
     }
-    weft_block_partial(&sums, shared, &partials[chunk.partial]);
+    weft_block_partial<THREADS>(&sums, shared, &partials[chunk.partial]);
 }
 
 /* One block a tensor: its partials and the length word. */
@@ -101,7 +101,7 @@ static __global__ void __launch_bounds__(COMBINE_THREADS)
         uint64_t words = tensor.bytes / WEFT_DIGEST_WORD_BYTES + (tensor.bytes % WEFT_DIGEST_WORD_BYTES != 0);
         weft_digest_add(tensor.bytes, (uint32_t)words, &sums);
     }
-    weft_block_partial(&sums, shared, &digests[blockIdx.x]);
+    weft_block_partial<COMBINE_THREADS>(&sums, shared, &digests[blockIdx.x]);
 }
 
 /* ---- Lists ---- */

@@ -16,8 +16,9 @@ static __device__ __forceinline__ uint64_t weft_warp_sum(uint64_t x)
     return low + ((uint64_t)mid << 27) + ((uint64_t)high << 54);
 }
 
-/* Add up the threads' sums and write them. Every thread of the block must come here; `shared` has two words a warp and
+/* Add up the sums of the first SIZE threads and write them. All of them must come here; `shared` has two words a warp and
  * must not be in use. */
+template <uint32_t SIZE>
 static __device__ __forceinline__ void weft_block_partial(const weft_digest_t *sums, uint64_t (*shared)[2],
                                                           weft_digest_t *partial)
 {
@@ -26,10 +27,10 @@ static __device__ __forceinline__ void weft_block_partial(const weft_digest_t *s
         shared[threadIdx.x / WARP][0] = sum0;
         shared[threadIdx.x / WARP][1] = sum1;
     }
-    __syncthreads();
+    weft_sync<SIZE>();
     if (threadIdx.x < 2) {
         uint64_t sum = 0;
-        for (uint32_t warp = 0; warp < blockDim.x / WARP; warp++)
+        for (uint32_t warp = 0; warp < SIZE / WARP; warp++)
             sum += shared[warp][threadIdx.x];
         partial->word[threadIdx.x] = sum;
     }

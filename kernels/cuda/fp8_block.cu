@@ -1,19 +1,18 @@
-/* fp8-block: one scale for 128 x 128 elements, one block of threads for each of them.
+/* fp8-block: one scale for 128 x 128 elements.
  *
  *     tile 128 x 128                         thread t: rows t/16 + 16 i (i = 0..7), columns 8 (t%16) .. +7
  *     +--------------------------------+
- *     | t0 | t1 | ...            | t15 |     all 8 groups of a thread are loaded before any is used; they stay in
- *     | t16| ...                 | t31 |     registers while the amax goes round, and are read nowhere twice
+ *     | t0 | t1 | ...            | t15 |     its 8 groups stay in registers while the amax goes round; their stage is
+ *     | t16| ...                 | t31 |     free again before that
  *     | ...                            |
  *     +--------------------------------+
  *
  * 2 (4) bytes read, 1 written, an element; 4 more for the scale and 16 for the digest, a tile.
  */
-#include "kernels/cuda/tile.cuh"
+#include "kernels/cuda/pipeline.cuh"
 
 constexpr uint32_t ROW_GROUPS = BLOCK / GROUP;       /* groups, and so threads, side by side */
 constexpr uint32_t STEP = THREADS / ROW_GROUPS;      /* rows between the groups of a thread */
-constexpr uint32_t WARPS = THREADS / WARP;
 
 /* Both scales of a tile and what x is multiplied by; `pow2` holds for vllm-pow2 only. */
 typedef struct scales {
@@ -69,9 +68,10 @@ static __device__ __forceinline__ uint2 encode_group(uint4 v, const scales_t *s,
 }
 
 typedef struct shared {
-    uint32_t warp_max[WARPS];
+    ring_t ring;
+    uint32_t warp_max[2][WARPS];
+    uint64_t warp_sums[2][WARPS][2];
     uint32_t finite_max;
-    uint64_t warp_sums[WARPS][2];
     listing_t listing;
 } shared_t;
 
@@ -88,14 +88,14 @@ static __device__ __forceinline__ uint32_t finite_amax(const uint4 (&v)[GROUPS],
     }
     if (threadIdx.x == 0)
         shared->finite_max = 0;
-    *any_inf = __syncthreads_or(inf);
+    *any_inf = weft_sync_or<THREADS>(inf);
     atomicMax(&shared->finite_max, larger_half(max));
-    __syncthreads();
+    weft_sync<THREADS>();
     return shared->finite_max;
 }
 
 /* The largest magnitude of the tile, finite or not. */
-static __device__ __forceinline__ uint32_t tile_max(const uint4 (&v)[GROUPS], shared_t *shared)
+static __device__ __forceinline__ uint32_t tile_max(const uint4 (&v)[GROUPS], uint32_t *warp_max)
 {
     uint32_t max = 0;
 #pragma unroll
@@ -103,92 +103,119 @@ static __device__ __forceinline__ uint32_t tile_max(const uint4 (&v)[GROUPS], sh
         max = group_magnitude(max, v[i]);
     max = __reduce_max_sync(ALL_LANES, larger_half(max));
     if (threadIdx.x % WARP == 0)
-        shared->warp_max[threadIdx.x / WARP] = max;
-    __syncthreads();
+        warp_max[threadIdx.x / WARP] = max;
+    weft_sync<THREADS>();
 #pragma unroll
     for (uint32_t i = 0; i < WARPS; i++)
-        max = ::max(max, shared->warp_max[i]);
+        max = ::max(max, warp_max[i]);
     return max;
 }
 
-/* Quantize one tile; false, before anything is written, when DIRECT and it holds a NaN or Inf. */
-template <weft_dtype_t D, bool DIGEST, bool FINITE, bool DIRECT>
-static __device__ __forceinline__ bool quantize_tile(const work_t *work, tile_t tile, shared_t *shared)
+/* Scale, codes and digest of a tile whose amax is known. */
+template <weft_dtype_t D, bool DIGEST, bool DIRECT>
+static __device__ __forceinline__ void write_tile(const work_t *work, const unit_t *unit, uint32_t place,
+                                                  const uint4 (&v)[GROUPS], uint32_t amax, bool any_inf,
+                                                  uint64_t (*warp_sums)[2])
 {
-    const unit_t unit_here = work->units[tile.unit], *unit = &unit_here;
-    const uint32_t rows = unit->rows, cols = unit->cols;
-    const uint32_t row = threadIdx.x / ROW_GROUPS, col = tile.place * BLOCK + threadIdx.x % ROW_GROUPS * GROUP;
-    const uint32_t count = DIRECT ? GROUP : col < cols ? min(cols - col, GROUP) : 0;
-
-    uint4 v[GROUPS];
-    if constexpr (DIRECT) {
-        const uint8_t *from = unit->src + ((size_t)row * unit->ld_elems + col) * elem_bytes<D>();
-        const size_t step = (size_t)unit->ld_elems * (STEP * elem_bytes<D>());
-#pragma unroll
-        for (uint32_t i = 0; i < GROUPS; i++)
-            v[i] = row + i * STEP < rows ? load_group<D>(from + i * step) : make_uint4(0, 0, 0, 0);
-    } else {
-        sources_t sources = list_sources(work, unit, 0, rows, tile.place * BLOCK, BLOCK, &shared->listing);
-#pragma unroll
-        for (uint32_t i = 0; i < GROUPS; i++)
-            v[i] = row + i * STEP < rows && count ? gather_group<D>(sources, row + i * STEP, col, count)
-                                                  : make_uint4(0, 0, 0, 0);
-    }
-
-    uint32_t max = tile_max(v, shared);
-    bool any_inf = false;
-    if (FINITE && max >= inf_bits<D>()) {
-        if constexpr (DIRECT) {
-            return false;
-        } else {
-#pragma unroll
-            for (uint32_t i = 0; i < GROUPS; i++)
-                note_nonfinite<D>(work, tile.unit, unit, row + i * STEP, col, v[i]);
-            max = finite_amax<D>(v, shared, &any_inf);
-        }
-    }
-
-    const uint32_t profile = unit->profile;
-    const scales_t scales = scales_of(profile, value_f32<D>(max), any_inf);
+    const uint32_t row = threadIdx.x / ROW_GROUPS, col = place * BLOCK + threadIdx.x % ROW_GROUPS * GROUP;
+    const uint32_t profile = unit->profile, rows = unit->rows, cols = unit->cols;
+    const scales_t scales = scales_of(profile, value_f32<D>(amax), any_inf);
     const bool twice = profile == WEFT_PROFILE_VLLM_POW2;
     if (threadIdx.x == 0)
-        unit->scale[tile.place] = twice ? scales.pow2 : scales.scale;
+        unit->scale[place] = twice ? scales.pow2 : scales.scale;
     weft_digest_t sums = {{0, 0}};
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++) {
-        if (row + i * STEP >= rows || count == 0)
+        if (row + i * STEP >= rows || col >= cols)
             continue;
         uint2 codes = encode_group<D>(v[i], &scales, twice);
-        store_codes<DIRECT>(unit, (size_t)(row + i * STEP) * cols + col, count, codes);
+        store_codes<DIRECT>(unit, (size_t)(row + i * STEP) * cols + col, min(cols - col, GROUP), codes);
         if (DIGEST)
             digest_codes(unit, row + i * STEP, col, codes, &sums);
     }
     if (DIGEST && unit->flags & UNIT_RIDES)
-        weft_block_partial(&sums, shared->warp_sums, &work->partials[unit->partial + tile.place]);
+        weft_block_partial<THREADS>(&sums, warp_sums, &work->partials[unit->partial + place]);
+}
+
+/* A tile that has come through the ring; false, before anything is written, if it holds a NaN or Inf. */
+template <weft_dtype_t D, bool DIGEST, bool FINITE>
+static __device__ __forceinline__ bool direct_tile(const work_t *work, const unit_t *unit, tile_t tile,
+                                                   const uint8_t *stage, uint32_t index, uint32_t turn,
+                                                   shared_t *shared)
+{
+    const uint32_t row = threadIdx.x / ROW_GROUPS, col = threadIdx.x % ROW_GROUPS * GROUP;
+    const bool inside = tile.place * BLOCK + col < unit->cols;
+    uint4 v[GROUPS];
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++)
+        v[i] = inside && row + i * STEP < unit->rows ? stage_group<D>(stage, (row + i * STEP) * BLOCK + col)
+                                                     : make_uint4(0, 0, 0, 0);
+    release_stage(&shared->ring, index);
+    const uint32_t amax = tile_max(v, shared->warp_max[turn]);
+    if (FINITE && amax >= inf_bits<D>())
+        return false;
+    write_tile<D, DIGEST, true>(work, unit, tile.place, v, amax, false, shared->warp_sums[turn]);
     return true;
 }
 
 template <weft_dtype_t D, bool DIGEST, bool FINITE>
 static __device__ __noinline__ void gathered_tile(const work_t *work, tile_t tile, shared_t *shared)
 {
-    __syncthreads(); /* a direct attempt may still be reading `shared` */
-    quantize_tile<D, DIGEST, FINITE, false>(work, tile, shared);
+    const unit_t unit_here = work->units[tile.unit], *unit = &unit_here;
+    const uint32_t rows = unit->rows, cols = unit->cols;
+    const uint32_t row = threadIdx.x / ROW_GROUPS, col = tile.place * BLOCK + threadIdx.x % ROW_GROUPS * GROUP;
+    const uint32_t count = col < cols ? min(cols - col, GROUP) : 0;
+    const sources_t sources =
+        list_sources<THREADS>(work, unit, 0, rows, tile.place * BLOCK, BLOCK, &shared->listing);
+    uint4 v[GROUPS];
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++)
+        v[i] = row + i * STEP < rows && count ? gather_group<D>(sources, row + i * STEP, col, count)
+                                              : make_uint4(0, 0, 0, 0);
+    uint32_t amax = tile_max(v, shared->warp_max[0]);
+    bool any_inf = false;
+    if (FINITE && amax >= inf_bits<D>()) {
+#pragma unroll
+        for (uint32_t i = 0; i < GROUPS; i++)
+            note_nonfinite<D>(work, tile.unit, unit, row + i * STEP, col, v[i]);
+        amax = finite_amax<D>(v, shared, &any_inf);
+    }
+    write_tile<D, DIGEST, false>(work, unit, tile.place, v, amax, any_inf, shared->warp_sums[0]);
+    weft_sync<THREADS>(); /* shared memory is as a direct tile expects it: not in use */
 }
 
 template <weft_dtype_t D, bool DIGEST, bool FINITE>
-static __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) fp8_block(const __grid_constant__ work_t work)
+static __global__ void __launch_bounds__(PIPELINE_THREADS, blocks_of<D>)
+    fp8_block(const __grid_constant__ work_t work)
 {
+    extern __shared__ uint8_t dynamic[];
     __shared__ shared_t shared;
-    const tile_t tile = work.tiles[blockIdx.x];
-    const bool direct = work.units[tile.unit].src && (tile.place + 1) * BLOCK <= work.units[tile.unit].cols;
-    if (!direct || !quantize_tile<D, DIGEST, FINITE, true>(&work, tile, &shared))
-        gathered_tile<D, DIGEST, FINITE>(&work, tile, &shared);
+    uint8_t *stages = align_stages(dynamic);
+    ring_init(&shared.ring);
+    if (threadIdx.x >= THREADS) {
+        fill_ring<D>(&work, &shared.ring, stages, [](const unit_t *unit, uint32_t place) {
+            return frame_t{0, place * BLOCK, unit->rows, min(unit->cols - place * BLOCK, BLOCK), BLOCK};
+        });
+        return;
+    }
+    drain_ring<D>(
+        &work, &shared.ring, stages,
+        [&](const unit_t *unit, tile_t tile, const uint8_t *stage, uint32_t index, uint32_t turn) {
+            return direct_tile<D, DIGEST, FINITE>(&work, unit, tile, stage, index, turn, &shared);
+        },
+        [&](tile_t tile) { gathered_tile<D, DIGEST, FINITE>(&work, tile, &shared); });
+}
+
+weft_status_t weft_cuda_prepare_fp8_block(weft_dtype_t dtype)
+{
+    for (unsigned extras = 0; extras <= WEFT_CUDA_ALL; extras++)
+        WEFT_TRY(pipeline_prepare(WEFT_CUDA_PICK(fp8_block, dtype, extras), pipeline_bytes(dtype)));
+    return WEFT_OK;
 }
 
 weft_status_t weft_cuda_launch_fp8_block(const work_t *work, weft_dtype_t dtype, unsigned extras,
                                          cudaStream_t stream)
 {
-    void (*kernel)(const work_t) = WEFT_CUDA_PICK(fp8_block, dtype, extras);
-    kernel<<<work->num_tiles, THREADS, 0, stream>>>(*work);
-    return weft_cuda_status(cudaGetLastError());
+    return pipeline_launch(WEFT_CUDA_PICK(fp8_block, dtype, extras), work, pipeline_blocks(dtype),
+                           pipeline_bytes(dtype), stream);
 }

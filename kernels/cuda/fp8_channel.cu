@@ -2,7 +2,7 @@
  *
  *     256 threads hold 16384 elements:     rows of up to 2048: 8 rows, a warp each      e.g. 4096: 4 rows, 64 threads each
  *                                                      16384: 1 row, all of them
- *     1024 threads hold 65536: 1 row; a longer one is read twice, a chunk of 65536 at a time
+ *     1024 threads hold 65536: 1 row; a longer one is read twice, a chunk of 65536 at a time. These kernels gather always
  *
  * As in fp8-block the groups of a thread stay in registers between amax and codes. Where columns are split over ranks
  * the row's amax has come ahead, and nothing waits for anything.
@@ -17,7 +17,7 @@
  * 2 (4) bytes read, 1 written, an element; 4 more for the scale, a row, and 16 for the digest, a tile.
  */
 #include "kernels/cuda/fp8_channel.cuh"
-#include "kernels/cuda/tile.cuh"
+#include "kernels/cuda/pipeline.cuh"
 
 template <weft_dtype_t D> static __device__ __forceinline__ uint32_t encode_pair(uint32_t word, float s, float r)
 {
@@ -45,8 +45,9 @@ template <weft_dtype_t D> static __device__ __forceinline__ uint2 divide_group(u
 }
 
 template <uint32_t SIZE> struct shared_t {
-    uint32_t warp_max[SIZE / WARP];
-    uint64_t warp_sums[SIZE / WARP][2];
+    ring_t ring; /* used where SIZE is THREADS */
+    alignas(16) uint32_t warp_max[2][SIZE / WARP];
+    uint64_t warp_sums[2][SIZE / WARP][2];
     listing_t listing;
 };
 
@@ -69,33 +70,14 @@ template <uint32_t SIZE> static __device__ __forceinline__ place_t place_of(cons
     };
 }
 
-template <weft_dtype_t D, bool DIRECT>
-static __device__ __forceinline__ void load_row(const unit_t *unit, sources_t sources, const place_t *at, uint32_t begin,
-                                                uint4 (&v)[GROUPS])
-{
-    const uint8_t *from = unit->src + ((size_t)at->row * unit->ld_elems + at->col) * elem_bytes<D>();
-#pragma unroll
-    for (uint32_t i = 0; i < GROUPS; i++) {
-        uint32_t col = begin + at->col + i * at->step;
-        v[i] = make_uint4(0, 0, 0, 0);
-        if (!at->real || col >= unit->cols)
-            continue;
-        if (DIRECT)
-            v[i] = load_group<D>(from + (size_t)(i * at->step) * elem_bytes<D>());
-        else
-            v[i] = gather_group<D>(sources, at->row, col, min(unit->cols - col, GROUP));
-    }
-}
-
-/* The maximum over the warps of a row; the threads of all rows wait for each other where rows have several. */
+/* The maximum over the warps of a row. All SIZE threads. */
+template <uint32_t SIZE>
 static __device__ __forceinline__ uint32_t row_max(uint32_t warp_value, const place_t *at, uint32_t *warp_max)
 {
-    if (at->row_warps == 1)
-        return warp_value;
     const uint32_t warp = threadIdx.x / WARP, first = warp & ~(at->row_warps - 1);
     if (threadIdx.x % WARP == 0)
         warp_max[warp] = warp_value;
-    __syncthreads();
+    weft_sync<SIZE>();
     uint32_t max = warp_value;
     for (uint32_t i = 0; i < at->row_warps; i++)
         max = ::max(max, warp_max[first + i]);
@@ -118,51 +100,88 @@ static __device__ __forceinline__ void encode_row(const unit_t *unit, const plac
     }
 }
 
-/* Quantize rows that the registers hold; false, before anything is written, if one holds a NaN or Inf or more than the
- * amax that was given. */
-template <weft_dtype_t D, bool DIGEST, bool FINITE, uint32_t SIZE>
-static __device__ __forceinline__ bool direct_tile(const work_t *work, tile_t tile, shared_t<SIZE> *shared)
+/* A value that no amax reaches: of a row that must be done again. */
+constexpr uint32_t REFUSED = 0xFFFF;
+
+/* The amax that holds for this thread's row, in *amax; false where any row of the tile holds a NaN or Inf, or more than
+ * the amax it was given. */
+template <weft_dtype_t D, bool FINITE>
+static __device__ __forceinline__ bool agree_on_amax(const unit_t *unit, const place_t *at, const uint4 (&v)[GROUPS],
+                                                     uint32_t *warp_max, uint32_t *amax)
 {
-    const unit_t unit_here = work->units[tile.unit], *unit = &unit_here;
-    const place_t at = place_of<SIZE>(unit, tile.place);
     const bool given = unit->row_amax != NULL;
-    uint32_t amax = given && at.real ? unit->row_amax[at.row] : 0;
-    uint4 v[GROUPS];
-    load_row<D, true>(unit, sources_t{}, &at, 0, v);
-    if (FINITE || !given) {
-        uint32_t max = 0;
+    *amax = given && at->real ? unit->row_amax[at->row] : 0;
+    if (!FINITE && given)
+        return true;
+    uint32_t max = 0;
 #pragma unroll
-        for (uint32_t i = 0; i < GROUPS; i++)
-            max = group_magnitude(max, v[i]);
-        max = __reduce_max_sync(ALL_LANES, larger_half(max));
-        amax = given ? amax : row_max(max, &at, shared->warp_max);
-        if (FINITE && __syncthreads_or(max > amax || amax >= inf_bits<D>()))
-            return false;
-    }
+    for (uint32_t i = 0; i < GROUPS; i++)
+        max = group_magnitude(max, v[i]);
+    max = __reduce_max_sync(ALL_LANES, larger_half(max));
+    if (FINITE && (max >= inf_bits<D>() || (given && max > *amax)))
+        max = REFUSED;
+    max = row_max<THREADS>(max, at, warp_max);
+    if (!given)
+        *amax = max;
+    bool good = true;
+#pragma unroll
+    for (uint32_t i = 0; i < WARPS; i++)
+        good &= warp_max[i] != REFUSED;
+    return !FINITE || good;
+}
+
+/* A tile that has come through the ring; false, before anything is written, if some row of it must divide. */
+template <weft_dtype_t D, bool DIGEST, bool FINITE>
+static __device__ __forceinline__ bool direct_tile(const work_t *work, const unit_t *unit, tile_t tile,
+                                                   const uint8_t *stage, uint32_t index, uint32_t turn,
+                                                   shared_t<THREADS> *shared)
+{
+    const place_t at = place_of<THREADS>(unit, tile.place);
+    const uint32_t first = (threadIdx.x >> unit->log_row_threads) * unit->cols + at.col;
+    uint4 v[GROUPS];
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++)
+        v[i] = at.real && at.col + i * at.step < unit->cols ? stage_group<D>(stage, first + i * at.step)
+                                                            : make_uint4(0, 0, 0, 0);
+    release_stage(&shared->ring, index);
+    uint32_t amax;
+    if (!agree_on_amax<D, FINITE>(unit, &at, v, shared->warp_max[turn], &amax))
+        return false;
     const float s = weft_channel_scale(value_f32<D>(amax)), r = weft_div(1.0f, s);
     if (at.real && at.col == 0)
         unit->scale[at.row] = s;
     weft_digest_t sums = {{0, 0}};
     encode_row<D, DIGEST, true>(unit, &at, 0, false, s, r, v, &sums);
     if (DIGEST && unit->flags & UNIT_RIDES)
-        weft_block_partial(&sums, shared->warp_sums, &work->partials[unit->partial + tile.place]);
+        weft_block_partial<THREADS>(&sums, shared->warp_sums[turn], &work->partials[unit->partial + tile.place]);
     return true;
 }
 
-/* The same for rows of any length from anywhere. A row that the registers do not hold is read again. */
+template <weft_dtype_t D>
+static __device__ __forceinline__ void gather_row(const unit_t *unit, sources_t sources, const place_t *at,
+                                                  uint32_t begin, uint4 (&v)[GROUPS])
+{
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++) {
+        uint32_t col = begin + at->col + i * at->step;
+        v[i] = at->real && col < unit->cols ? gather_group<D>(sources, at->row, col, min(unit->cols - col, GROUP))
+                                            : make_uint4(0, 0, 0, 0);
+    }
+}
+
+/* Rows of any length from anywhere. A row that the registers do not hold is read again. */
 template <weft_dtype_t D, bool DIGEST, bool FINITE, uint32_t SIZE>
 static __device__ __noinline__ void gathered_tile(const work_t *work, tile_t tile, shared_t<SIZE> *shared)
 {
     const unit_t unit_here = work->units[tile.unit], *unit = &unit_here;
     const place_t at = place_of<SIZE>(unit, tile.place);
     const uint32_t tile_rows = SIZE >> unit->log_row_threads, chunk = at.step * GROUPS, cols = unit->cols;
-    __syncthreads(); /* a direct attempt may still be reading `shared` */
     const sources_t sources =
-        list_sources(work, unit, tile.place * tile_rows, tile_rows, 0, cols, &shared->listing);
+        list_sources<SIZE>(work, unit, tile.place * tile_rows, tile_rows, 0, cols, &shared->listing);
     uint4 v[GROUPS];
     uint32_t max = 0, finite = 0;
     for (uint32_t begin = 0; begin < cols; begin += chunk) {
-        load_row<D, false>(unit, sources, &at, begin, v);
+        gather_row<D>(unit, sources, &at, begin, v);
 #pragma unroll
         for (uint32_t i = 0; i < GROUPS; i++) {
             max = group_magnitude(max, v[i]);
@@ -172,7 +191,8 @@ static __device__ __noinline__ void gathered_tile(const work_t *work, tile_t til
         }
     }
     max = __reduce_max_sync(ALL_LANES, larger_half(max));
-    uint32_t amax = row_max(__reduce_max_sync(ALL_LANES, larger_half(finite)), &at, shared->warp_max);
+    uint32_t amax =
+        row_max<SIZE>(__reduce_max_sync(ALL_LANES, larger_half(finite)), &at, shared->warp_max[0]);
     if (unit->row_amax)
         amax = at.real ? unit->row_amax[at.row] : 0;
     const float s = weft_channel_scale(value_f32<D>(amax)), r = weft_div(1.0f, s);
@@ -181,28 +201,58 @@ static __device__ __noinline__ void gathered_tile(const work_t *work, tile_t til
     weft_digest_t sums = {{0, 0}};
     for (uint32_t begin = 0; begin < cols; begin += chunk) {
         if (cols > chunk)
-            load_row<D, false>(unit, sources, &at, begin, v);
+            gather_row<D>(unit, sources, &at, begin, v);
         encode_row<D, DIGEST, false>(unit, &at, begin, max > amax, s, r, v, &sums);
     }
     if (DIGEST && unit->flags & UNIT_RIDES)
-        weft_block_partial(&sums, shared->warp_sums, &work->partials[unit->partial + tile.place]);
+        weft_block_partial<SIZE>(&sums, shared->warp_sums[0], &work->partials[unit->partial + tile.place]);
+    weft_sync<SIZE>(); /* shared memory is as a direct tile expects it: not in use */
 }
 
-template <weft_dtype_t D, bool DIGEST, bool FINITE, uint32_t SIZE>
-static __global__ void __launch_bounds__(SIZE, SIZE == THREADS ? MIN_BLOCKS : 1) fp8_channel(const __grid_constant__ work_t work)
+template <weft_dtype_t D, bool DIGEST, bool FINITE>
+static __global__ void __launch_bounds__(PIPELINE_THREADS, blocks_of<D>)
+    fp8_channel(const __grid_constant__ work_t work)
 {
-    __shared__ shared_t<SIZE> shared;
-    const tile_t tile = work.tiles[blockIdx.x];
-    const bool direct = work.units[tile.unit].src && work.units[tile.unit].cols <= SIZE * GROUPS * GROUP;
-    if (!direct || !direct_tile<D, DIGEST, FINITE, SIZE>(&work, tile, &shared))
-        gathered_tile<D, DIGEST, FINITE, SIZE>(&work, tile, &shared);
+    extern __shared__ uint8_t dynamic[];
+    __shared__ shared_t<THREADS> shared;
+    uint8_t *stages = align_stages(dynamic);
+    ring_init(&shared.ring);
+    if (threadIdx.x >= THREADS) {
+        fill_ring<D>(&work, &shared.ring, stages, [](const unit_t *unit, uint32_t place) {
+            const uint32_t tile_rows = THREADS >> unit->log_row_threads, row = place * tile_rows;
+            return frame_t{row, 0, min(unit->rows - row, tile_rows), unit->cols, unit->cols};
+        });
+        return;
+    }
+    drain_ring<D>(
+        &work, &shared.ring, stages,
+        [&](const unit_t *unit, tile_t tile, const uint8_t *stage, uint32_t index, uint32_t turn) {
+            return direct_tile<D, DIGEST, FINITE>(&work, unit, tile, stage, index, turn, &shared);
+        },
+        [&](tile_t tile) { gathered_tile<D, DIGEST, FINITE, THREADS>(&work, tile, &shared); });
+}
+
+template <weft_dtype_t D, bool DIGEST, bool FINITE>
+static __global__ void __launch_bounds__(MAX_THREADS, 1) fp8_channel_wide(const __grid_constant__ work_t work)
+{
+    __shared__ shared_t<MAX_THREADS> shared;
+    gathered_tile<D, DIGEST, FINITE, MAX_THREADS>(&work, work.tiles[blockIdx.x], &shared);
+}
+
+weft_status_t weft_cuda_prepare_fp8_channel(weft_dtype_t dtype)
+{
+    for (unsigned extras = 0; extras <= WEFT_CUDA_ALL; extras++)
+        WEFT_TRY(pipeline_prepare(WEFT_CUDA_PICK(fp8_channel, dtype, extras), pipeline_bytes(dtype)));
+    return WEFT_OK;
 }
 
 weft_status_t weft_cuda_launch_fp8_channel(const work_t *work, weft_dtype_t dtype, bool wide, unsigned extras,
                                            cudaStream_t stream)
 {
-    void (*kernel)(const work_t) = wide ? WEFT_CUDA_PICK(fp8_channel, dtype, extras, MAX_THREADS)
-                                        : WEFT_CUDA_PICK(fp8_channel, dtype, extras, THREADS);
-    kernel<<<work->num_tiles, wide ? MAX_THREADS : THREADS, 0, stream>>>(*work);
+    if (!wide)
+        return pipeline_launch(WEFT_CUDA_PICK(fp8_channel, dtype, extras), work, pipeline_blocks(dtype),
+                               pipeline_bytes(dtype), stream);
+    void (*kernel)(const work_t) = WEFT_CUDA_PICK(fp8_channel_wide, dtype, extras);
+    kernel<<<work->num_tiles, MAX_THREADS, 0, stream>>>(*work);
     return weft_cuda_status(cudaGetLastError());
 }

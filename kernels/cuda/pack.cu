@@ -110,7 +110,7 @@ static __global__ void __launch_bounds__(THREADS) pack(const job_t *jobs, const 
         copy_tile<uint8_t>(&job, begin, end);
     }
     if (digest)
-        weft_block_partial(&sums, shared, &partials[job.partial + tile.place]);
+        weft_block_partial<THREADS>(&sums, shared, &partials[job.partial + tile.place]);
 }
 
 /* ---- List ---- */

@@ -163,12 +163,21 @@ static segment_t segment_record(const weft_quantize_unit_t *q, const weft_segmen
     };
 }
 
-static bool is_direct(const weft_cuda_unit_t *u, const segment_t *s)
+/* Whether tiles of a unit can come through the pipeline. */
+static bool is_direct(const weft_cuda_unit_t *u, const segment_t *segments)
 {
-    const weft_quantize_unit_t *q = &u->unit;
-    if (q->num_segments != 1 || !s->data || !s->aligned || !stores_groups(u))
+    if (!stores_groups(u) || u->unit.num_segments == 0 || shape_of(u) == CLASS_CHANNEL_WIDE)
         return false;
-    return s->row == 0 && s->col == 0 && s->rows == q->rows && s->cols == q->cols;
+    for (uint32_t i = 0; i < u->unit.num_segments; i++) {
+        if (!segments[i].data || !segments[i].aligned || segments[i].cols % GROUP)
+            return false;
+    }
+    return true;
+}
+
+static bool is_whole(const weft_quantize_unit_t *q, const segment_t *s)
+{
+    return q->num_segments == 1 && s->row == 0 && s->col == 0 && s->rows == q->rows && s->cols == q->cols;
 }
 
 static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
@@ -178,14 +187,15 @@ static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
     segment_t *segments = draft->segments + first_segment;
     for (uint32_t i = 0; i < q->num_segments; i++)
         segments[i] = segment_record(q, &q->segments[i]);
-    bool direct = is_direct(u, segments), rides = u->tensor != WEFT_CUDA_NONE && draft->ride[u->tensor];
+    bool direct = is_direct(u, segments), whole = direct && is_whole(q, segments);
+    bool rides = u->tensor != WEFT_CUDA_NONE && draft->ride[u->tensor];
     uint64_t out_begin = rides ? (uintptr_t)q->out - (uintptr_t)draft->tensors[u->tensor].data : 0;
     draft->records[index] = unit_t{
-        .src = direct ? segments->data : NULL,
+        .src = whole ? segments->data : NULL,
         .out = (uint8_t *)q->out,
         .scale = q->scale,
         .row_amax = q->row_amax,
-        .ld_elems = direct ? segments->ld_elems : 0,
+        .ld_elems = whole ? segments->ld_elems : 0,
         .rows = q->rows,
         .cols = q->cols,
         .first_segment = (uint32_t)first_segment,
@@ -193,7 +203,7 @@ static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
         .word = (uint32_t)(out_begin / WEFT_DIGEST_WORD_BYTES),
         .partial = 0,
         .flags = (uint8_t)((stores_groups(u) ? UNIT_ALIGNED : 0) | (rides ? UNIT_RIDES : 0) |
-                           (q->allow_nonfinite ? UNIT_ALLOWS : 0)),
+                           (q->allow_nonfinite ? UNIT_ALLOWS : 0) | (direct ? UNIT_DIRECT : 0)),
         .profile = (uint8_t)q->profile,
         .out_dtype = (uint8_t)q->out_dtype,
         .log_row_threads = (uint8_t)row_threads_log(q->cols),
@@ -327,6 +337,36 @@ static weft_status_t upload(weft_cuda_quantize_t *quantize, const draft_t *draft
     return WEFT_OK;
 }
 
+static weft_status_t prepare(const weft_cuda_quantize_t *quantize)
+{
+    for (uint32_t c = 0; c < NUM_CLASSES; c++) {
+        weft_dtype_t dtype = dtypes[c % NUM_DTYPES];
+        if (quantize->classes[c].count == 0)
+            continue;
+        switch (c / NUM_DTYPES) {
+        case CLASS_CAST:
+            WEFT_TRY(weft_cuda_prepare_cast(dtype));
+            break;
+        case CLASS_BLOCK:
+            WEFT_TRY(weft_cuda_prepare_fp8_block(dtype));
+            break;
+        case CLASS_CHANNEL:
+            WEFT_TRY(weft_cuda_prepare_fp8_channel(dtype));
+            break;
+        }
+    }
+    return WEFT_OK;
+}
+
+static weft_status_t count_processors(uint32_t *count)
+{
+    int device, processors;
+    WEFT_TRY_CUDA(cudaGetDevice(&device));
+    WEFT_TRY_CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+    *count = (uint32_t)processors;
+    return WEFT_OK;
+}
+
 static weft_status_t fill(weft_cuda_quantize_t *quantize, draft_t *draft)
 {
     WEFT_TRY(draft_begin(draft));
@@ -340,6 +380,8 @@ static weft_status_t fill(weft_cuda_quantize_t *quantize, draft_t *draft)
     }
     list_tiles(quantize, draft);
     give_partials(quantize, draft);
+    WEFT_TRY(count_processors(&quantize->work.num_processors));
+    WEFT_TRY(prepare(quantize));
     return upload(quantize, draft);
 }
 

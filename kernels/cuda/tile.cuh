@@ -4,12 +4,13 @@
  * bytes; from then on it is 8 values of 16 bits (bf16, or fp16 where the source is fp16), as in kernels/ref/tile.h; as
  * codes it is 8 bytes, one word of the digest.
  *
- *     direct     one aligned segment, whole groups, all finite: nothing but loads, arithmetic and stores
- *     gathered   everything else. The block first lists in shared memory which segments meet its tile; a group inside
- *                one of them is still one load, any other goes by element
+ *     direct     aligned segments of whole groups, all finite: copied to shared memory ahead of time (pipeline.cuh), and
+ *                then nothing but arithmetic and stores
+ *     gathered   everything else, straight to registers. The block first lists in shared memory which segments meet its
+ *                tile; a group inside one of them is still one load, any other goes by element
  *
- * Each kernel is written once, over `bool DIRECT`. The gathered instance is a function of its own, so that what it needs
- * costs the direct one no registers; a direct tile that meets a NaN or Inf is done again from the start by it.
+ * Each kernel is written over `bool DIRECT`. The gathered instance is a function of its own, so that what it needs costs
+ * the direct one no registers; a direct tile that meets a NaN or Inf is done again from the start by it.
  */
 #ifndef WEFT_KERNELS_CUDA_TILE_CUH
 #define WEFT_KERNELS_CUDA_TILE_CUH
@@ -19,19 +20,12 @@
 
 #include "kernels/cuda/digest.cuh"
 
-constexpr uint32_t GROUP = 8;         /* elements */
-#ifndef WEFT_TUNE_THREADS
-#define WEFT_TUNE_THREADS 256
-#endif
-#ifndef WEFT_TUNE_BLOCKS
-#define WEFT_TUNE_BLOCKS 4
-#endif
-constexpr uint32_t THREADS = WEFT_TUNE_THREADS; /* of a block, but for rows of fp8-channel longer than 16384 */
-constexpr uint32_t GROUPS = 2048 / THREADS;     /* of a thread */
-constexpr uint32_t MIN_BLOCKS = WEFT_TUNE_BLOCKS;
+constexpr uint32_t GROUP = 8;     /* elements */
+constexpr uint32_t THREADS = 256; /* that hold elements; 1024 for rows of fp8-channel longer than 16384 */
+constexpr uint32_t GROUPS = 8;    /* of a thread */
 constexpr uint32_t MAX_THREADS = 1024;
-constexpr uint32_t BLOCK = 128;       /* a tile of fp8-block and of cast is BLOCK x BLOCK */
-constexpr uint32_t LISTED = 64;       /* segments of a tile that fit in shared memory; more are searched where they are */
+constexpr uint32_t BLOCK = 128;  /* a tile of fp8-block and of cast is BLOCK x BLOCK */
+constexpr uint32_t LISTED = 64;  /* segments of a tile that fit in shared memory; more are searched where they are */
 
 static_assert(BLOCK * BLOCK == THREADS * GROUPS * GROUP, "a tile is what the registers of a block hold");
 
@@ -50,10 +44,11 @@ enum {
     UNIT_ALIGNED = 1, /* the codes of a group can be stored at once */
     UNIT_RIDES = 2,   /* the digest of its tensor rides in the pass */
     UNIT_ALLOWS = 4,  /* NaN and Inf */
+    UNIT_DIRECT = 8,  /* tiles come through the pipeline; implies UNIT_ALIGNED */
 };
 
 typedef struct alignas(16) unit {
-    const uint8_t *src; /* element (0, 0) where every tile of whole groups is direct, else NULL */
+    const uint8_t *src; /* element (0, 0) where a direct unit is one segment, else NULL */
     uint8_t *out;
     float *scale;
     const uint16_t *row_amax;
@@ -82,6 +77,7 @@ typedef struct work {
     weft_digest_t *partials;
     unsigned long long *keys; /* [units]: row << 32 | col of the first NaN or Inf */
     unsigned *refused;        /* the first unit that is refused */
+    uint32_t num_processors;
 } work_t;
 
 /* ---- Values ---- */
@@ -222,16 +218,18 @@ typedef struct listing {
     uint32_t count;
 } listing_t;
 
-/* List the segments that meet rows [row, row + rows) and columns [col, col + cols). All threads of the block. */
+/* List the segments that meet rows [row, row + rows) and columns [col, col + cols). All SIZE threads. */
+template <uint32_t SIZE>
 static __device__ __forceinline__ sources_t list_sources(const work_t *work, const unit_t *unit, uint32_t row,
                                                          uint32_t rows, uint32_t col, uint32_t cols,
                                                          listing_t *listing)
 {
     const segment_t *all = work->segments + unit->first_segment;
+    weft_sync<SIZE>(); /* what the tile before left in shared memory is done with */
     if (threadIdx.x == 0)
         listing->count = 0;
-    __syncthreads();
-    for (uint32_t i = threadIdx.x; i < unit->num_segments; i += blockDim.x) {
+    weft_sync<SIZE>();
+    for (uint32_t i = threadIdx.x; i < unit->num_segments; i += SIZE) {
         segment_t s = all[i];
         if (s.row >= row + rows || row >= s.row + s.rows || s.col >= col + cols || col >= s.col + s.cols)
             continue;
@@ -239,7 +237,7 @@ static __device__ __forceinline__ sources_t list_sources(const work_t *work, con
         if (place < LISTED)
             listing->list[place] = s;
     }
-    __syncthreads();
+    weft_sync<SIZE>();
     if (listing->count > LISTED)
         return sources_t{all, unit->num_segments};
     return sources_t{listing->list, listing->count};
@@ -316,6 +314,11 @@ static __device__ __forceinline__ void digest_codes(const unit_t *unit, uint32_t
 }
 
 /* ---- Launchers, one file each ---- */
+
+/* Let the instances of a kernel for a source dtype use the shared memory they need; once, before any launch. */
+weft_status_t weft_cuda_prepare_cast(weft_dtype_t dtype);
+weft_status_t weft_cuda_prepare_fp8_block(weft_dtype_t dtype);
+weft_status_t weft_cuda_prepare_fp8_channel(weft_dtype_t dtype);
 
 weft_status_t weft_cuda_launch_cast(const work_t *work, weft_dtype_t dtype, unsigned extras, cudaStream_t stream);
 weft_status_t weft_cuda_launch_fp8_block(const work_t *work, weft_dtype_t dtype, unsigned extras,
