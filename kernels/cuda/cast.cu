@@ -1,13 +1,12 @@
 /* Weight-only casts, and copies where source and output are of one type.
  *
- *     tile 128 x 128, threads as in fp8_block.cu; a group of 8 becomes 16 bytes, two words of the digest
+ *     tile 128 x 128 as in fp8_block.cu, once over; a group of 8 becomes 16 bytes, two words of the digest
  *
  * 2 (4) bytes read, 2 written, an element; 16 for the digest, a tile.
  */
 #include "kernels/cuda/pipeline.cuh"
 
 constexpr uint32_t ROW_GROUPS = BLOCK / GROUP;
-constexpr uint32_t STEP = THREADS / ROW_GROUPS;
 
 template <weft_dtype_t D> static __device__ __forceinline__ uint32_t cast_pair(uint32_t word, bool to_f16)
 {
@@ -27,11 +26,10 @@ template <weft_dtype_t D> static __device__ __forceinline__ uint4 cast_group(uin
                       cast_pair<D>(v.w, to_f16));
 }
 
-template <bool DIRECT>
 static __device__ __forceinline__ void store_values(const unit_t *unit, size_t offset, uint32_t count, uint4 v)
 {
     uint16_t *out = (uint16_t *)unit->out + offset;
-    if (DIRECT || unit->flags & UNIT_ALIGNED) {
+    if (unit->flags & UNIT_ALIGNED) {
         weft_store16(out, v);
     } else {
         const uint32_t words[4] = {v.x, v.y, v.z, v.w};
@@ -57,79 +55,55 @@ typedef struct shared {
     listing_t listing;
 } shared_t;
 
-/* Values and digest of a tile. */
-template <weft_dtype_t D, bool DIGEST, bool DIRECT>
-static __device__ __forceinline__ void write_tile(const work_t *work, const unit_t *unit, uint32_t place,
-                                                  const uint4 (&v)[GROUPS], uint64_t (*warp_sums)[2])
-{
-    const uint32_t row = threadIdx.x / ROW_GROUPS, col = place * BLOCK + threadIdx.x % ROW_GROUPS * GROUP;
-    const bool to_f16 = unit->out_dtype == WEFT_DTYPE_F16;
-    weft_digest_t sums = {{0, 0}};
-#pragma unroll
-    for (uint32_t i = 0; i < GROUPS; i++) {
-        const uint32_t here = row + i * STEP;
-        if (here >= unit->rows || col >= unit->cols)
-            continue;
-        uint4 values = cast_group<D>(v[i], to_f16);
-        store_values<DIRECT>(unit, (size_t)here * unit->cols + col, min(unit->cols - col, GROUP), values);
-        if (DIGEST)
-            digest_values(unit, here, col, values, &sums);
-    }
-    if (DIGEST && unit->flags & UNIT_RIDES)
-        weft_block_partial<THREADS>(&sums, warp_sums, &work->partials[unit->partial + place]);
-}
-
-/* Note what is not finite; casts keep it. */
-template <weft_dtype_t D>
-static __device__ __forceinline__ void note_tile(const work_t *work, const unit_t *unit, tile_t tile,
-                                                 const uint4 (&v)[GROUPS])
-{
-    const uint32_t row = threadIdx.x / ROW_GROUPS, col = tile.place * BLOCK + threadIdx.x % ROW_GROUPS * GROUP;
-    uint32_t max = 0;
-#pragma unroll
-    for (uint32_t i = 0; i < GROUPS; i++)
-        max = group_magnitude(max, v[i]);
-    if (larger_half(max) < inf_bits<D>())
-        return;
-#pragma unroll
-    for (uint32_t i = 0; i < GROUPS; i++)
-        note_nonfinite<D>(work, tile.unit, unit, row + i * STEP, col, v[i]);
-}
-
+/* A tile that has come through the ring. */
 template <weft_dtype_t D, bool DIGEST, bool FINITE>
 static __device__ __forceinline__ void direct_tile(const work_t *work, const unit_t *unit, tile_t tile,
                                                    const uint8_t *stage, uint32_t index, uint32_t turn,
                                                    shared_t *shared)
 {
-    const uint32_t row = threadIdx.x / ROW_GROUPS, col = threadIdx.x % ROW_GROUPS * GROUP;
-    const bool inside = tile.place * BLOCK + col < unit->cols;
-    uint4 v[GROUPS];
-#pragma unroll
-    for (uint32_t i = 0; i < GROUPS; i++)
-        v[i] = inside && row + i * STEP < unit->rows ? stage_group<D>(stage, (row + i * STEP) * BLOCK + col)
-                                                     : make_uint4(0, 0, 0, 0);
+    const uint32_t rows = unit->rows, cols = min(unit->cols - tile.place * BLOCK, BLOCK);
+    const bool to_f16 = unit->out_dtype == WEFT_DTYPE_F16;
+    weft_digest_t sums = {{0, 0}};
+#pragma unroll 2
+    for (uint32_t i = threadIdx.x; i < BLOCK * ROW_GROUPS; i += THREADS) {
+        const uint32_t row = i / ROW_GROUPS, col = i % ROW_GROUPS * GROUP, at = tile.place * BLOCK + col;
+        if (row >= rows || col >= cols)
+            continue;
+        const uint4 v = stage_group<D>(stage, i * GROUP), values = cast_group<D>(v, to_f16);
+        if (FINITE && larger_half(group_magnitude(0, v)) >= inf_bits<D>())
+            note_nonfinite<D>(work, tile.unit, unit, row, at, v); /* and keep it */
+        store_values(unit, (size_t)row * unit->cols + at, GROUP, values);
+        if (DIGEST)
+            digest_values(unit, row, at, values, &sums);
+    }
     release_stage(&shared->ring, index);
-    if (FINITE)
-        note_tile<D>(work, unit, tile, v);
-    write_tile<D, DIGEST, true>(work, unit, tile.place, v, shared->warp_sums[turn]);
+    if (DIGEST && unit->flags & UNIT_RIDES)
+        weft_block_partial<THREADS>(&sums, shared->warp_sums[turn], &work->partials[unit->partial + tile.place]);
 }
 
 template <weft_dtype_t D, bool DIGEST, bool FINITE>
 static __device__ __noinline__ void gathered_tile(const work_t *work, tile_t tile, shared_t *shared)
 {
     const unit_t unit_here = work->units[tile.unit], *unit = &unit_here;
-    const uint32_t row = threadIdx.x / ROW_GROUPS, col = tile.place * BLOCK + threadIdx.x % ROW_GROUPS * GROUP;
-    const uint32_t count = col < unit->cols ? min(unit->cols - col, GROUP) : 0;
+    const bool to_f16 = unit->out_dtype == WEFT_DTYPE_F16;
     const sources_t sources =
         list_sources<THREADS>(work, unit, 0, unit->rows, tile.place * BLOCK, BLOCK, &shared->listing);
-    uint4 v[GROUPS];
-#pragma unroll
-    for (uint32_t i = 0; i < GROUPS; i++)
-        v[i] = row + i * STEP < unit->rows && count ? gather_group<D>(sources, row + i * STEP, col, count)
-                                                    : make_uint4(0, 0, 0, 0);
-    if (FINITE)
-        note_tile<D>(work, unit, tile, v);
-    write_tile<D, DIGEST, false>(work, unit, tile.place, v, shared->warp_sums[0]);
+    weft_digest_t sums = {{0, 0}};
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < BLOCK * ROW_GROUPS; i += THREADS) {
+        const uint32_t row = i / ROW_GROUPS, col = tile.place * BLOCK + i % ROW_GROUPS * GROUP;
+        if (row >= unit->rows || col >= unit->cols)
+            continue;
+        const uint32_t count = min(unit->cols - col, GROUP);
+        const uint4 v = gather_group<D>(sources, row, col, count), values = cast_group<D>(v, to_f16);
+        if (FINITE)
+            note_nonfinite<D>(work, tile.unit, unit, row, col, v);
+        store_values(unit, (size_t)row * unit->cols + col, count, values);
+        if (DIGEST)
+            digest_values(unit, row, col, values, &sums);
+    }
+    if (DIGEST && unit->flags & UNIT_RIDES)
+        weft_block_partial<THREADS>(&sums, shared->warp_sums[0], &work->partials[unit->partial + tile.place]);
     weft_sync<THREADS>(); /* shared memory is as a direct tile expects it: not in use */
 }
 

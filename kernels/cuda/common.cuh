@@ -92,7 +92,7 @@ template <uint32_t SIZE> static __device__ __forceinline__ bool weft_sync_or(boo
     return any;
 }
 
-/* Weights are read once, and what is written is read by others later: neither should displace anything. */
+/* 16 bytes that are read once. */
 static __device__ __forceinline__ uint4 weft_load16(const void *from)
 {
     uint4 v;
@@ -102,14 +102,24 @@ static __device__ __forceinline__ uint4 weft_load16(const void *from)
     return v;
 }
 
+#ifndef WEFT_TUNE_STREAM
+#define WEFT_TUNE_STREAM 0
+#endif
+
 static __device__ __forceinline__ void weft_store8(void *to, uint2 v)
 {
-    __stcs((uint2 *)to, v);
+    if (WEFT_TUNE_STREAM)
+        __stcs((uint2 *)to, v);
+    else
+        *(uint2 *)to = v;
 }
 
 static __device__ __forceinline__ void weft_store16(void *to, uint4 v)
 {
-    __stcs((uint4 *)to, v);
+    if (WEFT_TUNE_STREAM)
+        __stcs((uint4 *)to, v);
+    else
+        *(uint4 *)to = v;
 }
 
 #endif

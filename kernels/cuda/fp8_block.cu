@@ -1,18 +1,18 @@
 /* fp8-block: one scale for 128 x 128 elements.
  *
- *     tile 128 x 128                         thread t: rows t/16 + 16 i (i = 0..7), columns 8 (t%16) .. +7
- *     +--------------------------------+
- *     | t0 | t1 | ...            | t15 |     its 8 groups stay in registers while the amax goes round; their stage is
- *     | t16| ...                 | t31 |     free again before that
- *     | ...                            |
+ *     tile 128 x 128 in a stage of shared memory       scale
+ *     +--------------------------------+               +-+     twice over the tile: for the amax 8 elements a thread at a
+ *     | 128 columns, no padding        |  ==========>  |s|     time, for the codes 16, which are 16 bytes to store and two
+ *     | ...                            |               +-+     words of the digest
  *     +--------------------------------+
  *
  * 2 (4) bytes read, 1 written, an element; 4 more for the scale and 16 for the digest, a tile.
  */
 #include "kernels/cuda/pipeline.cuh"
 
-constexpr uint32_t ROW_GROUPS = BLOCK / GROUP;       /* groups, and so threads, side by side */
-constexpr uint32_t STEP = THREADS / ROW_GROUPS;      /* rows between the groups of a thread */
+constexpr uint32_t ROW_GROUPS = BLOCK / GROUP;
+constexpr uint32_t STEP = THREADS / ROW_GROUPS; /* gathered: rows between the groups of a thread */
+constexpr uint32_t ROW_SPANS = BLOCK / (SPAN * GROUP);
 
 /* Both scales of a tile and what x is multiplied by; `pow2` holds for vllm-pow2 only. */
 typedef struct scales {
@@ -94,47 +94,28 @@ static __device__ __forceinline__ uint32_t finite_amax(const uint4 (&v)[GROUPS],
     return shared->finite_max;
 }
 
-/* The largest magnitude of the tile, finite or not. */
-static __device__ __forceinline__ uint32_t tile_max(const uint4 (&v)[GROUPS], uint32_t *warp_max)
+/* The larger of a thread's packed maxima over all threads. */
+static __device__ __forceinline__ uint32_t tile_max(uint32_t max, uint32_t *warp_max)
 {
-    uint32_t max = 0;
-#pragma unroll
-    for (uint32_t i = 0; i < GROUPS; i++)
-        max = group_magnitude(max, v[i]);
     max = __reduce_max_sync(ALL_LANES, larger_half(max));
     if (threadIdx.x % WARP == 0)
         warp_max[threadIdx.x / WARP] = max;
     weft_sync<THREADS>();
-#pragma unroll
-    for (uint32_t i = 0; i < WARPS; i++)
-        max = ::max(max, warp_max[i]);
-    return max;
+    return __reduce_max_sync(ALL_LANES, warp_max[threadIdx.x % WARPS]);
 }
 
-/* Scale, codes and digest of a tile whose amax is known. */
-template <weft_dtype_t D, bool DIGEST, bool DIRECT>
-static __device__ __forceinline__ void write_tile(const work_t *work, const unit_t *unit, uint32_t place,
-                                                  const uint4 (&v)[GROUPS], uint32_t amax, bool any_inf,
-                                                  uint64_t (*warp_sums)[2])
+/* The largest magnitude of a tile in its stage, finite or not. */
+template <weft_dtype_t D>
+static __device__ __forceinline__ uint32_t stage_max(const uint8_t *stage, uint32_t rows, uint32_t cols)
 {
-    const uint32_t row = threadIdx.x / ROW_GROUPS, col = place * BLOCK + threadIdx.x % ROW_GROUPS * GROUP;
-    const uint32_t profile = unit->profile, rows = unit->rows, cols = unit->cols;
-    const scales_t scales = scales_of(profile, value_f32<D>(amax), any_inf);
-    const bool twice = profile == WEFT_PROFILE_VLLM_POW2;
-    if (threadIdx.x == 0)
-        unit->scale[place] = twice ? scales.pow2 : scales.scale;
-    weft_digest_t sums = {{0, 0}};
+    uint32_t max = 0;
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++) {
-        if (row + i * STEP >= rows || col >= cols)
-            continue;
-        uint2 codes = encode_group<D>(v[i], &scales, twice);
-        store_codes<DIRECT>(unit, (size_t)(row + i * STEP) * cols + col, min(cols - col, GROUP), codes);
-        if (DIGEST)
-            digest_codes(unit, row + i * STEP, col, codes, &sums);
+        const uint32_t group = i * THREADS + threadIdx.x;
+        if (group / ROW_GROUPS < rows && group % ROW_GROUPS * GROUP < cols)
+            max = group_magnitude(max, stage_group<D>(stage, group * GROUP));
     }
-    if (DIGEST && unit->flags & UNIT_RIDES)
-        weft_block_partial<THREADS>(&sums, warp_sums, &work->partials[unit->partial + place]);
+    return max;
 }
 
 /* A tile that has come through the ring; false, before anything is written, if it holds a NaN or Inf. */
@@ -143,18 +124,34 @@ static __device__ __forceinline__ bool direct_tile(const work_t *work, const uni
                                                    const uint8_t *stage, uint32_t index, uint32_t turn,
                                                    shared_t *shared)
 {
-    const uint32_t row = threadIdx.x / ROW_GROUPS, col = threadIdx.x % ROW_GROUPS * GROUP;
-    const bool inside = tile.place * BLOCK + col < unit->cols;
-    uint4 v[GROUPS];
-#pragma unroll
-    for (uint32_t i = 0; i < GROUPS; i++)
-        v[i] = inside && row + i * STEP < unit->rows ? stage_group<D>(stage, (row + i * STEP) * BLOCK + col)
-                                                     : make_uint4(0, 0, 0, 0);
-    release_stage(&shared->ring, index);
-    const uint32_t amax = tile_max(v, shared->warp_max[turn]);
-    if (FINITE && amax >= inf_bits<D>())
+    const uint32_t rows = unit->rows, cols = min(unit->cols - tile.place * BLOCK, BLOCK);
+    const uint32_t amax = tile_max(stage_max<D>(stage, rows, cols), shared->warp_max[turn]);
+    if (FINITE && amax >= inf_bits<D>()) {
+        release_stage(&shared->ring, index);
         return false;
-    write_tile<D, DIGEST, true>(work, unit, tile.place, v, amax, false, shared->warp_sums[turn]);
+    }
+    const scales_t scales = scales_of(unit->profile, value_f32<D>(amax), false);
+    const bool twice = unit->profile == WEFT_PROFILE_VLLM_POW2;
+    if (threadIdx.x == 0)
+        unit->scale[tile.place] = twice ? scales.pow2 : scales.scale;
+    weft_digest_t sums = {{0, 0}};
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < BLOCK * ROW_SPANS; i += THREADS) {
+        const uint32_t row = i / ROW_SPANS, col = i % ROW_SPANS * SPAN * GROUP;
+        bool real[SPAN];
+        uint2 codes[SPAN];
+#pragma unroll
+        for (uint32_t j = 0; j < SPAN; j++) {
+            real[j] = row < rows && col + j * GROUP < cols;
+            codes[j] = encode_group<D>(stage_group<D>(stage, row * BLOCK + col + j * GROUP), &scales, twice);
+            if (DIGEST && real[j])
+                digest_codes(unit, row, tile.place * BLOCK + col + j * GROUP, codes[j], &sums);
+        }
+        store_span(unit, (size_t)row * unit->cols + tile.place * BLOCK + col, real, codes);
+    }
+    release_stage(&shared->ring, index);
+    if (DIGEST && unit->flags & UNIT_RIDES)
+        weft_block_partial<THREADS>(&sums, shared->warp_sums[turn], &work->partials[unit->partial + tile.place]);
     return true;
 }
 
@@ -168,11 +165,14 @@ static __device__ __noinline__ void gathered_tile(const work_t *work, tile_t til
     const sources_t sources =
         list_sources<THREADS>(work, unit, 0, rows, tile.place * BLOCK, BLOCK, &shared->listing);
     uint4 v[GROUPS];
+    uint32_t max = 0;
 #pragma unroll
-    for (uint32_t i = 0; i < GROUPS; i++)
+    for (uint32_t i = 0; i < GROUPS; i++) {
         v[i] = row + i * STEP < rows && count ? gather_group<D>(sources, row + i * STEP, col, count)
                                               : make_uint4(0, 0, 0, 0);
-    uint32_t amax = tile_max(v, shared->warp_max[0]);
+        max = group_magnitude(max, v[i]);
+    }
+    uint32_t amax = tile_max(max, shared->warp_max[0]);
     bool any_inf = false;
     if (FINITE && amax >= inf_bits<D>()) {
 #pragma unroll
@@ -180,7 +180,22 @@ static __device__ __noinline__ void gathered_tile(const work_t *work, tile_t til
             note_nonfinite<D>(work, tile.unit, unit, row + i * STEP, col, v[i]);
         amax = finite_amax<D>(v, shared, &any_inf);
     }
-    write_tile<D, DIGEST, false>(work, unit, tile.place, v, amax, any_inf, shared->warp_sums[0]);
+    const scales_t scales = scales_of(unit->profile, value_f32<D>(amax), any_inf);
+    const bool twice = unit->profile == WEFT_PROFILE_VLLM_POW2;
+    if (threadIdx.x == 0)
+        unit->scale[tile.place] = twice ? scales.pow2 : scales.scale;
+    weft_digest_t sums = {{0, 0}};
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++) {
+        if (row + i * STEP >= rows || count == 0)
+            continue;
+        uint2 codes = encode_group<D>(v[i], &scales, twice);
+        store_codes(unit, (size_t)(row + i * STEP) * cols + col, count, codes);
+        if (DIGEST)
+            digest_codes(unit, row + i * STEP, col, codes, &sums);
+    }
+    if (DIGEST && unit->flags & UNIT_RIDES)
+        weft_block_partial<THREADS>(&sums, shared->warp_sums[0], &work->partials[unit->partial + tile.place]);
     weft_sync<THREADS>(); /* shared memory is as a direct tile expects it: not in use */
 }
 

@@ -1,11 +1,14 @@
 /* fp8-channel: one scale for each output row.
  *
- *     256 threads hold 16384 elements:     rows of up to 2048: 8 rows, a warp each      e.g. 4096: 4 rows, 64 threads each
- *                                                      16384: 1 row, all of them
- *     1024 threads hold 65536: 1 row; a longer one is read twice, a chunk of 65536 at a time. These kernels gather always
+ *     a tile: whole rows, at most 16384 elements, that share the threads evenly
+ *     +--------------------------------+
+ *     | row 0        4096 columns      |   128 threads       as in fp8-block: twice over the stage
+ *     | ...                            |
+ *     | row 3                          |   128 threads
+ *     +--------------------------------+
  *
- * As in fp8-block the groups of a thread stay in registers between amax and codes. Where columns are split over ranks
- * the row's amax has come ahead, and nothing waits for anything.
+ * Longer rows have kernels of 1024 threads that gather always; what does not fit their registers is read twice. Where
+ * columns are split over ranks the row's amax has come ahead.
  *
  * x / s must be what one true division gives, rounded, and then rounded to e4m3. With r = fl(1/s) and
  *
@@ -84,50 +87,38 @@ static __device__ __forceinline__ uint32_t row_max(uint32_t warp_value, const pl
     return max;
 }
 
-template <weft_dtype_t D, bool DIGEST, bool DIRECT>
-static __device__ __forceinline__ void encode_row(const unit_t *unit, const place_t *at, uint32_t begin, bool divide,
-                                                  float s, float r, const uint4 (&v)[GROUPS], weft_digest_t *sums)
-{
-#pragma unroll
-    for (uint32_t i = 0; i < GROUPS; i++) {
-        uint32_t col = begin + at->col + i * at->step;
-        if (!at->real || col >= unit->cols)
-            continue;
-        uint2 codes = !DIRECT && divide ? divide_group<D>(v[i], s) : encode_group<D>(v[i], s, r);
-        store_codes<DIRECT>(unit, (size_t)at->row * unit->cols + col, min(unit->cols - col, GROUP), codes);
-        if (DIGEST)
-            digest_codes(unit, at->row, col, codes, sums);
-    }
-}
-
 /* A value that no amax reaches: of a row that must be done again. */
 constexpr uint32_t REFUSED = 0xFFFF;
 
-/* The amax that holds for this thread's row, in *amax; false where any row of the tile holds a NaN or Inf, or more than
- * the amax it was given. */
+/* From the packed maximum of this thread the amax that holds for its row, in *amax; false where any row of the tile holds
+ * a NaN or Inf, or more than the amax it was given. */
 template <weft_dtype_t D, bool FINITE>
-static __device__ __forceinline__ bool agree_on_amax(const unit_t *unit, const place_t *at, const uint4 (&v)[GROUPS],
+static __device__ __forceinline__ bool agree_on_amax(const unit_t *unit, const place_t *at, uint32_t max,
                                                      uint32_t *warp_max, uint32_t *amax)
 {
     const bool given = unit->row_amax != NULL;
     *amax = given && at->real ? unit->row_amax[at->row] : 0;
     if (!FINITE && given)
         return true;
-    uint32_t max = 0;
-#pragma unroll
-    for (uint32_t i = 0; i < GROUPS; i++)
-        max = group_magnitude(max, v[i]);
     max = __reduce_max_sync(ALL_LANES, larger_half(max));
     if (FINITE && (max >= inf_bits<D>() || (given && max > *amax)))
         max = REFUSED;
     max = row_max<THREADS>(max, at, warp_max);
     if (!given)
         *amax = max;
-    bool good = true;
-#pragma unroll
-    for (uint32_t i = 0; i < WARPS; i++)
-        good &= warp_max[i] != REFUSED;
-    return !FINITE || good;
+    return !FINITE || __all_sync(ALL_LANES, warp_max[threadIdx.x % WARPS] != REFUSED);
+}
+
+/* The packed maximum of this thread's part of a row in its stage. */
+template <weft_dtype_t D>
+static __device__ __forceinline__ uint32_t stage_max(const uint8_t *stage, uint32_t first, const place_t *at,
+                                                     uint32_t cols)
+{
+    uint32_t max = 0;
+#pragma unroll 4
+    for (uint32_t col = at->col; col < cols; col += at->step)
+        max = group_magnitude(max, stage_group<D>(stage, first + col));
+    return max;
 }
 
 /* A tile that has come through the ring; false, before anything is written, if some row of it must divide. */
@@ -137,21 +128,33 @@ static __device__ __forceinline__ bool direct_tile(const work_t *work, const uni
                                                    shared_t<THREADS> *shared)
 {
     const place_t at = place_of<THREADS>(unit, tile.place);
-    const uint32_t first = (threadIdx.x >> unit->log_row_threads) * unit->cols + at.col;
-    uint4 v[GROUPS];
-#pragma unroll
-    for (uint32_t i = 0; i < GROUPS; i++)
-        v[i] = at.real && at.col + i * at.step < unit->cols ? stage_group<D>(stage, first + i * at.step)
-                                                            : make_uint4(0, 0, 0, 0);
-    release_stage(&shared->ring, index);
+    const uint32_t cols = unit->cols, real_cols = at.real ? cols : 0;
+    const uint32_t first = (threadIdx.x >> unit->log_row_threads) * cols;
     uint32_t amax;
-    if (!agree_on_amax<D, FINITE>(unit, &at, v, shared->warp_max[turn], &amax))
+    if (!agree_on_amax<D, FINITE>(unit, &at, stage_max<D>(stage, first, &at, real_cols), shared->warp_max[turn],
+                                  &amax)) {
+        release_stage(&shared->ring, index);
         return false;
+    }
     const float s = weft_channel_scale(value_f32<D>(amax)), r = weft_div(1.0f, s);
     if (at.real && at.col == 0)
         unit->scale[at.row] = s;
     weft_digest_t sums = {{0, 0}};
-    encode_row<D, DIGEST, true>(unit, &at, 0, false, s, r, v, &sums);
+#pragma unroll 1
+    for (uint32_t col = at.col * SPAN; col < real_cols; col += at.step * SPAN) {
+        bool real[SPAN];
+        uint2 codes[SPAN];
+#pragma unroll
+        for (uint32_t j = 0; j < SPAN; j++) {
+            const uint32_t here = col + j * GROUP;
+            real[j] = here < cols;
+            codes[j] = encode_group<D>(stage_group<D>(stage, real[j] ? first + here : 0), s, r);
+            if (DIGEST && real[j])
+                digest_codes(unit, at.row, here, codes[j], &sums);
+        }
+        store_span(unit, (size_t)at.row * cols + col, real, codes);
+    }
+    release_stage(&shared->ring, index);
     if (DIGEST && unit->flags & UNIT_RIDES)
         weft_block_partial<THREADS>(&sums, shared->warp_sums[turn], &work->partials[unit->partial + tile.place]);
     return true;
@@ -202,7 +205,16 @@ static __device__ __noinline__ void gathered_tile(const work_t *work, tile_t til
     for (uint32_t begin = 0; begin < cols; begin += chunk) {
         if (cols > chunk)
             gather_row<D>(unit, sources, &at, begin, v);
-        encode_row<D, DIGEST, false>(unit, &at, begin, max > amax, s, r, v, &sums);
+#pragma unroll
+        for (uint32_t i = 0; i < GROUPS; i++) {
+            const uint32_t col = begin + at.col + i * at.step;
+            if (!at.real || col >= cols)
+                continue;
+            uint2 codes = max > amax ? divide_group<D>(v[i], s) : encode_group<D>(v[i], s, r);
+            store_codes(unit, (size_t)at.row * cols + col, min(cols - col, GROUP), codes);
+            if (DIGEST)
+                digest_codes(unit, at.row, col, codes, &sums);
+        }
     }
     if (DIGEST && unit->flags & UNIT_RIDES)
         weft_block_partial<SIZE>(&sums, shared->warp_sums[0], &work->partials[unit->partial + tile.place]);

@@ -52,7 +52,7 @@ static uint32_t row_threads_log(uint32_t cols)
 
 static bool is_wide(uint32_t cols)
 {
-    return cols > THREADS * GROUPS * GROUP;
+    return cols > TILE_ELEMS;
 }
 
 static uint32_t shape_of(const weft_cuda_unit_t *u)
@@ -143,6 +143,12 @@ static bool stores_groups(const weft_cuda_unit_t *u)
     return u->unit.cols % GROUP == 0 && is_aligned(u->unit.out, GROUP * elem_size(u->unit.out_dtype));
 }
 
+/* Whether those of SPAN groups are, and no row ends between them. */
+static bool stores_spans(const weft_cuda_unit_t *u)
+{
+    return u->unit.cols % (SPAN * GROUP) == 0 && is_aligned(u->unit.out, SPAN * GROUP);
+}
+
 static uint64_t out_bytes(const weft_cuda_unit_t *u)
 {
     return (uint64_t)u->unit.rows * u->unit.cols * elem_size(u->unit.out_dtype);
@@ -203,7 +209,8 @@ static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
         .word = (uint32_t)(out_begin / WEFT_DIGEST_WORD_BYTES),
         .partial = 0,
         .flags = (uint8_t)((stores_groups(u) ? UNIT_ALIGNED : 0) | (rides ? UNIT_RIDES : 0) |
-                           (q->allow_nonfinite ? UNIT_ALLOWS : 0) | (direct ? UNIT_DIRECT : 0)),
+                           (q->allow_nonfinite ? UNIT_ALLOWS : 0) | (direct ? UNIT_DIRECT : 0) |
+                           (stores_spans(u) ? UNIT_SPANS : 0)),
         .profile = (uint8_t)q->profile,
         .out_dtype = (uint8_t)q->out_dtype,
         .log_row_threads = (uint8_t)row_threads_log(q->cols),

@@ -21,13 +21,21 @@
 #include "kernels/cuda/digest.cuh"
 
 constexpr uint32_t GROUP = 8;     /* elements */
-constexpr uint32_t THREADS = 256; /* that hold elements; 1024 for rows of fp8-channel longer than 16384 */
-constexpr uint32_t GROUPS = 8;    /* of a thread */
+#ifndef WEFT_TUNE_THREADS
+#define WEFT_TUNE_THREADS 512
+#endif
+#ifndef WEFT_TUNE_SPAN
+#define WEFT_TUNE_SPAN 2
+#endif
+constexpr uint32_t THREADS = WEFT_TUNE_THREADS; /* that work on a tile; 1024 for rows of fp8-channel longer than 16384 */
+constexpr uint32_t TILE_ELEMS = 16384;
+constexpr uint32_t GROUPS = TILE_ELEMS / GROUP / THREADS; /* of a thread */
+constexpr uint32_t SPAN = WEFT_TUNE_SPAN; /* groups side by side whose codes a thread stores at once */
 constexpr uint32_t MAX_THREADS = 1024;
 constexpr uint32_t BLOCK = 128;  /* a tile of fp8-block and of cast is BLOCK x BLOCK */
 constexpr uint32_t LISTED = 64;  /* segments of a tile that fit in shared memory; more are searched where they are */
 
-static_assert(BLOCK * BLOCK == THREADS * GROUPS * GROUP, "a tile is what the registers of a block hold");
+static_assert(BLOCK * BLOCK == TILE_ELEMS, "a tile of fp8-block is one of the pipeline's");
 
 /* ---- Records ---- */
 
@@ -45,6 +53,7 @@ enum {
     UNIT_RIDES = 2,   /* the digest of its tensor rides in the pass */
     UNIT_ALLOWS = 4,  /* NaN and Inf */
     UNIT_DIRECT = 8,  /* tiles come through the pipeline; implies UNIT_ALIGNED */
+    UNIT_SPANS = 16,  /* the codes of SPAN groups can be stored at once, and there is never a lone one */
 };
 
 typedef struct alignas(16) unit {
@@ -292,10 +301,9 @@ static __device__ __forceinline__ void note_nonfinite(const work_t *work, uint32
 /* ---- Stores ---- */
 
 /* Store the codes of a group, of which `count` are real. */
-template <bool DIRECT>
 static __device__ __forceinline__ void store_codes(const unit_t *unit, size_t offset, uint32_t count, uint2 codes)
 {
-    if (DIRECT || unit->flags & UNIT_ALIGNED) {
+    if (unit->flags & UNIT_ALIGNED) {
         weft_store8(unit->out + offset, codes);
     } else {
 #pragma unroll
@@ -303,6 +311,22 @@ static __device__ __forceinline__ void store_codes(const unit_t *unit, size_t of
             if (i < count)
                 unit->out[offset + i] = (uint8_t)((i < 4 ? codes.x : codes.y) >> (i % 4 * 8));
         }
+    }
+}
+
+/* Store the codes of a direct unit's groups side by side, as far as they are real. */
+static __device__ __forceinline__ void store_span(const unit_t *unit, size_t offset, const bool (&real)[SPAN],
+                                                  const uint2 (&codes)[SPAN])
+{
+    if (SPAN == 2 && unit->flags & UNIT_SPANS) {
+        if (real[0])
+            weft_store16(unit->out + offset, make_uint4(codes[0].x, codes[0].y, codes[SPAN - 1].x, codes[SPAN - 1].y));
+        return;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < SPAN; i++) {
+        if (real[i])
+            weft_store8(unit->out + offset + i * GROUP, codes[i]);
     }
 }
 

@@ -2,9 +2,10 @@
  *
  *     bench_kernels [--quick] [--samples N] [--shape NAME]
  *
- * A sample runs one operation over every buffer set of a shape, one launch a set as a version does a layer; the sets
- * together are many times the L2. One round takes a sample of the copy and of every operation, in turn, so that a
- * change of clock meets all of them. Times are events around a sample, over its launches. `full` has digests and
+ * A sample runs one operation over every buffer set of a shape; the sets together are many times the L2. `layer`: one
+ * launch (or one copy) a set, as when layers arrive one by one; `run`: one launch (or one copy) over all of them, as when
+ * they are all there. One round takes a sample of the copy and of every operation, in turn, so that a
+ * change of clock meets all of them. Times are events around a sample, over its sets. `full` has digests and
  * finite check, and once a sample what ends a version: digests of the scales, sums combined, results copied home.
  *
  *     GB/s    bytes read + bytes written over the median          ratio   median of the copy over that of the operation
@@ -67,9 +68,11 @@ static void sets_create(sets_t *s, shape_t shape)
     s->shape = shape;
     s->elems = (size_t)shape.rows * shape.cols;
     s->count = (uint32_t)std::min<size_t>(MAX_SETS, BUFFER_BYTES / (s->elems * 4) + 1);
+    CUDA(cudaMalloc((void **)&s->source[0], s->count * s->elems * 2));
+    CUDA(cudaMalloc((void **)&s->out[0], s->count * s->elems * 2));
     for (uint32_t i = 0; i < s->count; i++) {
-        CUDA(cudaMalloc((void **)&s->source[i], s->elems * 2));
-        CUDA(cudaMalloc((void **)&s->out[i], s->elems * 2));
+        s->source[i] = s->source[0] + i * s->elems * 2;
+        s->out[i] = s->out[0] + i * s->elems * 2;
         CUDA(cudaMalloc((void **)&s->scale[i], (size_t)shape.rows * 128 * 4));
         CUDA(cudaMalloc((void **)&s->amax[i], (size_t)shape.rows * 2));
         fill_weights<<<1024, 256>>>((uint16_t *)(void *)s->source[i], s->elems, (uint32_t)random_u64());
@@ -81,9 +84,9 @@ static void sets_create(sets_t *s, shape_t shape)
 
 static void sets_destroy(sets_t *s)
 {
+    CUDA(cudaFree(s->source[0]));
+    CUDA(cudaFree(s->out[0]));
     for (uint32_t i = 0; i < s->count; i++) {
-        CUDA(cudaFree(s->source[i]));
-        CUDA(cudaFree(s->out[i]));
         CUDA(cudaFree(s->scale[i]));
         CUDA(cudaFree(s->amax[i]));
     }
@@ -102,6 +105,7 @@ typedef struct op {
     weft_profile_t profile;
     weft_dtype_t out_dtype;
     bool given; /* the amax of rows */
+    bool run;   /* one launch for all sets */
     uint32_t cut_rows, cut_cols; /* the source comes in such pieces; 0: whole */
     void *list;
     uint32_t num_units; /* of one set */
@@ -228,22 +232,22 @@ static void op_destroy(op_t *op)
     }
 }
 
-static void launch_set(const op_t *op, const sets_t *s, uint32_t set, cudaStream_t stream)
+static void launch(const op_t *op, const sets_t *s, uint32_t set, uint32_t sets, cudaStream_t stream)
 {
-    uint32_t first = set * op->num_units;
+    uint32_t first = set * op->num_units, count = sets * op->num_units;
     switch (op->kind) {
     case OP_COPY: /* as many bytes as the fp8 kernels read and write, half of them each */
-        CUDA(cudaMemcpyAsync(s->out[set], s->source[set], (size_t)(op->read * (double)s->elems),
+        CUDA(cudaMemcpyAsync(s->out[set], s->source[set], sets * (size_t)(op->read * (double)s->elems),
                              cudaMemcpyDeviceToDevice, stream));
         break;
     case OP_QUANTIZE:
-        WEFT(weft_cuda_quantize_run((weft_cuda_quantize_t *)op->list, first, op->num_units, op->extras, stream));
+        WEFT(weft_cuda_quantize_run((weft_cuda_quantize_t *)op->list, first, count, op->extras, stream));
         break;
     case OP_PACK:
-        WEFT(weft_cuda_pack_run((weft_cuda_pack_t *)op->list, first, op->num_units, op->extras, stream));
+        WEFT(weft_cuda_pack_run((weft_cuda_pack_t *)op->list, first, count, op->extras, stream));
         break;
     case OP_AMAX:
-        WEFT(weft_cuda_amax_run((weft_cuda_amax_t *)op->list, first, 1, NULL, stream));
+        WEFT(weft_cuda_amax_run((weft_cuda_amax_t *)op->list, first, count, NULL, stream));
         break;
     case OP_DIGEST: break;
     }
@@ -255,8 +259,10 @@ static void run_sample(const op_t *op, const sets_t *s, cudaStream_t stream)
     weft_cuda_quantize_t *quantize = op->kind == OP_QUANTIZE ? (weft_cuda_quantize_t *)op->list : NULL;
     if (quantize && op->extras)
         WEFT(weft_cuda_quantize_begin(quantize, stream));
-    for (uint32_t set = 0; set < s->count; set++)
-        launch_set(op, s, set, stream);
+    for (uint32_t set = 0; set < s->count && !op->run; set++)
+        launch(op, s, set, 1, stream);
+    if (op->run)
+        launch(op, s, 0, s->count, stream);
     if (quantize && op->extras & WEFT_CUDA_DIGEST)
         WEFT(weft_cuda_quantize_finish(quantize, 0, 2 * s->count, stream));
     if (op->kind == OP_PACK && op->extras & WEFT_CUDA_DIGEST)
@@ -334,7 +340,7 @@ static void check_op(op_t *op, const sets_t *s)
     run_sample(op, s, 0);
     CUDA(cudaDeviceSynchronize());
     switch (op->kind) {
-    case OP_COPY: op->wrong = count_wrong(s->out[0], s->host.data(), (size_t)(op->read * (double)s->elems)); break;
+    case OP_COPY: op->wrong = count_wrong(s->out[0], s->host.data(), s->elems); break;
     case OP_QUANTIZE: op->wrong = wrong_quantize(op, s); break;
     case OP_PACK: op->wrong = wrong_pack(op, s); break;
     case OP_AMAX: op->wrong = wrong_amax(s); break;
@@ -359,8 +365,8 @@ static void print_op(const op_t *op, const sets_t *s, const op_t *copy)
     double p50 = percentile(op->us, 0.5), p99 = percentile(op->us, 0.99), copy50 = percentile(copy->us, 0.5);
     double bytes = (op->read + op->written) * (double)s->elems;
     double copy_rate = (copy->read + copy->written) * (double)s->elems / copy50, rate = bytes / p50;
-    printf("%-12s %-10s %-8s %-10s %-5s %8.0f %7.3f %9.2f %9.2f %7ld\n", op->name, op->profile_name, s->shape.name,
-           op->source, op->extras == WEFT_CUDA_ALL ? "full" : op->extras ? "part" : "bare", rate * 1e-3,
+    printf("%-12s %-10s %-8s %-10s %-6s %-5s %8.0f %7.3f %9.2f %9.2f %7ld\n", op->name, op->profile_name, s->shape.name,
+           op->source, op->run ? "run" : "layer", op->extras == WEFT_CUDA_ALL ? "full" : op->extras ? "part" : "bare", rate * 1e-3,
            rate / copy_rate, p50, p99, op->wrong);
 }
 
@@ -391,7 +397,10 @@ static std::vector<op_t> list_ops(const shape_t *shape)
 {
     const weft_kernel_id_t block = WEFT_KERNEL_FP8_BLOCK, channel = WEFT_KERNEL_FP8_CHANNEL;
     std::vector<op_t> ops;
-    ops.push_back(plain_op(OP_COPY, "copy", 1.5, 1.5, 0));
+    op_t copy = plain_op(OP_COPY, "copy", 1.5, 1.5, 0);
+    ops.push_back(copy);
+    copy.run = true;
+    ops.push_back(copy);
     for (unsigned extras : {0u, (unsigned)WEFT_CUDA_FINITE, (unsigned)WEFT_CUDA_ALL}) {
         bool part = extras == WEFT_CUDA_FINITE;
         if (part && quick)
@@ -425,7 +434,17 @@ static std::vector<op_t> list_ops(const shape_t *shape)
     ops.push_back(f16);
     ops.push_back(plain_op(OP_PACK, "pack", 2, 2, 0));
     ops.push_back(plain_op(OP_PACK, "pack", 2, 2, WEFT_CUDA_ALL));
-    ops.push_back(plain_op(OP_DIGEST, "digest", 2, 0, WEFT_CUDA_DIGEST));
+    op_t digest = plain_op(OP_DIGEST, "digest", 2, 0, WEFT_CUDA_DIGEST);
+    digest.run = true;
+    ops.push_back(digest);
+    for (unsigned extras : {0u, (unsigned)WEFT_CUDA_ALL}) {
+        for (op_t op : {quantize_op("fp8-block", block, WEFT_PROFILE_IEEE, "ieee", extras),
+                        quantize_op("fp8-block", block, WEFT_PROFILE_VLLM_POW2, "vllm-pow2", extras),
+                        quantize_op("fp8-channel", channel, WEFT_PROFILE_DEFAULT, "-", extras)}) {
+            op.run = true;
+            ops.push_back(op);
+        }
+    }
     return ops;
 }
 
@@ -458,7 +477,7 @@ static long bench_shape(const shape_t *shape)
         }
     }
     for (op_t &op : ops) {
-        print_op(&op, &sets, &ops[0]);
+        print_op(&op, &sets, &ops[op.run ? 1 : 0]);
         op_destroy(&op);
     }
     CUDA(cudaEventDestroy(begin));
@@ -491,7 +510,7 @@ int main(int argc, char **argv)
     CUDA(cudaRuntimeGetVersion(&runtime));
     printf("# %s, %d SMs, %.0f MiB of L2, CUDA runtime %d, driver %d; %d samples\n", device.name,
            device.multiProcessorCount, device.l2CacheSize / 1048576.0, runtime, driver, samples);
-    printf("# %-10s %-10s %-8s %-10s %-5s %8s %7s %9s %9s %7s\n", "op", "profile", "shape", "source", "with", "GB/s",
+    printf("# %-10s %-10s %-8s %-10s %-6s %-5s %8s %7s %9s %9s %7s\n", "op", "profile", "shape", "source", "launch", "with", "GB/s",
            "ratio", "P50 us", "P99 us", "#wrong");
     long wrong = 0;
     for (const shape_t &shape : shapes) {
