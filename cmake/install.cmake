@@ -21,7 +21,7 @@ install(FILES LICENSE README.md CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR}
 set(WEFT_PC_REQUIRES "")
 set(WEFT_PC_LIBS "")
 if(NOT BUILD_SHARED_LIBS)
-  set(WEFT_PC_REQUIRES "libxxhash libcjson libzmq ompi-c")
+  set(WEFT_PC_REQUIRES "libxxhash libcjson libzmq hwloc ompi-c")
   set(WEFT_PC_LIBS "-pthread -lm")
 endif()
 file(RELATIVE_PATH WEFT_PC_PREFIX ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
