@@ -1,11 +1,15 @@
-# weft_component(NAME FOLDER [USES component...] [PRIVATE_LIBS target...] [RECURSE])
-# One folder of the library as a static archive; `weft_<NAME>` links the components it may use and no others.
+# weft_component(NAME FOLDER [USES component...] [PRIVATE_LIBS target...] [WITHOUT regex] [RECURSE])
+# One folder of the library as a static archive; `weft_<NAME>` links the components it may use and no others. Sources
+# whose path matches WITHOUT are left out.
 function(weft_component name folder)
-  cmake_parse_arguments(arg "RECURSE" "" "USES;PRIVATE_LIBS" ${ARGN})
+  cmake_parse_arguments(arg "RECURSE" "WITHOUT" "USES;PRIVATE_LIBS" ${ARGN})
   if(arg_RECURSE)
     file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${folder}/*.c)
   else()
     file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${folder}/*.c)
+  endif()
+  if(arg_WITHOUT)
+    list(FILTER sources EXCLUDE REGEX ${arg_WITHOUT})
   endif()
   if(NOT sources)
     add_library(weft_${name} INTERFACE)

@@ -1,5 +1,7 @@
-# CUDA: the compiler, the flags of every .cu file, and the kernels of the device as one more component of libweft.
-# Included after the components when WEFT_CUDA is on; tests/cuda includes it too when it is built by itself.
+# CUDA: the compiler, the flags of every .cu file, the kernels of the device as one more component of libweft, NCCL.
+# Included before the components when WEFT_CUDA is on; tests/cuda includes it too when it is built by itself.
+#
+# Nothing links libcuda: what is needed of the driver is asked of the runtime, so that programs start without one.
 get_filename_component(weft_cuda_root ${CMAKE_CURRENT_LIST_DIR}/.. ABSOLUTE)
 
 if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
@@ -9,7 +11,7 @@ if(NOT CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES 90)
 endif()
 enable_language(CUDA)
-find_package(CUDAToolkit 12.4 REQUIRED)
+find_package(CUDAToolkit 12.5 REQUIRED)
 
 # What every target with .cu files compiles with. Host and device must give the same bytes: no contraction into fused
 # multiply-adds, subnormals kept, true division; where kernels want a fused one they say so.
@@ -28,16 +30,10 @@ add_library(weft_kernels_cuda STATIC ${weft_cuda_sources})
 weft_cuda_target(weft_kernels_cuda)
 target_link_libraries(weft_kernels_cuda PUBLIC CUDA::cudart_static)
 set_property(GLOBAL APPEND PROPERTY WEFT_COMPONENTS weft_kernels_cuda)
+set(weft_cuda_kernels weft_kernels_cuda)
 
-# libweft is made of the objects above and links no component, so it is told of the runtime by itself, once it exists.
-function(weft_cuda_link_library)
-  if(TARGET weft)
-    target_link_libraries(weft PRIVATE CUDA::cudart_static)
-  endif()
-endfunction()
-cmake_language(DEFER CALL weft_cuda_link_library)
-
-if(WEFT_TESTS)
-  enable_testing()
-  add_subdirectory(${weft_cuda_root}/tests/cuda)
+if(TARGET weft_flags) # part of weft, not tests/cuda by itself
+  find_package(NCCL 2.27 REQUIRED)
+  set(weft_nccl NCCL::NCCL CUDA::cudart_static)
+  target_compile_definitions(weft_flags INTERFACE WEFT_HAVE_CUDA)
 endif()

@@ -18,7 +18,7 @@ set_target_properties(weft PROPERTIES
 target_include_directories(weft PUBLIC
   $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 target_link_libraries(weft PRIVATE
-  $<BUILD_INTERFACE:weft_flags> weft_xxhash weft_cjson weft_zmq weft_mpi Threads::Threads m)
+  $<BUILD_INTERFACE:weft_flags> weft_xxhash weft_cjson weft_zmq weft_hwloc weft_mpi ${weft_nccl} Threads::Threads m)
 if(BUILD_SHARED_LIBS)
   target_link_options(weft PRIVATE -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/weft.map)
   if(NOT WEFT_SANITIZE) # the sanitizers' own symbols are found when a program is linked

@@ -10,16 +10,36 @@
 
 #define IDLE_WAIT_US 100000
 
+/* ---- rounds ---- */
+
+/* Whether nothing reads or writes a round's slot any more. */
+static bool round_over(const weft_rollout_t *r, uint32_t round)
+{
+    return weft_assembler_round_done(r->assembler, round) && weft_receiver_round_idle(r->receiver, round) &&
+           r->round_tickets[round] <= r->done;
+}
+
+/* Over a transport that lends, the sources learn so that their memory was read. */
+static void acknowledge_round(weft_rollout_t *r, uint32_t round)
+{
+    const weft_transport_ops_t *ops = weft_transport_table(r->session->transport);
+    const weft_round_t *ended = &r->program->rounds[round];
+    for (uint32_t i = 0; r->borrower && i < ended->num_buckets; i++) {
+        const weft_bucket_t *bucket = &r->program->buckets[ended->first_bucket + i];
+        ops->acknowledge(r->session->transport, r->session->groups[bucket->route]);
+    }
+}
+
 /* Grant a round when its slot is free: the round two before is quantized and passed on. */
 static weft_status_t grant_rounds(weft_rollout_t *r, bool *moved, weft_error_t *error)
 {
-    while (weft_assembler_round_done(r->assembler, r->oldest_round) &&
-           weft_receiver_round_idle(r->receiver, r->oldest_round))
-        r->oldest_round++;
+    while (r->oldest_round < r->transfer.posted && round_over(r, r->oldest_round))
+        acknowledge_round(r, r->oldest_round++);
     uint32_t limit = weft_transfer_limit(&r->transfer);
-    while (r->transfer.posted < limit && r->transfer.posted < r->oldest_round + WEFT_STAGING_SLOTS) {
+    while (r->mapped && r->transfer.posted < limit &&
+           r->transfer.posted < r->oldest_round + WEFT_STAGING_SLOTS) {
         uint32_t round = r->transfer.posted++;
-        weft_staging_clear_amax(&r->staging, round + 1);
+        WEFT_TRY(weft_staging_clear_amax(&r->staging, round + 1));
         weft_assembler_grant(r->assembler, round);
         WEFT_TRY(weft_receiver_post(r->receiver, round, error));
         *moved = true;
@@ -40,14 +60,7 @@ static void refuse(weft_rollout_t *r, weft_status_t status, const weft_error_t *
     weft_session_post_event(r->session, &event);
 }
 
-static void fold_amax(weft_rollout_t *r, const weft_bucket_t *bucket)
-{
-    for (uint32_t i = 0; i < bucket->num_fragments; i++) {
-        const weft_fragment_t *fragment = &r->program->fragments[bucket->first_fragment + i];
-        if (fragment->kind == WEFT_PIECE_AMAX)
-            weft_staging_fold_amax(&r->staging, fragment);
-    }
-}
+/* ---- arrivals ---- */
 
 static void note_arrival(weft_rollout_t *r, const weft_bucket_t *bucket)
 {
@@ -57,75 +70,240 @@ static void note_arrival(weft_rollout_t *r, const weft_bucket_t *bucket)
     pthread_mutex_unlock(&r->session->mutex);
 }
 
+/* What was lent is read in place and was never sent: there is nothing to compare it with but the source's word. */
+static weft_status_t digest_arrival(weft_rollout_t *r, uint32_t index)
+{
+    if (r->borrower || r->program->plan->rounds[r->program->buckets[index].round].digests)
+        return WEFT_OK;
+    uint64_t start = weft_now_ns();
+    WEFT_TRY(weft_wire_digests_start(&r->digests, index));
+    r->digest_ns += weft_now_ns() - start;
+    weft_session_span(r->session, "digest", start, r->transfer.version, index);
+    return WEFT_OK;
+}
+
+static weft_status_t fail_queue(const weft_rollout_t *r, weft_status_t status, weft_error_t *error)
+{
+    return weft_fail(error, status, "rollout rank %u: its %s queue failed: %s", r->session->rank,
+                     r->queue->ops->name, weft_status_text(status));
+}
+
 static weft_status_t take_arrivals(weft_rollout_t *r, bool *moved, weft_error_t *error)
 {
     uint32_t index;
+    bool folded;
     weft_status_t status;
     while (weft_receiver_poll(r->receiver, &index, &status, error)) {
         const weft_bucket_t *bucket = &r->program->buckets[index];
-        if (!r->program->plan->rounds[bucket->round].digests) {
-            uint64_t start = weft_now_ns();
-            weft_wire_digests_add(&r->digests, r->kernels, index, weft_staging_bucket(&r->staging, bucket));
-            r->digest_ns += weft_now_ns() - start;
-            weft_session_span(r->session, "digest", start, r->transfer.version, index);
-        }
-        fold_amax(r, bucket);
+        weft_status_t started = digest_arrival(r, index);
+        if (started == WEFT_OK && !r->refused)
+            started = weft_staging_fold_amax(&r->staging, index, &folded);
+        if (started != WEFT_OK)
+            return fail_queue(r, started, error);
         WEFT_TRY(weft_assembler_arrive(r->assembler, index, error));
+        r->round_tickets[bucket->round] = r->ticket + 1; /* the mark that follows */
         note_arrival(r, bucket);
         *moved = true;
     }
     return status;
 }
 
-static const void *locate_in_staging(void *user, const weft_fragment_t *fragment, size_t *ld_elems)
+/* ---- quantize ---- */
+
+/* The next units that are complete and follow each other: on the host one, so that arrivals are looked at in between;
+ * on a GPU as many as there are, for one launch. */
+static bool next_batch(weft_rollout_t *r, weft_batch_t *batch)
 {
-    *ld_elems = fragment->rect.cols;
-    return weft_staging_fragment(user, fragment);
+    if (!weft_assembler_next(r->assembler, &batch->first))
+        return false;
+    uint32_t round = weft_assembler_unit_round(r->assembler, batch->first), unit = batch->first;
+    const weft_round_t *of = &r->program->rounds[round];
+    while (!r->queue->ops->synchronous && unit + 1 < of->first_unit + of->num_units &&
+           weft_assembler_next_is(r->assembler, unit + 1))
+        weft_assembler_next(r->assembler, &unit);
+    batch->count = unit + 1 - batch->first;
+    batch->start_ns = weft_now_ns();
+    batch->ticket = r->ticket + 1; /* the mark that follows */
+    return true;
+}
+
+static weft_status_t start_batches(weft_rollout_t *r, bool *moved, weft_error_t *error)
+{
+    weft_batch_t batch;
+    while (next_batch(r, &batch)) {
+        if (!r->refused)
+            WEFT_TRY(weft_quantizer_run(r->quantizer, batch.first, batch.count, error));
+        if (r->num_batches == 0)
+            r->busy_since_ns = batch.start_ns;
+        r->batches[(r->first_batch + r->num_batches++) % r->program->num_units] = batch;
+        r->round_tickets[weft_assembler_unit_round(r->assembler, batch.first)] = batch.ticket;
+        *moved = true;
+        if (r->queue->ops->synchronous)
+            break;
+    }
+    return WEFT_OK;
 }
 
 static void finish_layer(weft_rollout_t *r, uint32_t layer)
 {
-    weft_quantizer_layer_done(r->quantizer, layer, weft_weights_stage(r->weights));
+    weft_quantizer_layer_done(r->quantizer, layer);
     pthread_mutex_lock(&r->session->mutex);
     r->layers_staged++;
     pthread_mutex_unlock(&r->session->mutex);
 }
 
-/* One unit at a time, so that arrivals are looked at in between. */
-static void quantize_next(weft_rollout_t *r, bool *moved)
+/* The memory that a batch was read from was lent: it counts only if it still is. */
+static void check_lent(weft_rollout_t *r)
 {
-    uint32_t index;
-    bool layer_staged;
+    uint32_t first;
     weft_error_t error;
-    if (!weft_assembler_next(r->assembler, &index))
+    if (!r->borrower || weft_borrower_has(r->borrower, r->transfer.version, &first))
         return;
-    const weft_unit_t *unit = &r->program->units[index];
-    uint64_t start = weft_now_ns();
-    if (!r->refused) {
-        const uint16_t *amax =
-            weft_staging_amax(&r->staging, weft_assembler_unit_round(r->assembler, index), unit);
-        weft_status_t status = weft_quantizer_run(r->quantizer, index, amax, locate_in_staging, &r->staging,
-                                                  weft_weights_stage(r->weights), &error);
-        if (status != WEFT_OK)
-            refuse(r, status, &error);
-    }
-    weft_assembler_staged(r->assembler, index, &layer_staged);
-    if (layer_staged && !r->refused)
-        finish_layer(r, unit->layer);
-    r->quantize_ns += weft_now_ns() - start;
-    weft_session_span(r->session, "quantize", start, r->transfer.version, index);
-    *moved = true;
+    weft_fail(&error, WEFT_ERR_ABORTED,
+              "rollout rank %u: trainer rank %u took its memory back while version %llu was read from it",
+              r->session->rank, first, (unsigned long long)r->transfer.version);
+    refuse(r, WEFT_ERR_ABORTED, &error);
 }
 
+static void finish_batch(weft_rollout_t *r, const weft_batch_t *batch)
+{
+    weft_error_t error;
+    bool layer_staged;
+    check_lent(r);
+    if (r->queue->ops->synchronous && !r->refused && weft_quantizer_judge(r->quantizer, &error) != WEFT_OK)
+        refuse(r, error.status, &error);
+    for (uint32_t u = batch->first; u < batch->first + batch->count; u++) {
+        weft_assembler_staged(r->assembler, u, &layer_staged);
+        if (layer_staged && !r->refused)
+            finish_layer(r, r->program->units[u].layer);
+    }
+    weft_session_span(r->session, "quantize", batch->start_ns, r->transfer.version, batch->first);
+}
+
+static void finish_batches(weft_rollout_t *r, bool *moved)
+{
+    while (r->num_batches && r->batches[r->first_batch].ticket <= r->done) {
+        finish_batch(r, &r->batches[r->first_batch]);
+        r->first_batch = (r->first_batch + 1) % (uint32_t)r->program->num_units;
+        if (--r->num_batches == 0)
+            r->quantize_ns += weft_now_ns() - r->busy_since_ns;
+        *moved = true;
+    }
+}
+
+/* ---- the queue ---- */
+
+/* What this turn started gets one ticket. */
+static weft_status_t mark_work(weft_rollout_t *r, bool started, weft_error_t *error)
+{
+    weft_status_t status = WEFT_OK;
+    if (started) {
+        status = r->queue->ops->mark(r->queue, &r->ticket);
+        weft_wire_digests_mark(&r->digests, r->ticket);
+    }
+    if (status == WEFT_OK)
+        status = r->queue->ops->poll(r->queue, &r->done);
+    weft_wire_digests_take(&r->digests, r->done);
+    return status == WEFT_OK ? status : fail_queue(r, status, error);
+}
+
+static weft_status_t end_work(weft_rollout_t *r, weft_error_t *error)
+{
+    weft_status_t status = WEFT_OK;
+    r->ended = true;
+    if (!r->refused && !r->transfer.stopped)
+        status = weft_quantizer_end(r->quantizer);
+    return status == WEFT_OK ? mark_work(r, true, error) : fail_queue(r, status, error);
+}
+
+static bool queue_over(const weft_rollout_t *r)
+{
+    return r->num_batches == 0 && r->done == r->ticket;
+}
+
+/* ---- the version ---- */
+
 /* Nothing more will come: all rounds are through, or all below the agreed one. */
-static bool transfer_over(const weft_rollout_t *r)
+static bool rounds_over(const weft_rollout_t *r)
 {
     const weft_transfer_t *transfer = &r->transfer;
-    if (transfer->aborted || r->quit)
-        return true;
-    if (!weft_receiver_idle(r->receiver) || (transfer->held && !transfer->stopped))
+    if (!weft_receiver_idle(r->receiver) || !queue_over(r) || (transfer->held && !transfer->stopped))
+        return false;
+    if (r->oldest_round < transfer->posted) /* not acknowledged */
         return false;
     return transfer->stopped ? transfer->posted >= transfer->stop_at : weft_assembler_done(r->assembler);
+}
+
+static bool transfer_over(const weft_rollout_t *r)
+{
+    return r->transfer.aborted || r->quit || (r->ended && queue_over(r));
+}
+
+static const uint16_t *amax_of(void *user, uint32_t unit)
+{
+    const weft_rollout_t *r = user;
+    return weft_staging_amax(&r->staging, weft_assembler_unit_round(r->assembler, unit), &r->program->units[unit]);
+}
+
+static const void *locate(void *user, const weft_fragment_t *fragment, size_t *ld_elems)
+{
+    weft_rollout_t *r = user;
+    return r->borrower ? weft_borrower_locate(r->borrower, fragment, ld_elems)
+                       : weft_staging_locate(&r->staging, fragment, ld_elems);
+}
+
+static const uint8_t *arrived_at(void *user, uint32_t bucket)
+{
+    const weft_rollout_t *r = user;
+    return weft_staging_bucket(&r->staging, &r->program->buckets[bucket]);
+}
+
+/* List all work, now that it is known where the fragments will be. */
+static weft_status_t prepare_lists(weft_rollout_t *r, weft_error_t *error)
+{
+    const weft_sources_t sources = {locate, amax_of, r};
+    weft_status_t status = weft_staging_prepare(&r->staging, locate, r);
+    if (status == WEFT_OK && !r->borrower)
+        status = weft_wire_digests_prepare(&r->digests, arrived_at, r);
+    if (status != WEFT_OK)
+        return fail_queue(r, status, error);
+    return weft_quantizer_prepare(r->quantizer, &sources, error);
+}
+
+/* Over a transport that lends, wait for every source's word, then see where its memory is. */
+static weft_status_t map_sources(weft_rollout_t *r, bool *moved, weft_error_t *error)
+{
+    uint32_t first;
+    bool changed;
+    if (r->mapped || !weft_borrower_has(r->borrower, r->transfer.version, &first))
+        return WEFT_OK;
+    weft_status_t status = weft_borrower_map(r->borrower, &changed, error);
+    if (status == WEFT_ERR_ABORTED) { /* taken back already: rounds go through unread */
+        refuse(r, status, error);
+        r->mapped = true;
+        return WEFT_OK;
+    }
+    WEFT_TRY(status);
+    if (changed)
+        WEFT_TRY(prepare_lists(r, error));
+    weft_quantizer_begin(r->quantizer);
+    r->mapped = *moved = true;
+    return WEFT_OK;
+}
+
+/* One turn of everything that can move. */
+static weft_status_t turn(weft_rollout_t *r, bool *moved, weft_error_t *error)
+{
+    bool started = false;
+    if (r->borrower)
+        WEFT_TRY(map_sources(r, moved, error));
+    WEFT_TRY(grant_rounds(r, moved, error));
+    WEFT_TRY(take_arrivals(r, &started, error));
+    WEFT_TRY(start_batches(r, &started, error));
+    WEFT_TRY(mark_work(r, started, error));
+    finish_batches(r, moved);
+    *moved |= started;
+    return !r->ended && rounds_over(r) ? end_work(r, error) : WEFT_OK;
 }
 
 static weft_status_t move_version(weft_rollout_t *r, weft_error_t *error)
@@ -134,9 +312,7 @@ static weft_status_t move_version(weft_rollout_t *r, weft_error_t *error)
     while (!transfer_over(r)) {
         bool moved = false;
         weft_transfer_obey_all(r->session, &r->transfer);
-        WEFT_TRY(grant_rounds(r, &moved, error));
-        WEFT_TRY(take_arrivals(r, &moved, error));
-        quantize_next(r, &moved);
+        WEFT_TRY(turn(r, &moved, error));
         if (moved)
             weft_pause_moved(&pause);
         else
@@ -151,10 +327,14 @@ static weft_status_t compare_digests(weft_rollout_t *r, weft_error_t *error)
     uint64_t start = weft_now_ns();
     const weft_round_t *last = &r->program->rounds[r->program->num_rounds - 1];
     weft_wire_digests_finish(&r->digests);
-    for (uint32_t i = 0; i < last->num_buckets; i++) {
+    for (uint32_t i = 0; i < last->num_buckets && !r->borrower; i++) {
         const weft_bucket_t *bucket = &r->program->buckets[last->first_bucket + i];
-        const weft_digest_t *mine = &r->digests.routes[bucket->route];
-        if (memcmp(mine, weft_staging_bucket(&r->staging, bucket), sizeof *mine) != 0)
+        weft_digest_t sent;
+        weft_status_t status =
+            r->queue->ops->read(r->queue, weft_staging_bucket(&r->staging, bucket), &sent, sizeof sent);
+        if (status != WEFT_OK)
+            return fail_queue(r, status, error);
+        if (memcmp(&r->digests.routes[bucket->route], &sent, sizeof sent) != 0)
             return weft_fail(
                 error, WEFT_ERR_DIGEST,
                 "rollout rank %u: what arrived from trainer rank %u has another digest than what it sent",
@@ -162,6 +342,13 @@ static weft_status_t compare_digests(weft_rollout_t *r, weft_error_t *error)
     }
     r->digest_ns += weft_now_ns() - start;
     return WEFT_OK;
+}
+
+/* Everything is staged: whether it may be used. */
+static weft_status_t judge_version(weft_rollout_t *r, weft_error_t *error)
+{
+    WEFT_TRY(weft_quantizer_judge(r->quantizer, error));
+    return compare_digests(r, error);
 }
 
 static void note_prepared(weft_rollout_t *r, weft_digest_t digest)
@@ -216,11 +403,11 @@ static void conclude(weft_rollout_t *r, weft_status_t status, weft_error_t *erro
         return;
     }
     if (!r->transfer.stopped && !r->refused) {
-        weft_status_t compared = compare_digests(r, error);
-        if (compared == WEFT_OK)
+        weft_status_t judged = judge_version(r, error);
+        if (judged == WEFT_OK)
             say_prepared(r);
         else
-            refuse(r, compared, error);
+            refuse(r, judged, error);
     }
     if (r->transfer.stopped)
         weft_session_post(r->session, WEFT_EVENT_DRAINED, r->transfer.version, 0);
@@ -230,9 +417,14 @@ static void begin_version(weft_rollout_t *r, uint64_t version)
 {
     weft_transfer_begin(&r->transfer, version, r->program->num_rounds);
     weft_assembler_begin(r->assembler);
+    weft_wire_digests_begin(&r->digests);
     weft_staging_clear_amax(&r->staging, 0);
-    r->refused = false;
-    r->oldest_round = 0;
+    memset(r->round_tickets, 0, r->program->num_rounds * sizeof *r->round_tickets);
+    r->refused = r->ended = false;
+    r->mapped = !r->borrower;
+    if (r->mapped)
+        weft_quantizer_begin(r->quantizer);
+    r->oldest_round = r->first_batch = r->num_batches = 0;
     r->quantize_ns = r->digest_ns = 0;
     r->started_us = r->last_arrival_us = weft_now_us();
     pthread_mutex_lock(&r->session->mutex);
@@ -256,7 +448,7 @@ static void *progress_main(void *user)
 {
     weft_rollout_t *r = user;
     weft_command_t command;
-    weft_kernels_thread_begin();
+    weft_session_progress_begin(r->session, r->queue);
     while (!r->quit) {
         if (!weft_session_next_command(r->session, IDLE_WAIT_US, &command))
             continue;
@@ -275,25 +467,42 @@ static void *progress_main(void *user)
 static weft_status_t build_path(weft_rollout_t *r)
 {
     const weft_plan_t *plan = r->session->plan;
-    r->kernels = weft_kernels_find("ref");
+    bool lends = weft_session_lends(r->session);
     WEFT_TRY(weft_program_create(plan, r->session->rank, &r->outputs, &r->program));
-    WEFT_TRY(weft_staging_create(r->program, &r->staging));
+    r->round_tickets = calloc(r->program->num_rounds + 1, sizeof *r->round_tickets);
+    r->batches = calloc(r->program->num_units + 1, sizeof *r->batches);
+    if (!r->round_tickets || !r->batches)
+        return WEFT_ERR_NO_MEMORY;
+    WEFT_TRY(weft_staging_create(r->program, r->queue, !lends, &r->staging));
+    WEFT_TRY(weft_session_register(r->session, r->staging.memory, r->staging.bytes));
     WEFT_TRY(weft_assembler_create(r->program, &r->session->config.log, &r->assembler));
-    WEFT_TRY(weft_quantizer_create(r->program, &r->outputs, r->kernels, &r->quantizer));
     WEFT_TRY(weft_receiver_create(r->session, r->program, &r->staging, &r->receiver));
-    return weft_wire_digests_create(r->program, &r->digests);
+    if (lends)
+        WEFT_TRY(weft_borrower_create(r->session, r->program, &r->borrower));
+    return weft_wire_digests_create(r->program, r->queue, &r->digests);
+}
+
+static weft_status_t build_weights(weft_rollout_t *r, const char *swap, weft_error_t *error)
+{
+    WEFT_TRY(weft_weights_create(r->queue, swap, r->outputs.bytes, &r->weights, error));
+    weft_status_t status = weft_quantizer_create(r->program, &r->outputs, r->queue, weft_weights_stage(r->weights),
+                                                 &r->quantizer);
+    if (status != WEFT_OK)
+        return weft_fail(error, status, "rollout rank %u: no memory for its quantizer", r->session->rank);
+    return r->borrower ? WEFT_OK : prepare_lists(r, error);
 }
 
 static weft_status_t build(weft_rollout_t *r, const weft_rollout_config_t *config, weft_error_t *error)
 {
     uint32_t tp_rank = weft_topology_tp_rank(&r->session->control.topology, r->session->rank);
+    WEFT_TRY(weft_session_open_queue(r->session, &r->queue, error));
     weft_status_t status = weft_outputs_create(r->session->plan, tp_rank, &r->outputs);
     if (status == WEFT_OK)
         status = build_path(r);
     if (status != WEFT_OK)
         return weft_fail(error, status, "rollout rank %u: no memory for its program and staging",
                          r->session->rank);
-    WEFT_TRY(weft_weights_create(config->swap, r->outputs.bytes, &r->weights, error));
+    WEFT_TRY(build_weights(r, config->swap, error));
     if (pthread_create(&r->thread, NULL, progress_main, r) != 0)
         return weft_fail(error, WEFT_ERR_SYSTEM, "rollout rank %u: the progress thread cannot be started",
                          r->session->rank);
@@ -338,12 +547,17 @@ void weft_rollout_destroy(weft_rollout_t *r)
     if (r->digests.program)
         weft_wire_digests_destroy(&r->digests);
     weft_receiver_destroy(r->receiver);
+    weft_borrower_destroy(r->borrower);
     weft_quantizer_destroy(r->quantizer);
     weft_assembler_destroy(r->assembler);
-    if (!r->buffers_lost)
-        weft_staging_destroy(&r->staging);
+    if (r->buffers_lost)
+        r->staging.memory = NULL;
+    weft_staging_destroy(&r->staging);
     weft_weights_destroy(r->weights);
     weft_program_destroy(r->program);
     weft_outputs_destroy(&r->outputs);
+    weft_queue_close(r->queue);
+    free(r->round_tickets);
+    free(r->batches);
     free(r);
 }

@@ -6,7 +6,9 @@
 #include <weft/rollout.h>
 
 #include "src/assemble/assembler.h"
+#include "src/assemble/staging.h"
 #include "src/assemble/wire_digest.h"
+#include "src/borrower.h"
 #include "src/quantize/quantizer.h"
 #include "src/receiver.h"
 #include "src/swap/weights.h"
@@ -14,16 +16,24 @@
 
 #define WEFT_ROLLOUT_SPANS 4096u
 
+/* Units that were started together. */
+typedef struct weft_batch {
+    uint32_t first, count;
+    uint64_t ticket, start_ns;
+} weft_batch_t;
+
 struct weft_rollout {
     weft_session_t *session;
     weft_program_t *program;
-    const weft_kernels_t *kernels;
+    weft_queue_t *queue;
+    void *_Atomic stream; /* where the engine's steps run, on a GPU */
     weft_outputs_t outputs;
     weft_weights_t *weights;
     weft_staging_t staging;
     weft_assembler_t *assembler;
     weft_quantizer_t *quantizer;
     weft_receiver_t *receiver;
+    weft_borrower_t *borrower; /* NULL unless the transport lends */
     weft_wire_digests_t digests;
     bool buffers_lost; /* an aborted transport may still write into the staging memory: it is never freed */
 
@@ -33,8 +43,15 @@ struct weft_rollout {
 
     /* the transfer in hand; progress thread only */
     weft_transfer_t transfer;
-    bool refused;          /* the version cannot be used; rounds go on, nothing is quantized */
-    uint32_t oldest_round; /* rounds below it are done */
+    bool refused;             /* the version cannot be used; rounds go on, nothing is quantized */
+    bool mapped;              /* what the sources lend is */
+    bool ended;               /* the last digests are started */
+    uint32_t oldest_round;    /* rounds below it are done */
+    uint64_t ticket, done;    /* of the queue: last given, last ended */
+    uint64_t *round_tickets;  /* [rounds]: of the last work on a round's slot */
+    weft_batch_t *batches;    /* [units] a ring: being quantized */
+    uint32_t first_batch, num_batches;
+    uint64_t busy_since_ns;   /* batches are in flight */
     uint64_t started_us, quantize_ns, digest_ns, last_arrival_us;
 
     /* under the session's mutex */
@@ -46,6 +63,7 @@ struct weft_rollout {
 
     /* step thread only */
     uint64_t last_end_us, served_version;
+    _Atomic uint64_t paused_version; /* whose first step's beginning the queue remembers */
 };
 
 /* Make the committed version live if its moment has come. Step thread and progress thread; one of them wins.

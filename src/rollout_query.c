@@ -94,6 +94,10 @@ void weft_rollout_get_stats(const weft_rollout_t *r, weft_rollout_stats_t *stats
     pthread_mutex_lock(&r->session->mutex);
     *stats = r->stats;
     pthread_mutex_unlock(&r->session->mutex);
+    /* On a GPU the device knows better than the host when steps end and begin, once they have. */
+    double pause_us = stats->version == r->paused_version ? r->queue->ops->engine_pause_us(r->queue) : -1;
+    if (pause_us >= 0)
+        stats->pause_us = (uint64_t)pause_us;
 }
 
 uint32_t weft_rollout_version_log(const weft_rollout_t *r, weft_version_span_t *spans, uint32_t capacity)

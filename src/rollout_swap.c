@@ -30,7 +30,7 @@ void weft_rollout_swap_if_due(weft_rollout_t *r)
     if (!weft_guard_swap_begin(&r->session->guard, &version, &at_step))
         return;
     uint64_t start = weft_now_ns();
-    weft_status_t status = weft_weights_swap(r->weights, &error);
+    weft_status_t status = weft_weights_swap(r->weights, r->stream, &error);
     uint64_t swap_us = (weft_now_ns() - start) / 1000;
     weft_session_span(r->session, "swap", start, version, 0);
     weft_guard_swap_end(&r->session->guard, status == WEFT_OK);
@@ -45,6 +45,14 @@ void weft_rollout_swap_if_due(weft_rollout_t *r)
 }
 
 /* ---- steps ---- */
+
+weft_status_t weft_rollout_set_stream(weft_rollout_t *r, void *stream)
+{
+    if (weft_guard_look(&r->session->guard).started)
+        return WEFT_ERR_ARGUMENT;
+    r->stream = stream;
+    return WEFT_OK;
+}
 
 static weft_status_t fenced(weft_rollout_t *r, weft_error_t *error)
 {
@@ -72,6 +80,8 @@ static void note_first_step(weft_rollout_t *r, uint64_t version)
     if (version == r->served_version)
         return;
     uint64_t pause = r->served_version ? weft_now_us() - r->last_end_us : 0;
+    if (r->served_version && r->queue->ops->engine_begin(r->queue, r->stream) == WEFT_OK)
+        r->paused_version = version;
     r->served_version = version;
     pthread_mutex_lock(&r->session->mutex);
     if (r->stats.version == version)
@@ -125,12 +135,15 @@ weft_status_t weft_rollout_step_begin(weft_rollout_t *r, uint64_t step, uint64_t
     }
 }
 
+/* The end of the step's work is remembered before the word says that none is open: whoever swaps then waits for it. */
 weft_status_t weft_rollout_step_end(weft_rollout_t *r, uint64_t step)
 {
-    if (weft_guard_look(&r->session->guard).step != step || !weft_guard_step_end(&r->session->guard))
+    weft_guard_view_t view = weft_guard_look(&r->session->guard);
+    if (view.step != step || !view.open)
         return WEFT_ERR_STEP_ORDER;
+    WEFT_TRY(r->queue->ops->engine_end(r->queue, r->stream));
     r->last_end_us = weft_now_us();
-    return WEFT_OK;
+    return weft_guard_step_end(&r->session->guard) ? WEFT_OK : WEFT_ERR_STEP_ORDER;
 }
 
 weft_status_t weft_rollout_wait(weft_rollout_t *r, uint64_t version, uint64_t timeout_us, weft_error_t *error)

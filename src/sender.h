@@ -4,24 +4,32 @@
 
 #include "src/assemble/packer.h"
 #include "src/assemble/wire_digest.h"
+#include "src/lender.h"
 #include "src/session_private.h"
 
 typedef struct weft_sender weft_sender_t;
 
-/* Pack buffers are allocated here, within the plan's budget. */
-weft_status_t weft_sender_create(weft_session_t *session, const weft_program_t *program,
-                                 const weft_kernels_t *kernels, weft_sender_t **sender);
+/* Pack buffers are allocated here, within the plan's budget; none when a `lender` lends what is to be sent (else NULL).
+ * **Returns** WEFT_OK, WEFT_ERR_NO_MEMORY. */
+weft_status_t weft_sender_create(weft_session_t *session, const weft_program_t *program, weft_queue_t *queue,
+                                 weft_lender_t *lender, weft_sender_t **sender);
 void weft_sender_destroy(weft_sender_t *sender);
 
-/* Whether a bucket can be started now: a pack buffer is free and the rate allows it. */
+/* Look at where the shards are; again when one was bound anew. **Returns** WEFT_OK, WEFT_ERR_NO_MEMORY,
+ * WEFT_ERR_ARGUMENT. */
+weft_status_t weft_sender_prepare(weft_sender_t *sender, const weft_shard_t *shards, weft_error_t *error);
+
+/* Begin a version: nothing is in flight. */
+void weft_sender_begin(weft_sender_t *sender);
+
+/* Whether a bucket can be started now: a pack buffer is free, the rate allows it, and for one of digests, what it
+ * speaks of is known. */
 bool weft_sender_ready(const weft_sender_t *sender, uint32_t bucket);
 
-/* Pack (or point at) bucket `bucket` and start it on its route. `digests` takes note of it; a digest bucket
- * is filled from digests->routes. Only when weft_sender_ready. */
-weft_status_t weft_sender_start(weft_sender_t *sender, uint32_t bucket, const weft_shard_t *shards,
-                                weft_wire_digests_t *digests, weft_error_t *error);
+/* Begin to pack bucket `bucket`, or to send it from where it lies. Only when weft_sender_ready, in order. */
+weft_status_t weft_sender_start(weft_sender_t *sender, uint32_t bucket, weft_error_t *error);
 
-/* Move things forward and free the buffers of what has left. */
+/* Move things forward: send what is packed, free the buffers of what has left. */
 weft_status_t weft_sender_poll(weft_sender_t *sender, weft_error_t *error);
 
 bool weft_sender_idle(const weft_sender_t *sender);
@@ -30,7 +38,7 @@ bool weft_sender_idle(const weft_sender_t *sender);
  * nor freed again. */
 void weft_sender_clear(weft_sender_t *sender, bool buffers_free);
 
-/* Bytes of pack buffers; microseconds spent packing since the last call. */
+/* Bytes of pack buffers; microseconds of this thread spent packing since the last call. */
 size_t weft_sender_bytes(const weft_sender_t *sender);
 uint64_t weft_sender_take_pack_us(weft_sender_t *sender);
 

@@ -1,5 +1,6 @@
 /* In: a plan and a transport. Out: a rank that knows its peers agree, with its communicators and its control
  * thread. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -33,6 +34,11 @@ static weft_status_t check_config(const weft_session_config_t *config, weft_erro
                          config->struct_size, sizeof *config);
     if (!config->plan || !config->transport)
         return weft_fail(error, WEFT_ERR_ARGUMENT, "a session needs a plan and a transport");
+    if (config->plan->relay && weft_transport_table(config->transport)->lend)
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "transport %s lends memory and needs no communicators: it takes a plan with direct routes "
+                         "(max_groups of %zu or more)",
+                         weft_transport_table(config->transport)->name, config->plan->routes.count);
     uint32_t expected = weft_plan_num_ranks(config->plan),
              found = weft_transport_num_ranks(config->transport);
     if (expected != found)
@@ -184,6 +190,7 @@ static weft_status_t open_all(weft_session_t *s, weft_error_t *error)
 static void release(weft_session_t *s)
 {
     weft_control_stop(s);
+    weft_place_close(s->place);
     weft_mailbox_close(s->mailbox);
     for (uint32_t i = 0; s->groups && i < s->num_groups; i++)
         if (s->groups[i] && !s->transport_broken)
@@ -257,6 +264,68 @@ bool weft_session_abort_transport(weft_session_t *s)
         s->buffers_free = ops_of(s)->abort(s->transport);
     s->transport_broken = true;
     return s->buffers_free;
+}
+
+weft_status_t weft_session_register(weft_session_t *s, void *memory, size_t bytes)
+{
+    return ops_of(s)->register_memory ? ops_of(s)->register_memory(s->transport, memory, bytes) : WEFT_OK;
+}
+
+bool weft_session_lends(const weft_session_t *s)
+{
+    return ops_of(s)->lend != NULL;
+}
+
+/* ---- place ---- */
+
+typedef struct opening {
+    const weft_session_t *session;
+    int device;
+    weft_queue_t *queue;
+    weft_status_t status;
+    weft_error_t *error;
+} opening_t;
+
+static void *open_nearby(void *user)
+{
+    opening_t *o = user;
+    if (o->session->place)
+        weft_place_bind_thread(o->session->place);
+    o->status =
+        weft_queue_open(weft_transport_base(o->session->transport)->queue, o->device, &o->queue, o->error);
+    return NULL;
+}
+
+weft_status_t weft_session_open_queue(weft_session_t *s, weft_queue_t **queue, weft_error_t *error)
+{
+    const weft_transport_base_t *base = weft_transport_base(s->transport);
+    opening_t opening = {.session = s, .device = base->device, .error = error};
+    char bus_id[WEFT_BUS_ID_BYTES];
+    pthread_t thread;
+    if (!s->place && weft_queue_find(base->queue, base->device, &opening.device, bus_id))
+        WEFT_TRY(weft_place_open(bus_id, &s->place, error));
+    if (pthread_create(&thread, NULL, open_nearby, &opening) != 0)
+        return weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: no thread can be started", s->rank);
+    pthread_join(thread, NULL);
+    if (opening.status != WEFT_OK)
+        return weft_error_prefix(error, "rank %u", s->rank);
+    *queue = opening.queue;
+    return WEFT_OK;
+}
+
+void weft_session_progress_begin(weft_session_t *s, weft_queue_t *queue)
+{
+    if (s->place)
+        weft_place_bind_thread(s->place);
+    queue->ops->thread_begin(queue);
+}
+
+void weft_session_place(const weft_session_t *s, char *text, size_t bytes)
+{
+    char line[WEFT_PLACE_TEXT_BYTES] = "no GPU: threads and memory are where the launcher put the process";
+    if (s->place)
+        weft_place_text(s->place, line);
+    snprintf(text, bytes, "%s", line);
 }
 
 void weft_session_span(weft_session_t *s, const char *name, uint64_t start_ns, uint64_t version,

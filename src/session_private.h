@@ -18,6 +18,8 @@
 #include "src/control/mailbox.h"
 #include "src/control/rank_machine.h"
 #include "src/control/trainer_machine.h"
+#include "kernels/queue.h"
+#include "src/place/place.h"
 #include "src/plan/program.h"
 #include "transport/transport.h"
 
@@ -63,6 +65,8 @@ struct weft_session {
     weft_leader_machine_t *leader_machine; /* TP rank 0 of a replica */
     weft_coordinator_t *coordinator;       /* rank 0 */
 
+    weft_place_t *place; /* of the queue's GPU; NULL without one */
+
     pthread_t control_thread;
     bool control_started;
 
@@ -106,6 +110,19 @@ void weft_session_span(weft_session_t *session, const char *name, uint64_t start
 /* Abort the transport after a failure; what was in flight is given up. Returns whether its buffers may be
  * freed. Progress thread. */
 bool weft_session_abort_transport(weft_session_t *session);
+
+/* Tell the transport of memory that stays: staging, pack buffers. */
+weft_status_t weft_session_register(weft_session_t *session, void *memory, size_t bytes);
+
+/* Whether the transport lends memory instead of moving it. */
+bool weft_session_lends(const weft_session_t *session);
+
+/* Open the queue of the memory that the transport moves, from a thread next to its GPU, so that its pinned buffers
+ * lie there too. Once a session. */
+weft_status_t weft_session_open_queue(weft_session_t *session, weft_queue_t **queue, weft_error_t *error);
+
+/* Make the calling thread the progress thread: next to the GPU, with the queue's arithmetic. */
+void weft_session_progress_begin(weft_session_t *session, weft_queue_t *queue);
 
 /* control_node.c: the control thread. */
 weft_status_t weft_control_start(weft_session_t *session, weft_error_t *error);

@@ -18,10 +18,11 @@
 struct weft_trainer {
     weft_session_t *session;
     weft_program_t *program;
-    const weft_kernels_t *kernels;
-    weft_shard_t *shards; /* [tensors of the model]; box empty where this rank holds nothing */
+    weft_queue_t *queue;
+    weft_shard_t *shards;  /* [tensors of the model]; box empty where this rank holds nothing */
+    weft_lender_t *lender; /* NULL unless the transport lends */
     weft_sender_t *sender;
-    weft_wire_digests_t digests;
+    _Atomic bool moved; /* a shard was bound since the sender last looked */
     uint64_t last_version;
     pthread_t thread;
     bool thread_started;
@@ -39,11 +40,8 @@ static weft_status_t start_buckets(weft_trainer_t *t, bool *moved, weft_error_t 
     uint32_t limit = weft_transfer_limit(&t->transfer);
     while (t->next_bucket < t->program->num_buckets && t->program->buckets[t->next_bucket].round < limit &&
            weft_sender_ready(t->sender, t->next_bucket)) {
-        uint32_t round = t->program->buckets[t->next_bucket].round;
-        if (t->program->plan->rounds[round].digests)
-            weft_wire_digests_finish(&t->digests);
-        t->transfer.posted = round + 1;
-        WEFT_TRY(weft_sender_start(t->sender, t->next_bucket++, t->shards, &t->digests, error));
+        t->transfer.posted = t->program->buckets[t->next_bucket].round + 1;
+        WEFT_TRY(weft_sender_start(t->sender, t->next_bucket++, error));
         *moved = true;
     }
     return WEFT_OK;
@@ -59,9 +57,21 @@ static bool all_sent(const weft_trainer_t *t)
     return !more && settled && weft_sender_idle(t->sender);
 }
 
+/* Look at shards that were bound anew, and lend all of them if the transport does. */
+static weft_status_t offer_shards(weft_trainer_t *t, weft_error_t *error)
+{
+    if (t->moved) {
+        t->moved = false;
+        WEFT_TRY(weft_sender_prepare(t->sender, t->shards, error));
+    }
+    weft_sender_begin(t->sender);
+    return t->lender ? weft_lender_lend(t->lender, t->transfer.version, t->shards, error) : WEFT_OK;
+}
+
 static weft_status_t send_buckets(weft_trainer_t *t, weft_error_t *error)
 {
     weft_pause_t pause = {0};
+    WEFT_TRY(offer_shards(t, error));
     while (!all_sent(t) && !t->transfer.aborted && !t->quit) {
         bool moved = false;
         weft_transfer_obey_all(t->session, &t->transfer);
@@ -94,6 +104,8 @@ static void conclude(weft_trainer_t *t, weft_status_t status, const weft_error_t
 {
     weft_transfer_t *transfer = &t->transfer;
     transfer->active = false;
+    if (t->lender) /* before anyone is told that this memory may be written */
+        weft_lender_unlend(t->lender);
     if (status != WEFT_OK) {
         weft_event_t event = {.type = WEFT_EVENT_TRANSFER_FAILED,
                               .version = transfer->version,
@@ -132,7 +144,7 @@ static void *progress_main(void *user)
 {
     weft_trainer_t *t = user;
     weft_command_t command;
-    weft_kernels_thread_begin();
+    weft_session_progress_begin(t->session, t->queue);
     while (!t->quit) {
         if (!weft_session_next_command(t->session, IDLE_WAIT_US, &command))
             continue;
@@ -145,21 +157,6 @@ static void *progress_main(void *user)
 }
 
 /* ---- shards ---- */
-
-/* The box of every tensor that this rank holds, by the plan's placement. */
-static void place_shards(weft_trainer_t *t)
-{
-    const weft_plan_t *plan = t->session->plan;
-    for (uint32_t i = 0; i < plan->layers->count; i++) {
-        const weft_layer_t *layer = &plan->layers->items[i];
-        uint32_t experts = layer->num_experts ? layer->num_experts : 1;
-        for (uint32_t k = 0; k < experts * layer->num_parts; k++) {
-            weft_rect_t box =
-                weft_placement_box(plan->trainer, &layer->parts[k % layer->num_parts], t->session->rank);
-            t->shards[layer->tensors[k]] = (weft_shard_t){.box = box, .ld_elems = box.cols};
-        }
-    }
-}
 
 static weft_shard_t *find_shard(const weft_trainer_t *t, const char *name, const weft_tensor_t **tensor)
 {
@@ -182,6 +179,19 @@ weft_status_t weft_trainer_box(const weft_trainer_t *t, const char *name, weft_b
     return WEFT_OK;
 }
 
+/* Whether the kernels that pack, or a colocated rank's, could read memory at `data`. */
+static weft_status_t check_memory(const weft_trainer_t *t, const char *name, const void *data, weft_error_t *error)
+{
+    weft_memory_kind_t kind = t->queue->ops->memory_kind(t->queue, data);
+    if (!data || t->queue->ops->reads(t->queue, kind))
+        return WEFT_OK;
+    return weft_fail(error, WEFT_ERR_ARGUMENT,
+                     "trainer rank %u: %s is bound at %p, which is %s; transport %s reads %s memory: bind it there, or "
+                     "choose a transport for this kind",
+                     t->session->rank, name, data, weft_memory_kind_name(kind),
+                     weft_transport_table(t->session->transport)->name, t->queue->ops->name);
+}
+
 weft_status_t weft_trainer_bind(weft_trainer_t *t, const char *name, const void *data, size_t ld_elems,
                                 weft_error_t *error)
 {
@@ -199,8 +209,10 @@ weft_status_t weft_trainer_bind(weft_trainer_t *t, const char *name, const void 
         return weft_fail(error, WEFT_ERR_ARGUMENT,
                          "trainer rank %u: %s has rows of %u elements, a leading dimension of %zu is less",
                          t->session->rank, name, shard->box.cols, ld_elems);
+    WEFT_TRY(check_memory(t, name, data, error));
     shard->data = data;
     shard->ld_elems = ld_elems ? ld_elems : shard->box.cols;
+    t->moved = true;
     return WEFT_OK;
 }
 
@@ -312,17 +324,27 @@ void weft_trainer_get_stats(const weft_trainer_t *t, weft_trainer_stats_t *stats
 
 /* ---- life ---- */
 
-static weft_status_t build(weft_trainer_t *t, weft_error_t *error)
+static weft_status_t build_path(weft_trainer_t *t, weft_error_t *error)
 {
     const weft_plan_t *plan = t->session->plan;
-    t->kernels = weft_kernels_find("ref");
+    weft_status_t status = WEFT_OK;
     t->shards = calloc((size_t)weft_model_num_tensors(plan->model) + 1, sizeof *t->shards);
-    if (!t->shards || weft_program_create(plan, t->session->rank, NULL, &t->program) != WEFT_OK ||
-        weft_sender_create(t->session, t->program, t->kernels, &t->sender) != WEFT_OK ||
-        weft_wire_digests_create(t->program, &t->digests) != WEFT_OK)
-        return weft_fail(error, WEFT_ERR_NO_MEMORY, "trainer rank %u: no memory for its program",
-                         t->session->rank);
-    place_shards(t);
+    if (!t->shards || weft_program_create(plan, t->session->rank, NULL, &t->program) != WEFT_OK)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "trainer rank %u: no memory for its program", t->session->rank);
+    weft_shards_place(plan, t->session->rank, t->shards);
+    if (weft_session_lends(t->session))
+        WEFT_TRY(weft_lender_create(t->session, t->program, t->queue, &t->lender, error));
+    status = weft_sender_create(t->session, t->program, t->queue, t->lender, &t->sender);
+    return status == WEFT_OK ? status
+                             : weft_fail(error, status, "trainer rank %u: no memory for its pack buffers",
+                                         t->session->rank);
+}
+
+static weft_status_t build(weft_trainer_t *t, weft_error_t *error)
+{
+    WEFT_TRY(weft_session_open_queue(t->session, &t->queue, error));
+    WEFT_TRY(build_path(t, error));
+    t->moved = true;
     if (pthread_create(&t->thread, NULL, progress_main, t) != 0)
         return weft_fail(error, WEFT_ERR_SYSTEM, "trainer rank %u: the progress thread cannot be started",
                          t->session->rank);
@@ -358,10 +380,10 @@ void weft_trainer_destroy(weft_trainer_t *t)
         weft_session_wake(t->session);
         pthread_join(t->thread, NULL);
     }
-    if (t->digests.program)
-        weft_wire_digests_destroy(&t->digests);
     weft_sender_destroy(t->sender);
+    weft_lender_destroy(t->lender);
     weft_program_destroy(t->program);
+    weft_queue_close(t->queue);
     free(t->shards);
     free(t);
 }

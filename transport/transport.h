@@ -10,6 +10,13 @@
 typedef struct weft_group weft_group_t; /* an ordered set of ranks that can broadcast among themselves */
 typedef struct weft_op weft_op_t;       /* one started operation */
 
+/* A run of memory that is lent; data NULL: this source has nothing of that index. */
+typedef struct weft_lent_run {
+    const void *data;
+    uint64_t bytes;
+    uint64_t ld_elems; /* the lender's word to the borrower; the transport only carries it */
+} weft_lent_run_t;
+
 typedef struct weft_transport_ops {
     const char *name;
 
@@ -38,7 +45,8 @@ typedef struct weft_transport_ops {
     weft_status_t (*broadcast_start)(weft_transport_t *transport, weft_group_t *group, uint32_t root,
                                      void *data, size_t bytes, weft_op_t **op);
 
-    /* Start a send to, a receive from, world rank `peer`. Between two ranks messages arrive in the order
+    /* Start a send to, a receive from, world rank `peer`. All ranks start their messages in one global order
+     * restricted to themselves, and both sides give the same size: mpi and loopback forgive both, nccl does not. Between two ranks messages arrive in the order
      * started. Never blocks. */
     weft_status_t (*send_start)(weft_transport_t *transport, uint32_t peer, const void *data, size_t bytes,
                                 weft_op_t **op);
@@ -58,16 +66,63 @@ typedef struct weft_transport_ops {
 
     /* Leave and free everything, groups included. Operations still in flight are aborted first. */
     void (*close)(weft_transport_t *transport);
+
+    /* (optional, default: nothing to do) Long-lived memory that operations will use: staging, pack buffers. A
+     * backend that cannot register it returns WEFT_OK all the same. Before the first operation, after the groups;
+     * undone by close. */
+    weft_status_t (*register_memory)(weft_transport_t *transport, void *memory, size_t bytes);
+
+    /* ---- Transports that move nothing (optional, all or none): receivers read the source's memory in place ----
+     *
+     * A source lends runs of its memory for a version. A broadcast on a group then carries no bytes: the root's
+     * start says "this bucket may be read" (one root a group), a receiver's operation is done when the root has said so, and the
+     * root's operation is done when every receiver of the group has acknowledged that many buckets. `data` and
+     * `bytes` are not touched.
+     *
+     *     source:   lend(version, runs) > broadcast_start .. test (done: all have read it) > unlend
+     *     receiver: lent() until the version is there > borrow (once a generation) > broadcast_start .. test
+     *               (done: may be read) > reads > lent() still that version? > acknowledge */
+
+    /* Lend `runs` [count] for `version`; an index means the same on all ranks. The generation rises when the runs
+     * differ from those lent before. May block (milliseconds) when they do. Returns WEFT_ERR_ARGUMENT naming the
+     * index and the kind of memory when a run cannot be shared. */
+    weft_status_t (*lend)(weft_transport_t *transport, uint64_t version, const weft_lent_run_t *runs,
+                          uint32_t count, weft_error_t *error);
+    /* End it: from now on lent() shows version 0 to every receiver, before this returns. */
+    void (*unlend)(weft_transport_t *transport);
+    /* What `source` lends at this moment; version 0: nothing. Returns WEFT_ERR_PEER_LOST when the source has aborted,
+     * closed or died, WEFT_ERR_CLOSED after abort. Never blocks; the read is ordered after every read of
+     * lent memory that this thread has seen complete. */
+    weft_status_t (*lent)(weft_transport_t *transport, uint32_t source, uint64_t *version,
+                          uint64_t *generation);
+    /* Where run `index` of `source` is in this process; valid until the source's generation changes and borrow is
+     * called again. Blocks (milliseconds) on the first call of a generation, with a deadline. Returns WEFT_ERR_ABORTED
+     * when the source has taken back what it lent (the version is lost, the session goes on), WEFT_ERR_PEER_LOST,
+     * WEFT_ERR_TIMEOUT, WEFT_ERR_ARGUMENT. */
+    weft_status_t (*borrow)(weft_transport_t *transport, uint32_t source, uint32_t index,
+                            weft_lent_run_t *run, weft_error_t *error);
+    /* The oldest bucket that arrived on `group` and is not acknowledged has been read. */
+    void (*acknowledge)(weft_transport_t *transport, weft_group_t *group);
+
+    /* (optional) Memory that can be lent, zeroed. Freed by free_lendable, or by close. */
+    weft_status_t (*alloc_lendable)(weft_transport_t *transport, size_t bytes, void **memory,
+                                    weft_error_t *error);
+    void (*free_lendable)(weft_transport_t *transport, void *memory);
 } weft_transport_ops_t;
 
 /* What every backend's transport struct begins with. */
 typedef struct weft_transport_base {
     const weft_transport_ops_t *ops;
     uint32_t rank, num_ranks;
+    const char *queue; /* the queue whose memory it moves: "host" or "cuda" (kernels/queue.h) */
+    int device;        /* its device number, -1: the current one */
 } weft_transport_base_t;
 
 /* The table of an open transport: `weft_transport_table(t)->test(t, op, &done, &error)`. */
 const weft_transport_ops_t *weft_transport_table(const weft_transport_t *transport);
+
+/* What it begins with. */
+const weft_transport_base_t *weft_transport_base(const weft_transport_t *transport);
 
 /* For backends: `config->timeout_us`, or its default. */
 uint64_t weft_transport_timeout_us(const weft_transport_config_t *config);
@@ -80,5 +135,7 @@ weft_status_t weft_transport_check_group(const weft_transport_base_t *base, uint
 
 extern const weft_transport_ops_t weft_loopback_ops;
 extern const weft_transport_ops_t weft_mpi_ops;
+extern const weft_transport_ops_t weft_nccl_ops; /* in builds with CUDA */
+extern const weft_transport_ops_t weft_ipc_ops;
 
 #endif

@@ -56,6 +56,11 @@ WEFT_API weft_status_t weft_rollout_get(const weft_rollout_t *rollout, const cha
 WEFT_API weft_status_t weft_rollout_bind(weft_rollout_t *rollout, const char *name, void *memory,
                                          weft_error_t *error);
 
+/* Say on which cudaStream_t steps are enqueued, between step_begin and step_end, where the live weights are in GPU
+ * memory; without it, on the legacy default stream. weft orders swaps behind the work of ended steps on it.
+ * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT after the first step. **Ownership** the stream must outlive the rollout. */
+WEFT_API weft_status_t weft_rollout_set_stream(weft_rollout_t *rollout, void *stream);
+
 /* Begin step `step`: the first call fixes the number, later ones must rise by one. May perform a due swap
  * before it returns.
  * **Returns** WEFT_OK and the version that serves this step; WEFT_ERR_STEP_ORDER (found and expected in

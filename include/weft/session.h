@@ -58,6 +58,10 @@ WEFT_API weft_status_t weft_session_open(const weft_session_config_t *config, we
  * live. */
 WEFT_API void weft_session_close(weft_session_t *session);
 
+/* Write one line into `text` [bytes] that says where this rank's GPU is and what was placed next to it; complete once the
+ * trainer or rollout has been made. **Threads** any. */
+WEFT_API void weft_session_place(const weft_session_t *session, char *text, size_t bytes);
+
 /* This rank of the session; whether it is a trainer. */
 WEFT_API uint32_t weft_session_rank(const weft_session_t *session);
 WEFT_API bool weft_session_is_trainer(const weft_session_t *session);

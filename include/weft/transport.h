@@ -31,11 +31,23 @@ typedef struct weft_transport_config {
     weft_loopback_t *loopback; /* loopback: the hub that the ranks (threads of this process) share */
     uint32_t rank;             /* loopback: which rank this is */
     uint64_t timeout_us;       /* deadline of blocking calls (open, allgather, group creation); 0: 30 s */
+    weft_transport_t *bootstrap; /* nccl, ipc: an open transport over the same ranks (mpi, loopback) by which they
+                                    meet. Borrowed: it must stay open longer, and nobody else may use it from this
+                                    rank at the same time. After a timeout in open or group creation it holds
+                                    messages that nobody took: close it too and open anew */
+    int32_t device;              /* nccl, ipc: CUDA device number; the macro's -1: the current one */
+    const char *memory;          /* ipc: where trainers hold their weights, "cuda" (default with a GPU) or "host" */
+    uint32_t max_ctas;           /* nccl: thread blocks a communicator may use; 0: a few, so that decode keeps the GPU */
+    bool shared_gpu;             /* nccl: several ranks use one GPU (tests, small machines): they talk over loopback
+                                    sockets. Must be the same on all ranks, and the process must not have used NCCL
+                                    before */
 } weft_transport_config_t;
 
-#define WEFT_TRANSPORT_CONFIG ((weft_transport_config_t){.struct_size = sizeof(weft_transport_config_t)})
+#define WEFT_TRANSPORT_CONFIG                                                                                \
+    ((weft_transport_config_t){.struct_size = sizeof(weft_transport_config_t), .device = -1})
 
-/* Open the backend `name` ("mpi" or "loopback").
+/* Open the backend `name`: "loopback" (threads of one process), "mpi" (host memory), "nccl" (GPU memory), "ipc" (ranks
+ * of one node: receivers read the trainers' memory where it is).
  * **Returns** WEFT_OK, WEFT_ERR_UNKNOWN_NAME (the message lists what this build has), WEFT_ERR_ARGUMENT,
  * WEFT_ERR_UNSUPPORTED (MPI without MPI_THREAD_MULTIPLE: the message says how to get it), WEFT_ERR_TIMEOUT (a
  * rank did not come), WEFT_ERR_TRANSPORT, WEFT_ERR_NO_MEMORY.

@@ -34,7 +34,7 @@ static weft_status_t write_rank(const weft_program_t *program, const weft_output
     weft_status_t status =
         tensors ? WEFT_OK : weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for a rank's weights");
     if (status == WEFT_OK)
-        status = weft_quantize_offline(program, outputs, weft_kernels_find("ref"), memory, &digest, error);
+        status = weft_quantize_offline(program, outputs, memory, &digest, error);
     if (status == WEFT_OK)
         status = dump_write(dir, rollout_rank, tensors, outputs->count, program->plan, digest, error);
     free(tensors);

@@ -90,9 +90,7 @@ static weft_status_t check_dump(const char *dir, weft_error_t *error)
 
 static weft_status_t check_rollout(const run_options_t *o, weft_error_t *error)
 {
-    weft_weights_t *weights;
-    WEFT_TRY(weft_weights_create(o->swap, 1, &weights, error));
-    weft_weights_destroy(weights);
+    WEFT_TRY(weft_weights_check_mode(o->swap, error));
     struct stat info;
     if (o->eval && (access(o->eval, R_OK) != 0 || stat(o->eval, &info) != 0))
         return weft_fail(error, WEFT_ERR_IO, "%s cannot be read: %s", o->eval, strerror(errno));

@@ -171,6 +171,11 @@ bool weft_assembler_next(weft_assembler_t *a, uint32_t *unit)
     return true;
 }
 
+bool weft_assembler_next_is(const weft_assembler_t *a, uint32_t unit)
+{
+    return a->ready_head != a->ready_tail && a->ready[a->ready_head] == unit;
+}
+
 void weft_assembler_staged(weft_assembler_t *a, uint32_t unit, bool *layer_staged)
 {
     uint32_t layer = a->program->units[unit].layer;

@@ -40,6 +40,9 @@ weft_status_t weft_assembler_arrive(weft_assembler_t *assembler, uint32_t bucket
 /* Take the next unit that is complete, in order of completion; false when there is none. */
 bool weft_assembler_next(weft_assembler_t *assembler, uint32_t *unit);
 
+/* Whether the next complete unit to take is `unit`. */
+bool weft_assembler_next_is(const weft_assembler_t *assembler, uint32_t unit);
+
 /* A unit's output is in the stage; *layer_staged says whether its layer is whole with it. */
 void weft_assembler_staged(weft_assembler_t *assembler, uint32_t unit, bool *layer_staged);
 

@@ -9,8 +9,10 @@
 
 typedef struct source {
     const weft_program_t *program;
+    const weft_kernels_t *kernels;
     uint8_t *bounce; /* one unit, for tensors that a file holds unaligned */
     size_t used;
+    uint16_t amax[WEFT_UNIT_ROWS];
 } source_t;
 
 static const uint8_t *element_at(const weft_tensor_t *tensor, weft_rect_t rect, size_t *ld_elems)
@@ -44,23 +46,27 @@ static const void *locate(void *user, const weft_fragment_t *fragment, size_t *l
 }
 
 /* The amax of whole rows, from the fragments that would have carried it. */
-static void find_amax(source_t *s, const weft_kernels_t *kernels, const weft_unit_t *unit, uint16_t *amax)
+static const uint16_t *find_amax(void *user, uint32_t index)
 {
-    memset(amax, 0, WEFT_UNIT_ROWS * sizeof *amax);
+    source_t *s = user;
+    const weft_unit_t *unit = &s->program->units[index];
+    memset(s->amax, 0, sizeof s->amax);
     for (uint32_t i = 0; i < unit->num_inputs; i++) {
         const weft_fragment_t *f = &s->program->fragments[s->program->inputs[unit->first_input + i]];
         if (f->kind != WEFT_PIECE_AMAX)
             continue;
-        size_t ld;
+        size_t ld, used = s->used;
         uint32_t row, col;
-        s->used = 0;
         const void *data = locate(s, f, &ld);
-        kernels->amax(data, ld, f->rect.rows, f->rect.cols,
-                      weft_model_tensor(s->program->plan->model, f->tensor)->dtype, amax + f->to_row, &row,
-                      &col);
+        s->kernels->amax(data, ld, f->rect.rows, f->rect.cols,
+                         weft_model_tensor(s->program->plan->model, f->tensor)->dtype, s->amax + f->to_row, &row,
+                         &col);
+        s->used = used;
     }
+    return s->amax;
 }
 
+/* Of one unit: its data, and behind it the part of a row's fragment that its amax comes from. */
 static size_t largest_unit_bytes(const weft_program_t *program)
 {
     size_t most = 0;
@@ -69,38 +75,54 @@ static size_t largest_unit_bytes(const weft_program_t *program)
         size_t bytes = WEFT_UNIT_ROWS * (size_t)(f->rect.col + f->rect.cols) * 8;
         most = bytes > most ? bytes : most;
     }
-    return most;
+    return 2 * most;
 }
 
-weft_status_t weft_quantize_offline(const weft_program_t *program, const weft_outputs_t *outputs,
-                                    const weft_kernels_t *kernels, uint8_t *memory, weft_digest_t *digest,
-                                    weft_error_t *error)
+static weft_status_t run_units(weft_quantizer_t *quantizer, source_t *source, weft_error_t *error)
+{
+    const weft_sources_t sources = {locate, find_amax, source};
+    for (uint32_t u = 0; u < source->program->num_units; u++) {
+        source->used = 0;
+        WEFT_TRY(weft_quantizer_prepare_some(quantizer, u, 1, &sources, error));
+        WEFT_TRY(weft_quantizer_run(quantizer, u, 1, error));
+        WEFT_TRY(weft_quantizer_judge(quantizer, error));
+    }
+    return WEFT_OK;
+}
+
+static weft_status_t digest_all(weft_quantizer_t *quantizer, const weft_program_t *program, weft_digest_t *digest,
+                                weft_error_t *error)
+{
+    const weft_sources_t none = {0};
+    WEFT_TRY(weft_quantizer_prepare_some(quantizer, 0, 0, &none, error));
+    for (uint32_t layer = 0; layer < program->plan->layers->count; layer++)
+        weft_quantizer_layer_done(quantizer, layer);
+    *digest = weft_quantizer_model_digest(quantizer);
+    return WEFT_OK;
+}
+
+weft_status_t weft_quantize_offline(const weft_program_t *program, const weft_outputs_t *outputs, uint8_t *memory,
+                                    weft_digest_t *digest, weft_error_t *error)
 {
     if (weft_model_num_tensors(program->plan->model) && !weft_model_tensor(program->plan->model, 0)->data)
-        return weft_fail(error, WEFT_ERR_ARGUMENT,
-                         "the model has no bytes: open it from a checkpoint directory");
-    weft_quantizer_t *quantizer;
-    source_t source = {.program = program, .bounce = malloc(largest_unit_bytes(program) + 1)};
-    if (!source.bounce || weft_quantizer_create(program, outputs, kernels, &quantizer) != WEFT_OK) {
-        free(source.bounce);
-        return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory to quantize");
-    }
-    weft_kernels_thread_begin();
-    weft_status_t status = WEFT_OK;
-    uint16_t amax[WEFT_UNIT_ROWS];
-    for (uint32_t u = 0; u < program->num_units && status == WEFT_OK; u++) {
-        const weft_unit_t *unit = &program->units[u];
-        if (unit->amax_row != UINT32_MAX)
-            find_amax(&source, kernels, unit, amax);
-        source.used = 0;
-        status = weft_quantizer_run(quantizer, u, unit->amax_row != UINT32_MAX ? amax : NULL, locate, &source,
-                                    memory, error);
-    }
-    for (uint32_t layer = 0; layer < program->plan->layers->count && status == WEFT_OK; layer++)
-        weft_quantizer_layer_done(quantizer, layer, memory);
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "the model has no bytes: open it from a checkpoint directory");
+    weft_queue_t *queue;
+    WEFT_TRY(weft_queue_open("host", -1, &queue, error));
+    weft_quantizer_t *quantizer = NULL;
+    source_t source = {.program = program,
+                       .kernels = weft_kernels_find("ref"),
+                       .bounce = malloc(largest_unit_bytes(program) + 1)};
+    weft_status_t status =
+        source.bounce ? weft_quantizer_create(program, outputs, queue, memory, &quantizer) : WEFT_ERR_NO_MEMORY;
+    if (status != WEFT_OK)
+        weft_fail(error, status, "no memory to quantize");
+    queue->ops->thread_begin(queue);
     if (status == WEFT_OK)
-        *digest = weft_quantizer_model_digest(quantizer);
+        status = run_units(quantizer, &source, error);
+    if (status == WEFT_OK)
+        status = digest_all(quantizer, program, digest, error);
     weft_quantizer_destroy(quantizer);
+    weft_queue_close(queue);
     free(source.bounce);
     return status;
 }

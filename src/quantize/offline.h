@@ -10,7 +10,6 @@
  * **Returns** WEFT_OK with the model digest; WEFT_ERR_NONFINITE, WEFT_ERR_ARGUMENT (a model without bytes),
  * WEFT_ERR_NO_MEMORY. */
 weft_status_t weft_quantize_offline(const weft_program_t *program, const weft_outputs_t *outputs,
-                                    const weft_kernels_t *kernels, uint8_t *memory, weft_digest_t *digest,
-                                    weft_error_t *error);
+                                    uint8_t *memory, weft_digest_t *digest, weft_error_t *error);
 
 #endif

@@ -1,4 +1,4 @@
-/* In: a complete unit. Out: its rows of the kernel-format weight and scale in the stage.
+/* In: complete units. Out: their rows of the kernel-format weights and scales in the stage.
  * Invariant: the bytes depend on the tensors alone, not on how they were cut or where they were quantized. */
 #include "src/quantize/quantizer.h"
 
@@ -12,12 +12,21 @@
 struct weft_quantizer {
     const weft_program_t *program;
     const weft_outputs_t *outputs;
-    const weft_kernels_t *kernels;
-    WEFT_ARRAY(weft_segment_t) segments; /* of the unit at hand */
-    weft_digest_t *digests;              /* [outputs] */
-    uint32_t *by_name;                   /* outputs in byte order of name */
+    weft_queue_t *queue;
+    uint8_t *stage;
+    weft_quantize_list_t *list;
+    uint32_t first_unit; /* of the list */
+    uint32_t *by_name;   /* outputs in byte order of name */
     struct weft_hasher *hasher;
 };
+
+/* What prepare works with. */
+typedef struct draft {
+    const weft_sources_t *sources;
+    WEFT_ARRAY(weft_segment_t) segments;
+    weft_unit_job_t *units;
+    weft_run_t *tensors;
+} draft_t;
 
 /* qsort has no argument for the outputs, so names are sorted with their index beside them. */
 typedef struct named_output {
@@ -44,20 +53,16 @@ static weft_status_t sort_by_name(weft_quantizer_t *q)
     return WEFT_OK;
 }
 
-weft_status_t weft_quantizer_create(const weft_program_t *program, const weft_outputs_t *outputs,
-                                    const weft_kernels_t *kernels, weft_quantizer_t **quantizer)
+weft_status_t weft_quantizer_create(const weft_program_t *program, const weft_outputs_t *outputs, weft_queue_t *queue,
+                                    uint8_t *stage, weft_quantizer_t **quantizer)
 {
     weft_quantizer_t *made = calloc(1, sizeof *made);
     if (!made)
         return WEFT_ERR_NO_MEMORY;
-    made->program = program;
-    made->outputs = outputs;
-    made->kernels = kernels;
-    made->digests = calloc(outputs->count + 1, sizeof *made->digests);
+    *made = (weft_quantizer_t){.program = program, .outputs = outputs, .queue = queue, .stage = stage};
     made->by_name = calloc(outputs->count + 1, sizeof *made->by_name);
     made->hasher = weft_hasher_create();
-    bool whole = made->digests && made->by_name && made->hasher;
-    if (!whole || sort_by_name(made) != WEFT_OK) {
+    if (!made->by_name || !made->hasher || sort_by_name(made) != WEFT_OK) {
         weft_quantizer_destroy(made);
         return WEFT_ERR_NO_MEMORY;
     }
@@ -69,109 +74,196 @@ void weft_quantizer_destroy(weft_quantizer_t *q)
 {
     if (!q)
         return;
-    free(q->segments.items);
-    free(q->digests);
+    q->queue->ops->quantize_destroy(q->list);
     free(q->by_name);
     weft_hasher_destroy(q->hasher);
     free(q);
 }
 
-/* One segment for each data fragment, and one of zeros for padding below them. */
-static weft_status_t list_segments(weft_quantizer_t *q, const weft_unit_t *unit, weft_locate_fn locate,
-                                   void *user)
+/* ---- the list ---- */
+
+static const weft_fragment_t *input_of(const weft_quantizer_t *q, const weft_unit_t *unit, uint32_t index)
 {
-    q->segments.count = 0;
+    return &q->program->fragments[q->program->inputs[unit->first_input + index]];
+}
+
+/* One segment for each data fragment, and one of zeros for padding below them. */
+static bool list_segments(const weft_quantizer_t *q, const weft_unit_t *unit, draft_t *draft)
+{
+    const weft_sources_t *sources = draft->sources;
     for (uint32_t i = 0; i < unit->num_inputs; i++) {
-        const weft_fragment_t *f = &q->program->fragments[q->program->inputs[unit->first_input + i]];
+        const weft_fragment_t *f = input_of(q, unit, i);
         if (f->kind != WEFT_PIECE_DATA)
             continue;
-        weft_segment_t segment = {
-            .row = f->to_row, .col = f->to_col, .rows = f->rect.rows, .cols = f->rect.cols};
-        segment.data = locate(user, f, &segment.ld_elems);
-        if (!WEFT_ARRAY_PUSH(&q->segments, segment))
-            return WEFT_ERR_NO_MEMORY;
+        weft_segment_t segment = {.row = f->to_row, .col = f->to_col, .rows = f->rect.rows, .cols = f->rect.cols};
+        segment.data = sources->locate(sources->user, f, &segment.ld_elems);
+        if (!WEFT_ARRAY_PUSH(&draft->segments, segment))
+            return false;
     }
-    weft_segment_t padding = {
-        .row = unit->real_rows, .rows = unit->rows - unit->real_rows, .cols = unit->cols};
-    if (padding.rows && !WEFT_ARRAY_PUSH(&q->segments, padding))
-        return WEFT_ERR_NO_MEMORY;
+    weft_segment_t padding = {.row = unit->real_rows, .rows = unit->rows - unit->real_rows, .cols = unit->cols};
+    return !padding.rows || WEFT_ARRAY_PUSH(&draft->segments, padding);
+}
+
+static weft_unit_job_t unit_job(const weft_quantizer_t *q, uint32_t index, const weft_sources_t *sources,
+                                bool digested, uint32_t num_segments)
+{
+    const weft_unit_t *unit = &q->program->units[index];
+    const weft_pattern_t *pattern = weft_plan_pattern(q->program->plan, unit->layer);
+    bool ahead = unit->amax_row != UINT32_MAX, scaled = unit->scale_offset != UINT64_MAX;
+    return (weft_unit_job_t){
+        .kernel = pattern->scheme->kernel,
+        .tensor = digested ? q->outputs->layers[unit->layer].weight : WEFT_RUN_NONE,
+        .unit = {.num_segments = num_segments,
+                 .dtype = pattern->example->dtype,
+                 .rows = unit->rows,
+                 .cols = unit->cols,
+                 .profile = pattern->profile,
+                 .row_amax = ahead ? sources->amax(sources->user, index) : NULL,
+                 .out_dtype = pattern->dtype,
+                 .out = q->stage + unit->weight_offset,
+                 .scale = scaled ? (float *)(void *)(q->stage + unit->scale_offset) : NULL},
+    };
+}
+
+/* Whether a list of `count` units digests the outputs: one of all units, or of none for the digests alone. */
+static bool has_digests(const weft_quantizer_t *q, uint32_t count)
+{
+    return count == 0 || count == q->program->num_units;
+}
+
+/* Units first, addresses of their segments after: the array of segments moves while it grows. */
+static bool list_units(const weft_quantizer_t *q, uint32_t first, uint32_t count, draft_t *draft)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        size_t before = draft->segments.count;
+        if (!list_segments(q, &q->program->units[first + i], draft))
+            return false;
+        draft->units[i] = unit_job(q, first + i, draft->sources, has_digests(q, count),
+                                   (uint32_t)(draft->segments.count - before));
+    }
+    const weft_segment_t *next = draft->segments.items;
+    for (uint32_t i = 0; i < count; i++) {
+        draft->units[i].unit.segments = next;
+        next += draft->units[i].unit.num_segments;
+    }
+    return true;
+}
+
+static weft_status_t make_list(weft_quantizer_t *q, uint32_t first, uint32_t count, draft_t *draft,
+                               weft_error_t *error)
+{
+    uint32_t num_tensors = has_digests(q, count) ? q->outputs->count : 0;
+    draft->units = calloc((size_t)count + 1, sizeof *draft->units);
+    draft->tensors = calloc((size_t)num_tensors + 1, sizeof *draft->tensors);
+    if (!draft->units || !draft->tensors || !list_units(q, first, count, draft))
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for a list of %u units", count);
+    for (uint32_t i = 0; i < num_tensors; i++)
+        draft->tensors[i] = (weft_run_t){q->stage + q->outputs->items[i].offset, q->outputs->items[i].bytes};
+    weft_status_t status = q->queue->ops->quantize_create(q->queue, draft->units, count, draft->tensors, num_tensors,
+                                                          &q->list);
+    if (status != WEFT_OK)
+        return weft_fail(error, status, "rank %u: %s memory cannot hold or run a list of %u units: %s",
+                         q->program->rank, q->queue->ops->name, count, weft_status_text(status));
     return WEFT_OK;
 }
 
+weft_status_t weft_quantizer_prepare_some(weft_quantizer_t *q, uint32_t first, uint32_t count,
+                                          const weft_sources_t *sources, weft_error_t *error)
+{
+    draft_t draft = {.sources = sources};
+    q->queue->ops->quantize_destroy(q->list);
+    q->list = NULL;
+    q->first_unit = first;
+    weft_status_t status = make_list(q, first, count, &draft, error);
+    free(draft.segments.items);
+    free(draft.units);
+    free(draft.tensors);
+    return status;
+}
+
+weft_status_t weft_quantizer_prepare(weft_quantizer_t *q, const weft_sources_t *sources, weft_error_t *error)
+{
+    return weft_quantizer_prepare_some(q, 0, (uint32_t)q->program->num_units, sources, error);
+}
+
+/* ---- a version ---- */
+
+weft_status_t weft_quantizer_begin(weft_quantizer_t *q)
+{
+    return q->queue->ops->quantize_begin(q->list);
+}
+
+weft_status_t weft_quantizer_run(weft_quantizer_t *q, uint32_t first, uint32_t count, weft_error_t *error)
+{
+    weft_status_t status = q->queue->ops->quantize_run(q->list, first - q->first_unit, count);
+    if (status == WEFT_OK)
+        return status;
+    const weft_unit_t *unit = &q->program->units[first];
+    return weft_fail(error, status, "rank %u: layer %s could not be quantized in %s memory: %s", q->program->rank,
+                     q->program->plan->layers->items[unit->layer].name, q->queue->ops->name,
+                     weft_status_text(status));
+}
+
+weft_status_t weft_quantizer_layer_done(weft_quantizer_t *q, uint32_t layer)
+{
+    const weft_layer_outputs_t *outputs = &q->outputs->layers[layer];
+    if (!q->queue->ops->synchronous)
+        return WEFT_OK;
+    WEFT_TRY(q->queue->ops->quantize_finish(q->list, outputs->weight, 1));
+    return outputs->scale == UINT32_MAX ? WEFT_OK : q->queue->ops->quantize_finish(q->list, outputs->scale, 1);
+}
+
+weft_status_t weft_quantizer_end(weft_quantizer_t *q)
+{
+    return q->queue->ops->synchronous ? WEFT_OK : q->queue->ops->quantize_finish(q->list, 0, q->outputs->count);
+}
+
 /* Where in the checkpoint an element of the unit comes from. */
-static weft_status_t refuse_nonfinite(const weft_quantizer_t *q, const weft_unit_t *unit, uint32_t row,
-                                      uint32_t col, weft_error_t *error)
+static weft_status_t refuse_nonfinite(const weft_quantizer_t *q, const weft_unit_t *unit, uint32_t row, uint32_t col,
+                                      weft_error_t *error)
 {
     for (uint32_t i = 0; i < unit->num_inputs; i++) {
-        const weft_fragment_t *f = &q->program->fragments[q->program->inputs[unit->first_input + i]];
+        const weft_fragment_t *f = input_of(q, unit, i);
         if (f->kind != WEFT_PIECE_DATA || row - f->to_row >= f->rect.rows || col - f->to_col >= f->rect.cols)
             continue;
         const weft_tensor_t *tensor = weft_model_tensor(q->program->plan->model, f->tensor);
         uint64_t row_elems = tensor->num_dims > 1 ? tensor->shape[tensor->num_dims - 1] : tensor->shape[0];
         uint64_t flat = (f->rect.row + row - f->to_row) * row_elems + f->rect.col + (col - f->to_col);
-        return weft_fail(error, WEFT_ERR_NONFINITE,
-                         "tensor %s holds NaN or Inf at flat index %llu (layer %s)", tensor->name,
-                         (unsigned long long)flat, q->program->plan->layers->items[unit->layer].name);
+        return weft_fail(error, WEFT_ERR_NONFINITE, "tensor %s holds NaN or Inf at flat index %llu (layer %s)",
+                         tensor->name, (unsigned long long)flat, q->program->plan->layers->items[unit->layer].name);
     }
     return weft_fail(error, WEFT_ERR_INTERNAL, "a non-finite element outside of every fragment");
 }
 
-weft_status_t weft_quantizer_run(weft_quantizer_t *q, uint32_t index, const uint16_t *row_amax,
-                                 weft_locate_fn locate, void *user, uint8_t *stage, weft_error_t *error)
+weft_status_t weft_quantizer_judge(weft_quantizer_t *q, weft_error_t *error)
 {
-    const weft_unit_t *unit = &q->program->units[index];
-    const weft_pattern_t *pattern = weft_plan_pattern(q->program->plan, unit->layer);
-    weft_status_t status = list_segments(q, unit, locate, user);
+    bool refused;
+    uint32_t unit;
+    weft_quantize_result_t result;
+    weft_status_t status = q->queue->ops->quantize_refused(q->list, &refused, &unit, &result);
     if (status != WEFT_OK)
-        return weft_fail(error, status, "no memory for the segments of a unit");
-    weft_quantize_unit_t work = {
-        .segments = q->segments.items,
-        .num_segments = (uint32_t)q->segments.count,
-        .dtype = pattern->example->dtype,
-        .rows = unit->rows,
-        .cols = unit->cols,
-        .profile = pattern->profile,
-        .row_amax = row_amax,
-        .out_dtype = pattern->dtype,
-        .out = stage + unit->weight_offset,
-        .scale = unit->scale_offset == UINT64_MAX ? NULL : (float *)(void *)(stage + unit->scale_offset),
-    };
-    weft_quantize_result_t result = {0};
-    status = q->kernels->quantize[pattern->scheme->kernel](&work, &result);
-    if (status != WEFT_OK)
-        return weft_fail(error, status, "layer %s: the %s kernel of %s does not take %s",
-                         q->program->plan->layers->items[unit->layer].name, pattern->scheme->name,
-                         q->kernels->name, weft_dtype_name(work.dtype));
-    return result.nonfinite ? refuse_nonfinite(q, unit, result.nonfinite_row, result.nonfinite_col, error)
-                            : WEFT_OK;
+        return weft_fail(error, status, "rank %u: what was quantized cannot be read back: %s", q->program->rank,
+                         weft_status_text(status));
+    return refused ? refuse_nonfinite(q, &q->program->units[q->first_unit + unit], result.nonfinite_row,
+                                      result.nonfinite_col, error)
+                   : WEFT_OK;
 }
 
-static void digest_output(weft_quantizer_t *q, uint32_t output, const uint8_t *stage)
-{
-    const weft_output_t *o = &q->outputs->items[output];
-    q->digests[output] = weft_digest_run(q->kernels, stage + o->offset, o->bytes);
-}
-
-void weft_quantizer_layer_done(weft_quantizer_t *q, uint32_t layer, const uint8_t *stage)
-{
-    const weft_layer_outputs_t *outputs = &q->outputs->layers[layer];
-    digest_output(q, outputs->weight, stage);
-    if (outputs->scale != UINT32_MAX)
-        digest_output(q, outputs->scale, stage);
-}
+/* ---- digests ---- */
 
 weft_digest_t weft_quantizer_model_digest(weft_quantizer_t *q)
 {
+    const weft_digest_t *digests = q->queue->ops->quantize_digests(q->list);
     weft_hasher_reset(q->hasher);
     for (uint32_t i = 0; i < q->outputs->count; i++) {
         uint32_t output = q->by_name[i];
         weft_hasher_add_text(q->hasher, q->outputs->items[output].name);
-        weft_hasher_add(q->hasher, &q->digests[output], sizeof *q->digests);
+        weft_hasher_add(q->hasher, &digests[output], sizeof *digests);
     }
     return weft_hasher_digest(q->hasher);
 }
 
 weft_digest_t weft_quantizer_output_digest(const weft_quantizer_t *q, uint32_t output)
 {
-    return q->digests[output];
+    return q->queue->ops->quantize_digests(q->list)[output];
 }

@@ -1,13 +1,15 @@
 #include "src/swap/weights.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "src/base/array.h"
+#include "src/base/clock.h"
 #include "src/base/error.h"
+
+#define DRAIN_TIMEOUT_US 10000000u
 
 typedef struct bound_range {
     uint64_t offset, bytes;
@@ -16,93 +18,78 @@ typedef struct bound_range {
 
 typedef struct swap_mode {
     const char *name;
-    weft_status_t (*create)(weft_weights_t *weights);
-    weft_status_t (*swap)(weft_weights_t *weights);
+    weft_status_t (*swap)(weft_weights_t *weights, void *stream, weft_error_t *error);
+    bool remaps;      /* the ranges' contents are exchanged */
     bool takes_bound; /* the live range may be the caller's memory */
 } swap_mode_t;
 
 struct weft_weights {
     const swap_mode_t *mode;
-    size_t bytes;  /* of one range, whole pages */
-    uint64_t size; /* of what was asked for */
-    uint8_t *live, *stage;
-    int live_file, stage_file;       /* flip: memfds behind the ranges; -1 */
+    weft_queue_t *queue;
+    weft_pair_t pair;
+    uint64_t size;                   /* of what was asked for */
     WEFT_ARRAY(bound_range_t) bound; /* copy: sorted by offset */
 };
 
-static uint8_t *map(size_t bytes, int file)
+/* ---- copy ---- */
+
+static weft_status_t copy_range(weft_weights_t *w, void *stream, void *to, uint64_t offset, uint64_t bytes)
 {
-    int flags = file < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
-    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, file, 0);
-    return memory == MAP_FAILED ? NULL : memory;
+    if (bytes == 0)
+        return WEFT_OK;
+    return w->queue->ops->engine_copy(w->queue, stream, to, w->pair.stage + offset, bytes);
 }
 
-static weft_status_t copy_create(weft_weights_t *w)
-{
-    w->live = map(w->bytes, -1);
-    w->stage = map(w->bytes, -1);
-    return w->live && w->stage ? WEFT_OK : WEFT_ERR_NO_MEMORY;
-}
-
-static weft_status_t copy_swap(weft_weights_t *w)
+static weft_status_t copy_ranges(weft_weights_t *w, void *stream)
 {
     uint64_t at = 0;
     for (size_t i = 0; i < w->bound.count; i++) {
         const bound_range_t *range = &w->bound.items[i];
-        memcpy(w->live + at, w->stage + at, range->offset - at);
-        memcpy(range->memory, w->stage + range->offset, range->bytes);
+        WEFT_TRY(copy_range(w, stream, w->pair.live + at, at, range->offset - at));
+        WEFT_TRY(copy_range(w, stream, range->memory, range->offset, range->bytes));
         at = range->offset + range->bytes;
     }
-    memcpy(w->live + at, w->stage + at, w->bytes - at);
+    return copy_range(w, stream, w->pair.live + at, at, w->pair.bytes - at);
+}
+
+static weft_status_t copy_swap(weft_weights_t *w, void *stream, weft_error_t *error)
+{
+    weft_status_t status = copy_ranges(w, stream);
+    if (status != WEFT_OK)
+        weft_fail(error, status, "swap mode copy: the copy of %zu bytes could not be started", w->pair.bytes);
+    return status;
+}
+
+/* ---- flip ---- */
+
+/* Remapping does not wait for kernels that read the range, so the last step must have ended before. */
+static weft_status_t wait_for_engine(weft_weights_t *w, weft_error_t *error)
+{
+    uint64_t deadline = weft_now_us() + DRAIN_TIMEOUT_US;
+    while (!w->queue->ops->engine_idle(w->queue)) {
+        if (weft_now_us() > deadline)
+            return weft_fail(error, WEFT_ERR_TIMEOUT,
+                             "swap mode flip: the last step's work has not ended on its stream within %.0f s",
+                             DRAIN_TIMEOUT_US / 1e6);
+        sched_yield();
+    }
     return WEFT_OK;
 }
 
-static int make_file(size_t bytes)
+static weft_status_t flip_swap(weft_weights_t *w, void *stream, weft_error_t *error)
 {
-    int file = memfd_create("weft", MFD_CLOEXEC);
-    if (file >= 0 && ftruncate(file, (off_t)bytes) != 0) {
-        close(file);
-        file = -1;
-    }
-    return file;
-}
-
-static weft_status_t flip_create(weft_weights_t *w)
-{
-    w->live_file = make_file(w->bytes);
-    w->stage_file = make_file(w->bytes);
-    if (w->live_file < 0 || w->stage_file < 0)
-        return WEFT_ERR_SYSTEM;
-    w->live = map(w->bytes, w->live_file);
-    w->stage = map(w->bytes, w->stage_file);
-    return w->live && w->stage ? WEFT_OK : WEFT_ERR_NO_MEMORY;
-}
-
-/* Replace what `range` shows. MAP_FIXED exchanges the mapping in one step, so the range is never a hole; the
- * pages are entered at once, because the next decode step touches all of them. */
-static bool show(uint8_t *range, size_t bytes, int file)
-{
-    return mmap(range, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_POPULATE, file, 0) !=
-           MAP_FAILED;
-}
-
-static weft_status_t flip_swap(weft_weights_t *w)
-{
-    if (!show(w->live, w->bytes, w->stage_file))
-        return WEFT_ERR_SYSTEM;
-    if (!show(w->stage, w->bytes, w->live_file)) {
-        show(w->live, w->bytes, w->live_file);
-        return WEFT_ERR_SYSTEM;
-    }
-    int file = w->live_file;
-    w->live_file = w->stage_file;
-    w->stage_file = file;
-    return WEFT_OK;
+    (void)stream;
+    WEFT_TRY(wait_for_engine(w, error));
+    weft_status_t status = w->queue->ops->pair_exchange(w->queue, &w->pair);
+    if (status != WEFT_OK)
+        weft_fail(error, status, "swap mode flip: the system refused to remap %zu bytes: %s", w->pair.bytes,
+                  strerror(errno));
+    return status;
 }
 
 static const swap_mode_t modes[] = {
-    {.name = "copy", .create = copy_create, .swap = copy_swap, .takes_bound = true},
-    {.name = "flip", .create = flip_create, .swap = flip_swap},
+    {.name = "copy", .swap = copy_swap, .takes_bound = true},
+    {.name = "flip", .swap = flip_swap, .remaps = true},
 };
 
 static const swap_mode_t *find_mode(const char *name)
@@ -113,25 +100,24 @@ static const swap_mode_t *find_mode(const char *name)
     return NULL;
 }
 
-weft_status_t weft_weights_create(const char *mode, uint64_t bytes, weft_weights_t **weights,
+weft_status_t weft_weights_check_mode(const char *mode, weft_error_t *error)
+{
+    if (find_mode(mode))
+        return WEFT_OK;
+    return weft_fail(error, WEFT_ERR_UNKNOWN_NAME, "swap mode \"%s\" is not known; there are copy and flip", mode);
+}
+
+weft_status_t weft_weights_create(weft_queue_t *queue, const char *mode, uint64_t bytes, weft_weights_t **weights,
                                   weft_error_t *error)
 {
-    const swap_mode_t *found = find_mode(mode);
-    if (!found)
-        return weft_fail(error, WEFT_ERR_UNKNOWN_NAME,
-                         "swap mode \"%s\" is not known; there are copy and flip", mode);
+    WEFT_TRY(weft_weights_check_mode(mode, error));
     weft_weights_t *made = calloc(1, sizeof *made);
     if (!made)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the weights");
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    *made = (weft_weights_t){.mode = found, .live_file = -1, .stage_file = -1};
-    made->size = bytes;
-    made->bytes = (bytes + page) / page * page;
-    weft_status_t status = found->create(made);
+    *made = (weft_weights_t){.mode = find_mode(mode), .queue = queue, .size = bytes};
+    weft_status_t status = queue->ops->pair_create(queue, bytes, made->mode->remaps, &made->pair, error);
     if (status != WEFT_OK) {
-        weft_fail(error, status, "two ranges of %zu bytes for kernel-format weights cannot be made (%s): %s",
-                  made->bytes, mode, strerror(errno));
-        weft_weights_destroy(made);
+        free(made);
         return status;
     }
     *weights = made;
@@ -142,14 +128,7 @@ void weft_weights_destroy(weft_weights_t *w)
 {
     if (!w)
         return;
-    if (w->live)
-        munmap(w->live, w->bytes);
-    if (w->stage)
-        munmap(w->stage, w->bytes);
-    if (w->live_file >= 0)
-        close(w->live_file);
-    if (w->stage_file >= 0)
-        close(w->stage_file);
+    w->queue->ops->pair_destroy(w->queue, &w->pair);
     free(w->bound.items);
     free(w);
 }
@@ -194,21 +173,17 @@ void *weft_weights_live(const weft_weights_t *w, uint64_t offset)
         if (offset >= range->offset && offset - range->offset < range->bytes)
             return range->memory + (offset - range->offset);
     }
-    return w->live + offset;
+    return w->pair.live + offset;
 }
 
 uint8_t *weft_weights_stage(const weft_weights_t *w)
 {
-    return w->stage;
+    return w->pair.stage;
 }
 
-weft_status_t weft_weights_swap(weft_weights_t *w, weft_error_t *error)
+weft_status_t weft_weights_swap(weft_weights_t *w, void *stream, weft_error_t *error)
 {
-    weft_status_t status = w->mode->swap(w);
-    if (status != WEFT_OK)
-        weft_fail(error, status, "swap mode %s: the system refused to remap %zu bytes: %s", w->mode->name,
-                  w->bytes, strerror(errno));
-    return status;
+    return w->mode->swap(w, stream, error);
 }
 
 const char *weft_weights_mode(const weft_weights_t *w)

@@ -3,7 +3,7 @@
  *     copy                                   flip
  *     live  [ addresses the engine holds ]   live  [ reserved range ] --> memory A
  *     stage [ next version ]                 stage [ second range   ] --> memory B
- *     swap: memcpy stage -> live             swap: live --> B, stage --> A; no byte moves
+ *     swap: copy stage -> live               swap: live --> B, stage --> A; no byte moves
  *
  * Addresses of the live range never change. After a flip the stage holds the version before. A mode is a row
  * of a table in weights.c; the caller proves that nobody reads while weft_weights_swap runs
@@ -12,15 +12,18 @@
 #ifndef WEFT_SWAP_WEIGHTS_H
 #define WEFT_SWAP_WEIGHTS_H
 
-#include <weft/types.h>
+#include "kernels/queue.h"
 
 typedef struct weft_weights weft_weights_t;
 
-/* Make both ranges of `bytes` bytes, zeroed. `mode` is "copy" or "flip".
- * **Returns** WEFT_OK, WEFT_ERR_UNKNOWN_NAME (the message lists the modes), WEFT_ERR_NO_MEMORY,
- * WEFT_ERR_SYSTEM. */
-weft_status_t weft_weights_create(const char *mode, uint64_t bytes, weft_weights_t **weights,
+/* Make both ranges of `bytes` bytes in memory of `queue`, zeroed. `mode` is "copy" or "flip".
+ * **Returns** WEFT_OK, WEFT_ERR_UNKNOWN_NAME (the message lists the modes), WEFT_ERR_NO_MEMORY, WEFT_ERR_SYSTEM.
+ * **Ownership** the queue must outlive the weights. */
+weft_status_t weft_weights_create(weft_queue_t *queue, const char *mode, uint64_t bytes, weft_weights_t **weights,
                                   weft_error_t *error);
+
+/* Whether there is such a mode: WEFT_OK or WEFT_ERR_UNKNOWN_NAME. */
+weft_status_t weft_weights_check_mode(const char *mode, weft_error_t *error);
 void weft_weights_destroy(weft_weights_t *weights);
 
 /* Use the caller's memory for bytes [offset, offset + bytes) of the live range; copy only.
@@ -34,9 +37,12 @@ void *weft_weights_live(const weft_weights_t *weights, uint64_t offset);
 /* The start of the stage; constant too. */
 uint8_t *weft_weights_stage(const weft_weights_t *weights);
 
-/* Make the stage live. Nobody may read the live range meanwhile.
- * **Returns** WEFT_OK; WEFT_ERR_SYSTEM when the system refused to remap: the live range is then as it was. */
-weft_status_t weft_weights_swap(weft_weights_t *weights, weft_error_t *error);
+/* Make the stage live. No step is open; `stream` is where steps run (a GPU's, or NULL).
+ * **Stream** copy: enqueued on `stream`, so behind the last step and before the next; work that the queue starts later
+ * waits for it. flip: waits until the last step's work has ended, at most 10 s, then remaps at once.
+ * **Returns** WEFT_OK; WEFT_ERR_SYSTEM when the system refused to remap, WEFT_ERR_TIMEOUT when the last step did not end:
+ * the live range is then as it was. */
+weft_status_t weft_weights_swap(weft_weights_t *weights, void *stream, weft_error_t *error);
 
 const char *weft_weights_mode(const weft_weights_t *weights);
 

@@ -284,7 +284,7 @@ static inline void job_expect(job_t *job, uint64_t version)
     for (uint32_t t = 0; t < job->tp; t++) {
         if (!slot->bytes[t])
             slot->bytes[t] = calloc(1, job->outputs[t].bytes + 1);
-        if (weft_quantize_offline(job->programs[t], &job->outputs[t], weft_kernels_find("ref"), slot->bytes[t],
+        if (weft_quantize_offline(job->programs[t], &job->outputs[t], slot->bytes[t],
                                   &slot->digest[t], &error) != WEFT_OK)
             fail_msg("version %llu offline: %s", (unsigned long long)version, error.message);
     }

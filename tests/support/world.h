@@ -18,6 +18,7 @@ typedef uint32_t (*element_fn)(uint32_t source, uint64_t flat, weft_dtype_t dtyp
 typedef struct world {
     const checkpoint_t *cp;
     const weft_kernels_t *kernels;
+    weft_queue_t *queue;
     weft_model_t *model;
     weft_layout_t *trainer, *rollout;
     weft_plan_t *plan;
@@ -79,6 +80,9 @@ static inline world_t *world_try(const checkpoint_t *cp, const char *trainer, co
     world_t *w = calloc(1, sizeof *w);
     w->cp = cp;
     w->kernels = weft_kernels_find("ref");
+    weft_error_t no_queue;
+    if (weft_queue_open("host", -1, &w->queue, &no_queue) != WEFT_OK)
+        fail_msg("%s", no_queue.message);
     w->model = checkpoint_model(cp);
     w->trainer = parse_layout(trainer, WEFT_SIDE_TRAINER);
     w->rollout = parse_layout(rollout, WEFT_SIDE_ROLLOUT);
@@ -271,6 +275,7 @@ static inline void free_memory(world_t *w)
     }
     free(w->packed);
     free(w->shards);
+    weft_queue_close(w->queue);
 }
 
 static inline void world_destroy(world_t *w)

@@ -101,7 +101,7 @@ static weft_status_t weft_loopback_open(const weft_transport_config_t *config, w
     weft_transport_t *made = calloc(1, sizeof *made);
     if (!made)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "loopback: out of memory");
-    made->base = (weft_transport_base_t){&weft_loopback_ops, config->rank, hub->num_ranks};
+    made->base = (weft_transport_base_t){&weft_loopback_ops, config->rank, hub->num_ranks, "host", -1};
     made->hub = hub;
     made->timeout_us = weft_transport_timeout_us(config);
 

@@ -91,7 +91,7 @@ static weft_status_t weft_mpi_open(const weft_transport_config_t *config, weft_t
     int rank, num_ranks;
     MPI_Comm_rank(comm, &rank);
     MPI_Comm_size(comm, &num_ranks);
-    made->base = (weft_transport_base_t){&weft_mpi_ops, (uint32_t)rank, (uint32_t)num_ranks};
+    made->base = (weft_transport_base_t){&weft_mpi_ops, (uint32_t)rank, (uint32_t)num_ranks, "host", -1};
     made->timeout_us = weft_transport_timeout_us(config);
     weft_status_t status = duplicate(made, comm, error);
     if (status != WEFT_OK) {

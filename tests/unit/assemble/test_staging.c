@@ -46,9 +46,11 @@ static void land_round(const world_t *w, const weft_staging_t *staging, uint32_t
         const weft_bucket_t *bucket = &p->buckets[order[i]];
         memcpy(weft_staging_bucket(staging, bucket), w->packed[bucket->source][sent_bucket(w, bucket)],
                bucket->bytes);
+        bool any = false, expected = false;
         for (uint32_t f = 0; f < bucket->num_fragments; f++)
-            if (p->fragments[bucket->first_fragment + f].kind == WEFT_PIECE_AMAX)
-                weft_staging_fold_amax(staging, &p->fragments[bucket->first_fragment + f]);
+            expected |= p->fragments[bucket->first_fragment + f].kind == WEFT_PIECE_AMAX;
+        assert_int_equal(weft_staging_fold_amax(staging, order[i], &any), WEFT_OK);
+        assert_int_equal(any, expected);
     }
     free(order);
 }
@@ -88,9 +90,12 @@ static uint32_t check_round(const world_t *w, const weft_staging_t *staging, uin
         for (uint32_t i = 0; i < unit->num_inputs; i++) {
             const weft_fragment_t *f = &p->fragments[p->inputs[unit->first_input + i]];
             const weft_bucket_t *bucket = &p->buckets[f->bucket];
-            if (f->kind == WEFT_PIECE_DATA)
-                assert_memory_equal(weft_staging_fragment(staging, f),
-                                    w->packed[bucket->source][sent_bucket(w, bucket)] + f->offset, f->bytes);
+            size_t ld_elems;
+            const void *at = weft_staging_locate((void *)(uintptr_t)staging, f, &ld_elems);
+            if (f->kind != WEFT_PIECE_DATA)
+                continue;
+            assert_int_equal(ld_elems, f->rect.cols);
+            assert_memory_equal(at, w->packed[bucket->source][sent_bucket(w, bucket)] + f->offset, f->bytes);
         }
     }
     return tables;
@@ -113,7 +118,8 @@ static void run_world(world_t *w, random_t *random)
 {
     for (uint32_t t = 0; t < w->tp; t++) {
         weft_staging_t staging;
-        assert_int_equal(weft_staging_create(rollout_program(w, 0, t), &staging), WEFT_OK);
+        assert_int_equal(weft_staging_create(rollout_program(w, 0, t), w->queue, true, &staging), WEFT_OK);
+        assert_int_equal(weft_staging_prepare(&staging, weft_staging_locate, &staging), WEFT_OK);
         assert_true(staging.bytes <= w->plan->options.budget_bytes);
         memset(staging.memory, 0xFF, staging.bytes);
         assert_true(run_version(w, &staging, random) >= 2 * 2 * 3);
@@ -143,7 +149,7 @@ static void test_slots_alternate_and_do_not_touch(void **state)
     world_t *w = world_of(&cp, "fsdp:2", "tp:2", 0);
     const weft_program_t *p = rollout_program(w, 0, 0);
     weft_staging_t s;
-    assert_int_equal(weft_staging_create(p, &s), WEFT_OK);
+    assert_int_equal(weft_staging_create(p, w->queue, true, &s), WEFT_OK);
     assert_true(s.slots[1] >= s.slots[0] + p->slot_bytes);
     assert_true((uint8_t *)s.tables[0] >= s.slots[1] + p->slot_bytes);
     assert_true(s.tables[1] >= s.tables[0] + p->amax_rows && s.tables[2] >= s.tables[1] + p->amax_rows);
@@ -159,11 +165,28 @@ static void test_slots_alternate_and_do_not_touch(void **state)
     world_destroy(w);
 }
 
+/* Where nothing lands there are tables only. */
+static void test_without_slots(void **state)
+{
+    (void)state;
+    checkpoint_t cp = model_of(WEFT_DTYPE_BF16);
+    world_t *w = world_of(&cp, "tp:2", "tp:2", 0);
+    const weft_program_t *p = rollout_program(w, 0, 0);
+    weft_staging_t s;
+    assert_int_equal(weft_staging_create(p, w->queue, false, &s), WEFT_OK);
+    assert_true(s.bytes < WEFT_STAGING_TABLES * (p->amax_rows * 2 + WEFT_FRAGMENT_ALIGN));
+    assert_null(weft_staging_bucket(&s, &p->buckets[0]));
+    assert_true(p->amax_rows > 0 && s.tables[2] > s.tables[1]);
+    weft_staging_destroy(&s);
+    world_destroy(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slots_and_tables_survive),
         cmocka_unit_test(test_slots_alternate_and_do_not_touch),
+        cmocka_unit_test(test_without_slots),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

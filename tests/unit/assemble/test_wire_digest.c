@@ -35,22 +35,67 @@ static bool same(const weft_digest_t *a, const weft_digest_t *b)
     return memcmp(a, b, sizeof *a) == 0;
 }
 
-/* Take what the trainers packed for all buckets of a rank, in a random order. */
-static void take_all(const world_t *w, uint32_t rank, random_t *random, weft_wire_digests_t *digests)
+/* One end of a world's routes: its digests, and copies of the buckets that it sends or has got. */
+typedef struct end {
+    const weft_program_t *program;
+    uint8_t **buckets;
+    weft_wire_digests_t digests;
+} end_t;
+
+static const uint8_t *bucket_at(void *user, uint32_t bucket)
+{
+    return ((end_t *)user)->buckets[bucket];
+}
+
+static end_t *end_open(const world_t *w, uint32_t rank)
 {
     const weft_program_t *p = w->programs[rank];
+    end_t *end = calloc(1, sizeof *end);
+    end->program = p;
+    end->buckets = calloc(p->num_buckets + 1, sizeof(uint8_t *));
+    for (uint32_t i = 0; i < p->num_buckets; i++) {
+        const weft_bucket_t *bucket = &p->buckets[i];
+        end->buckets[i] = malloc(bucket->bytes);
+        memcpy(end->buckets[i], w->packed[bucket->source][sent_bucket(w, bucket)], bucket->bytes);
+    }
+    assert_int_equal(weft_wire_digests_create(p, w->queue, &end->digests), WEFT_OK);
+    assert_int_equal(weft_wire_digests_prepare(&end->digests, bucket_at, end), WEFT_OK);
+    weft_wire_digests_begin(&end->digests);
+    return end;
+}
+
+static void end_close(end_t *end)
+{
+    weft_wire_digests_destroy(&end->digests);
+    for (uint32_t i = 0; i < end->program->num_buckets; i++)
+        free(end->buckets[i]);
+    free(end->buckets);
+    free(end);
+}
+
+static void add_bucket(end_t *end, uint32_t bucket)
+{
+    static uint64_t ticket;
+    assert_int_equal(weft_wire_digests_start(&end->digests, bucket), WEFT_OK);
+    weft_wire_digests_mark(&end->digests, ++ticket);
+    assert_false(weft_wire_digests_take(&end->digests, ticket - 1)); /* not before its ticket */
+    assert_true(weft_wire_digests_take(&end->digests, ticket));
+}
+
+/* Take what the trainers packed for all buckets of a rank, in a random order. */
+static end_t *take_all(const world_t *w, uint32_t rank, random_t *random)
+{
+    end_t *end = end_open(w, rank);
+    const weft_program_t *p = end->program;
     uint32_t *order = calloc(p->num_buckets + 1, sizeof *order);
     for (uint32_t i = 0; i < p->num_buckets; i++)
         order[i] = i;
     random_shuffle(random, order, p->num_buckets);
-    assert_int_equal(weft_wire_digests_create(p, digests), WEFT_OK);
-    for (uint32_t i = 0; i < p->num_buckets; i++) {
-        const weft_bucket_t *bucket = &p->buckets[order[i]];
-        weft_wire_digests_add(digests, w->kernels, order[i],
-                              w->packed[bucket->source][sent_bucket(w, bucket)]);
-    }
-    weft_wire_digests_finish(digests);
+    for (uint32_t i = 0; i < p->num_buckets; i++)
+        add_bucket(end, order[i]);
+    weft_wire_digests_finish(&end->digests);
     free(order);
+    return end;
 }
 
 static void test_both_ends_agree(void **state)
@@ -59,19 +104,20 @@ static void test_both_ends_agree(void **state)
     random_t random = random_begin("test_both_ends_agree");
     checkpoint_t cp = small_model();
     world_t *w = small_world(&cp);
-    weft_wire_digests_t *ends = calloc(w->num_ranks, sizeof *ends);
+    end_t **ends = calloc(w->num_ranks, sizeof(end_t *));
     for (uint32_t rank = 0; rank < w->num_ranks; rank++)
-        take_all(w, rank, &random, &ends[rank]);
+        ends[rank] = take_all(w, rank, &random);
     for (uint32_t rank = w->num_trainers; rank < w->num_ranks; rank++)
         for (uint32_t route = 0; route < w->plan->routes.count; route++) {
             const weft_route_t *r = &w->plan->routes.items[route];
             if (weft_set_has(&w->plan->sets.items[r->set], w->programs[rank]->tp_rank))
-                assert_true(same(&ends[rank].routes[route], &ends[r->source].routes[route]));
+                assert_true(same(&ends[rank]->digests.routes[route], &ends[r->source]->digests.routes[route]));
         }
     for (uint32_t route = 1; route < w->plan->routes.count; route++)
-        assert_false(same(&ends[2].routes[route], &ends[2].routes[0]) && ends[2].hashers[route]);
+        assert_false(same(&ends[2]->digests.routes[route], &ends[2]->digests.routes[0]) &&
+                     ends[2]->digests.hashers[route]);
     for (uint32_t rank = 0; rank < w->num_ranks; rank++)
-        weft_wire_digests_destroy(&ends[rank]);
+        end_close(ends[rank]);
     free(ends);
     world_destroy(w);
 }
@@ -144,24 +190,21 @@ static void check_change(const world_t *w, change_fn change, random_t *random, u
 {
     uint32_t rank = w->num_trainers;
     const weft_program_t *p = w->programs[rank];
-    weft_wire_digests_t clean, dirty;
-    take_all(w, rank, random, &clean);
+    end_t *clean = take_all(w, rank, random);
     for (uint32_t b = 0; b < p->rounds[p->num_rounds - 1].first_bucket; b++) {
         const weft_bucket_t *bucket = &p->buckets[b];
-        uint8_t *bytes = malloc(bucket->bytes);
-        memcpy(bytes, w->packed[bucket->source][sent_bucket(w, bucket)], bucket->bytes);
-        take_all(w, rank, random, &dirty);
-        if (change(p, bucket, bytes, random)) {
-            weft_wire_digests_add(&dirty, w->kernels, b, bytes);
-            weft_wire_digests_finish(&dirty);
+        end_t *dirty = take_all(w, rank, random);
+        if (change(p, bucket, dirty->buckets[b], random)) {
+            add_bucket(dirty, b);
+            weft_wire_digests_finish(&dirty->digests);
             for (uint32_t route = 0; route < w->plan->routes.count; route++)
-                assert_int_equal(same(&clean.routes[route], &dirty.routes[route]), route != bucket->route);
+                assert_int_equal(same(&clean->digests.routes[route], &dirty->digests.routes[route]),
+                                 route != bucket->route);
             ++*changed;
         }
-        weft_wire_digests_destroy(&dirty);
-        free(bytes);
+        end_close(dirty);
     }
-    weft_wire_digests_destroy(&clean);
+    end_close(clean);
 }
 
 static void test_changes_show(void **state)
@@ -188,31 +231,32 @@ static void test_lost_and_exchanged_buckets_show(void **state)
     world_t *w = small_world(&cp);
     const weft_program_t *p = w->programs[w->num_trainers];
     random_t random = random_begin("test_lost_and_exchanged_buckets_show");
-    weft_wire_digests_t whole, less;
+    end_t *end = take_all(w, w->num_trainers, &random);
+    weft_wire_digests_t *whole = &end->digests;
     uint32_t last = p->rounds[p->num_rounds - 1].first_bucket, exchanged = 0;
-    take_all(w, w->num_trainers, &random, &whole);
     for (uint32_t lost = 0; lost < last; lost++) {
         uint32_t route = p->buckets[lost].route;
-        assert_int_equal(weft_wire_digests_create(p, &less), WEFT_OK);
+        weft_wire_digests_t less;
+        assert_int_equal(weft_wire_digests_create(p, w->queue, &less), WEFT_OK);
         for (uint32_t b = 0; b < last; b++)
             if (b != lost)
-                less.buckets[b] = whole.buckets[b];
+                less.buckets[b] = whole->buckets[b];
         weft_wire_digests_finish(&less);
-        assert_false(same(&less.routes[route], &whole.routes[route]));
+        assert_false(same(&less.routes[route], &whole->routes[route]));
         for (uint32_t b = 0; b < lost; b++) {
-            if (p->buckets[b].route != route || same(&whole.buckets[b], &whole.buckets[lost]))
+            if (p->buckets[b].route != route || same(&whole->buckets[b], &whole->buckets[lost]))
                 continue;
-            less.buckets[lost] = whole.buckets[b];
-            less.buckets[b] = whole.buckets[lost];
+            less.buckets[lost] = whole->buckets[b];
+            less.buckets[b] = whole->buckets[lost];
             weft_wire_digests_finish(&less);
-            assert_false(same(&less.routes[route], &whole.routes[route]));
-            less.buckets[b] = whole.buckets[b];
+            assert_false(same(&less.routes[route], &whole->routes[route]));
+            less.buckets[b] = whole->buckets[b];
             exchanged++;
         }
         weft_wire_digests_destroy(&less);
     }
     assert_true(last > 3 && exchanged > 3);
-    weft_wire_digests_destroy(&whole);
+    end_close(end);
     world_destroy(w);
 }
 
@@ -224,21 +268,18 @@ static void test_closing_buckets_do_not_count(void **state)
     checkpoint_t cp = small_model();
     world_t *w = small_world(&cp);
     const weft_program_t *p = w->programs[0];
-    weft_wire_digests_t digests;
-    take_all(w, 0, &random, &digests);
+    end_t *end = take_all(w, 0, &random);
     size_t bytes = w->plan->routes.count * sizeof(weft_digest_t);
     weft_digest_t *before = malloc(bytes);
-    memcpy(before, digests.routes, bytes);
-    for (size_t b = p->rounds[p->num_rounds - 1].first_bucket; b < p->num_buckets; b++) {
-        uint8_t *other = malloc(p->buckets[b].bytes);
-        memset(other, 0x5A, p->buckets[b].bytes);
+    memcpy(before, end->digests.routes, bytes);
+    for (uint32_t b = p->rounds[p->num_rounds - 1].first_bucket; b < p->num_buckets; b++) {
         assert_int_equal(p->fragments[p->buckets[b].first_fragment].kind, WEFT_PIECE_DIGEST);
-        weft_wire_digests_add(&digests, w->kernels, (uint32_t)b, other);
-        free(other);
+        memset(end->buckets[b], 0x5A, p->buckets[b].bytes);
+        add_bucket(end, b);
     }
-    weft_wire_digests_finish(&digests);
-    assert_memory_equal(before, digests.routes, bytes);
-    weft_wire_digests_destroy(&digests);
+    weft_wire_digests_finish(&end->digests);
+    assert_memory_equal(before, end->digests.routes, bytes);
+    end_close(end);
     free(before);
     world_destroy(w);
 }

@@ -90,7 +90,7 @@ static range_t quantize_rank(const weft_plan_t *plan, uint32_t tp_rank)
         WEFT_OK);
     range.memory = malloc(range.outputs.bytes);
     memset(range.memory, 0xA5, range.outputs.bytes);
-    if (weft_quantize_offline(program, &range.outputs, weft_kernels_find("ref"), range.memory, &range.digest,
+    if (weft_quantize_offline(program, &range.outputs, range.memory, &range.digest,
                               &error) != WEFT_OK)
         fail_msg("%s", error.message);
     weft_program_destroy(program);
@@ -192,7 +192,7 @@ static void test_models_without_bytes_are_refused(void **state)
     weft_digest_t digest;
     weft_error_t error;
     assert_int_equal(
-        weft_quantize_offline(w->programs[1], &w->outputs[0], w->kernels, memory, &digest, &error),
+        weft_quantize_offline(w->programs[1], &w->outputs[0], memory, &digest, &error),
         WEFT_ERR_ARGUMENT);
     assert_non_null(strstr(error.message, "no bytes"));
     free(memory);

@@ -10,14 +10,16 @@ typedef struct rank {
     const weft_outputs_t *outputs;
     weft_quantizer_t *quantizer;
     uint8_t *stage;
+    uint16_t (*amax)[WEFT_UNIT_ROWS]; /* [units] */
 } rank_t;
 
 static rank_t open_rank(const world_t *w, uint32_t replica, uint32_t tp_rank)
 {
     rank_t r = {.w = w, .program = rollout_program(w, replica, tp_rank), .outputs = &w->outputs[tp_rank]};
-    assert_int_equal(weft_quantizer_create(r.program, r.outputs, w->kernels, &r.quantizer), WEFT_OK);
     r.stage = malloc(r.outputs->bytes + 1);
+    r.amax = calloc(r.program->num_units + 1, sizeof *r.amax);
     memset(r.stage, 0xA5, r.outputs->bytes); /* what padding must not keep */
+    assert_int_equal(weft_quantizer_create(r.program, r.outputs, w->queue, r.stage, &r.quantizer), WEFT_OK);
     return r;
 }
 
@@ -25,6 +27,7 @@ static void close_rank(rank_t *r)
 {
     weft_quantizer_destroy(r->quantizer);
     free(r->stage);
+    free(r->amax);
 }
 
 static const uint8_t *packed_fragment(const rank_t *r, const weft_fragment_t *f)
@@ -61,29 +64,46 @@ static void fold_amax(const rank_t *r, const weft_unit_t *unit, uint16_t amax[WE
     }
 }
 
-static weft_status_t run_unit(rank_t *r, uint32_t index, weft_locate_fn locate, weft_error_t *error)
+static const uint16_t *amax_of(void *user, uint32_t unit)
 {
-    const weft_unit_t *unit = &r->program->units[index];
-    uint16_t amax[WEFT_UNIT_ROWS];
-    bool ahead = unit->amax_row != UINT32_MAX;
-    if (ahead)
-        fold_amax(r, unit, amax);
-    return weft_quantizer_run(r->quantizer, index, ahead ? amax : NULL, locate, r, r->stage, error);
+    const rank_t *r = user;
+    fold_amax(r, &r->program->units[unit], r->amax[unit]);
+    return r->amax[unit];
+}
+
+typedef const void *(*locate_fn)(void *user, const weft_fragment_t *f, size_t *ld_elems);
+
+static void prepare(rank_t *r, locate_fn locate)
+{
+    const weft_sources_t sources = {locate, amax_of, r};
+    weft_error_t error;
+    if (weft_quantizer_prepare(r->quantizer, &sources, &error) != WEFT_OK)
+        fail_msg("%s", error.message);
+    assert_int_equal(weft_quantizer_begin(r->quantizer), WEFT_OK);
+}
+
+static weft_status_t run_unit(rank_t *r, uint32_t index, weft_error_t *error)
+{
+    weft_quantizer_begin(r->quantizer);
+    weft_status_t status = weft_quantizer_run(r->quantizer, index, 1, error);
+    return status == WEFT_OK ? weft_quantizer_judge(r->quantizer, error) : status;
 }
 
 /* All units in a random order. */
-static void run_rank(rank_t *r, weft_locate_fn locate, random_t *random)
+static void run_rank(rank_t *r, locate_fn locate, random_t *random)
 {
     uint32_t *order = calloc(r->program->num_units + 1, sizeof *order);
     weft_error_t error;
+    prepare(r, locate);
     for (uint32_t u = 0; u < r->program->num_units; u++)
         order[u] = u;
     random_shuffle(random, order, r->program->num_units);
     for (uint32_t u = 0; u < r->program->num_units; u++)
-        if (run_unit(r, order[u], locate, &error) != WEFT_OK)
+        if (run_unit(r, order[u], &error) != WEFT_OK)
             fail_msg("%s", error.message);
     for (uint32_t layer = 0; layer < r->w->plan->layers->count; layer++)
-        weft_quantizer_layer_done(r->quantizer, layer, r->stage);
+        assert_int_equal(weft_quantizer_layer_done(r->quantizer, layer), WEFT_OK);
+    assert_int_equal(weft_quantizer_end(r->quantizer), WEFT_OK);
     free(order);
 }
 
@@ -287,9 +307,10 @@ static uint32_t count_refusals(const world_t *w, const char *tensor, uint64_t fl
     snprintf(index, sizeof index, "flat index %llu ", (unsigned long long)flat);
     for (uint32_t t = 0; t < w->tp; t++) {
         rank_t rank = open_rank(w, 0, t);
+        prepare(&rank, locate_packed);
         for (uint32_t u = 0; u < rank.program->num_units; u++) {
             weft_error_t error = {0};
-            weft_status_t status = run_unit(&rank, u, locate_packed, &error);
+            weft_status_t status = run_unit(&rank, u, &error);
             if (status == WEFT_OK)
                 continue;
             assert_int_equal(status, WEFT_ERR_NONFINITE);

@@ -4,11 +4,20 @@
 
 #define BYTES (3u << 16)
 
+static weft_queue_t *host_queue(void)
+{
+    static weft_queue_t *queue;
+    weft_error_t error;
+    if (!queue && weft_queue_open("host", -1, &queue, &error) != WEFT_OK)
+        fail_msg("%s", error.message);
+    return queue;
+}
+
 static weft_weights_t *make(const char *mode, uint64_t bytes)
 {
     weft_weights_t *weights = NULL;
     weft_error_t error;
-    if (weft_weights_create(mode, bytes, &weights, &error) != WEFT_OK)
+    if (weft_weights_create(host_queue(), mode, bytes, &weights, &error) != WEFT_OK)
         fail_msg("%s", error.message);
     assert_string_equal(weft_weights_mode(weights), mode);
     return weights;
@@ -17,7 +26,7 @@ static weft_weights_t *make(const char *mode, uint64_t bytes)
 static void swap(weft_weights_t *weights)
 {
     weft_error_t error;
-    if (weft_weights_swap(weights, &error) != WEFT_OK)
+    if (weft_weights_swap(weights, NULL, &error) != WEFT_OK)
         fail_msg("%s", error.message);
 }
 
@@ -212,7 +221,7 @@ static void test_unknown_modes_are_listed(void **state)
     weft_weights_t *w = NULL;
     for (unsigned i = 0; i < 4; i++) {
         weft_error_t error = {0};
-        assert_int_equal(weft_weights_create(names[i], BYTES, &w, &error), WEFT_ERR_UNKNOWN_NAME);
+        assert_int_equal(weft_weights_create(host_queue(), names[i], BYTES, &w, &error), WEFT_ERR_UNKNOWN_NAME);
         assert_non_null(strstr(error.message, "copy and flip"));
         assert_null(w);
     }
@@ -226,7 +235,7 @@ static void test_impossible_sizes_are_refused(void **state)
     weft_weights_t *w = NULL;
     for (unsigned i = 0; i < 5; i++) {
         weft_error_t error = {0};
-        if (weft_weights_create(mode, sizes[i], &w, &error) == WEFT_OK)
+        if (weft_weights_create(host_queue(), mode, sizes[i], &w, &error) == WEFT_OK)
             fail_msg("%llu bytes were made", (unsigned long long)sizes[i]);
         assert_true(error.status == WEFT_ERR_NO_MEMORY || error.status == WEFT_ERR_SYSTEM);
         assert_null(w);

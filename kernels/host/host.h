@@ -1,0 +1,47 @@
+/* The queue of the host: every piece of work is done when its start returns. Shared by the files of this folder. */
+#ifndef WEFT_KERNELS_HOST_H
+#define WEFT_KERNELS_HOST_H
+
+#include "kernels/queue.h"
+
+typedef struct weft_host_queue {
+    weft_queue_t base;
+    const weft_kernels_t *kernels;
+    uint64_t ticket;
+} weft_host_queue_t;
+
+/* lists.c */
+weft_status_t weft_host_quantize_create(weft_queue_t *queue, const weft_unit_job_t *units, uint32_t num_units,
+                                        const weft_run_t *tensors, uint32_t num_tensors,
+                                        weft_quantize_list_t **list);
+void weft_host_quantize_destroy(weft_quantize_list_t *list);
+weft_status_t weft_host_quantize_begin(weft_quantize_list_t *list);
+weft_status_t weft_host_quantize_run(weft_quantize_list_t *list, uint32_t first, uint32_t count);
+weft_status_t weft_host_quantize_finish(weft_quantize_list_t *list, uint32_t first, uint32_t count);
+const weft_digest_t *weft_host_quantize_digests(const weft_quantize_list_t *list);
+weft_status_t weft_host_quantize_refused(weft_quantize_list_t *list, bool *refused, uint32_t *unit,
+                                         weft_quantize_result_t *result);
+
+weft_status_t weft_host_pack_create(weft_queue_t *queue, const weft_pack_job_t *jobs, uint32_t num_jobs,
+                                    weft_pack_list_t **list);
+void weft_host_pack_destroy(weft_pack_list_t *list);
+weft_status_t weft_host_pack_run(weft_pack_list_t *list, uint32_t first, uint32_t count);
+
+weft_status_t weft_host_amax_create(weft_queue_t *queue, const weft_amax_job_t *jobs, uint32_t num_jobs,
+                                    weft_amax_list_t **list);
+void weft_host_amax_destroy(weft_amax_list_t *list);
+weft_status_t weft_host_amax_run(weft_amax_list_t *list, uint32_t first, uint32_t count);
+
+weft_status_t weft_host_digest_create(weft_queue_t *queue, const weft_run_t *runs, uint32_t num_runs,
+                                      weft_digest_list_t **list);
+void weft_host_digest_destroy(weft_digest_list_t *list);
+weft_status_t weft_host_digest_run(weft_digest_list_t *list, uint32_t first, uint32_t count);
+const weft_digest_t *weft_host_digest_results(const weft_digest_list_t *list);
+
+/* pair.c */
+weft_status_t weft_host_pair_create(weft_queue_t *queue, size_t bytes, bool remap, weft_pair_t *pair,
+                                    weft_error_t *error);
+void weft_host_pair_destroy(weft_queue_t *queue, weft_pair_t *pair);
+weft_status_t weft_host_pair_exchange(weft_queue_t *queue, weft_pair_t *pair);
+
+#endif

@@ -1,0 +1,270 @@
+/* Lists on the host: copies of the jobs, and loops over the kernels of one backend. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/host/host.h"
+
+/* ---- quantize ---- */
+
+struct weft_quantize_list {
+    const weft_kernels_t *kernels;
+    weft_unit_job_t *units;
+    uint32_t num_units;
+    weft_segment_t *segments; /* of all units, one after another */
+    weft_run_t *tensors;
+    uint32_t num_tensors;
+    weft_digest_t *digests;
+    uint32_t refused; /* the first unit with NaN or Inf; WEFT_RUN_NONE: none */
+    weft_quantize_result_t result;
+};
+
+static const weft_kernels_t *kernels_of(const weft_queue_t *queue)
+{
+    return ((const weft_host_queue_t *)queue)->kernels;
+}
+
+static bool in_range(uint32_t first, uint32_t count, uint32_t total)
+{
+    return first <= total && count <= total - first;
+}
+
+static size_t count_segments(const weft_unit_job_t *units, uint32_t num_units)
+{
+    size_t count = 0;
+    for (uint32_t i = 0; i < num_units; i++)
+        count += units[i].unit.num_segments;
+    return count;
+}
+
+static void copy_units(weft_quantize_list_t *list, const weft_unit_job_t *units)
+{
+    weft_segment_t *next = list->segments;
+    for (uint32_t i = 0; i < list->num_units; i++) {
+        weft_quantize_unit_t *unit = &list->units[i].unit;
+        list->units[i] = units[i];
+        if (unit->num_segments)
+            memcpy(next, unit->segments, unit->num_segments * sizeof *next);
+        unit->segments = next;
+        next += unit->num_segments;
+    }
+}
+
+static bool kernels_known(const weft_kernels_t *kernels, const weft_unit_job_t *units, uint32_t num_units)
+{
+    for (uint32_t i = 0; i < num_units; i++)
+        if ((unsigned)units[i].kernel >= WEFT_KERNEL_COUNT || !kernels->quantize[units[i].kernel])
+            return false;
+    return true;
+}
+
+weft_status_t weft_host_quantize_create(weft_queue_t *queue, const weft_unit_job_t *units, uint32_t num_units,
+                                        const weft_run_t *tensors, uint32_t num_tensors,
+                                        weft_quantize_list_t **list)
+{
+    if (!kernels_known(kernels_of(queue), units, num_units))
+        return WEFT_ERR_ARGUMENT;
+    weft_quantize_list_t *made = calloc(1, sizeof *made);
+    if (!made)
+        return WEFT_ERR_NO_MEMORY;
+    *made = (weft_quantize_list_t){.kernels = kernels_of(queue),
+                                   .num_units = num_units,
+                                   .num_tensors = num_tensors,
+                                   .refused = WEFT_RUN_NONE};
+    made->units = calloc((size_t)num_units + 1, sizeof *made->units);
+    made->segments = calloc(count_segments(units, num_units) + 1, sizeof *made->segments);
+    made->tensors = calloc((size_t)num_tensors + 1, sizeof *made->tensors);
+    made->digests = calloc((size_t)num_tensors + 1, sizeof *made->digests);
+    if (!made->units || !made->segments || !made->tensors || !made->digests) {
+        weft_host_quantize_destroy(made);
+        return WEFT_ERR_NO_MEMORY;
+    }
+    copy_units(made, units);
+    if (num_tensors)
+        memcpy(made->tensors, tensors, num_tensors * sizeof *tensors);
+    *list = made;
+    return WEFT_OK;
+}
+
+void weft_host_quantize_destroy(weft_quantize_list_t *list)
+{
+    if (!list)
+        return;
+    free(list->units);
+    free(list->segments);
+    free(list->tensors);
+    free(list->digests);
+    free(list);
+}
+
+weft_status_t weft_host_quantize_begin(weft_quantize_list_t *list)
+{
+    list->refused = WEFT_RUN_NONE;
+    return WEFT_OK;
+}
+
+weft_status_t weft_host_quantize_run(weft_quantize_list_t *list, uint32_t first, uint32_t count)
+{
+    if (!in_range(first, count, list->num_units))
+        return WEFT_ERR_ARGUMENT;
+    for (uint32_t i = first; i < first + count; i++) {
+        weft_quantize_result_t result = {0};
+        const weft_unit_job_t *job = &list->units[i];
+        weft_status_t status = list->kernels->quantize[job->kernel](&job->unit, &result);
+        if (status != WEFT_OK)
+            return status;
+        if (result.nonfinite && !job->unit.allow_nonfinite && i < list->refused) {
+            list->refused = i;
+            list->result = result;
+        }
+    }
+    return WEFT_OK;
+}
+
+weft_status_t weft_host_quantize_finish(weft_quantize_list_t *list, uint32_t first, uint32_t count)
+{
+    if (!in_range(first, count, list->num_tensors))
+        return WEFT_ERR_ARGUMENT;
+    for (uint32_t i = first; i < first + count; i++)
+        list->digests[i] =
+            weft_digest_run(list->kernels, list->tensors[i].data, (size_t)list->tensors[i].bytes);
+    return WEFT_OK;
+}
+
+const weft_digest_t *weft_host_quantize_digests(const weft_quantize_list_t *list)
+{
+    return list->digests;
+}
+
+weft_status_t weft_host_quantize_refused(weft_quantize_list_t *list, bool *refused, uint32_t *unit,
+                                         weft_quantize_result_t *result)
+{
+    *refused = list->refused != WEFT_RUN_NONE;
+    if (*refused) {
+        *unit = list->refused;
+        *result = list->result;
+    }
+    return WEFT_OK;
+}
+
+/* ---- pack, amax, digest: arrays of jobs ---- */
+
+struct weft_pack_list {
+    const weft_kernels_t *kernels;
+    uint32_t count;
+    weft_pack_job_t jobs[];
+};
+
+struct weft_amax_list {
+    const weft_kernels_t *kernels;
+    uint32_t count;
+    weft_amax_job_t jobs[];
+};
+
+struct weft_digest_list {
+    const weft_kernels_t *kernels;
+    uint32_t count;
+    weft_digest_t *results;
+    weft_run_t runs[];
+};
+
+weft_status_t weft_host_pack_create(weft_queue_t *queue, const weft_pack_job_t *jobs, uint32_t num_jobs,
+                                    weft_pack_list_t **list)
+{
+    weft_pack_list_t *made = malloc(sizeof *made + num_jobs * sizeof *jobs);
+    if (!made)
+        return WEFT_ERR_NO_MEMORY;
+    *made = (weft_pack_list_t){.kernels = kernels_of(queue), .count = num_jobs};
+    if (num_jobs)
+        memcpy(made->jobs, jobs, num_jobs * sizeof *jobs);
+    *list = made;
+    return WEFT_OK;
+}
+
+void weft_host_pack_destroy(weft_pack_list_t *list)
+{
+    free(list);
+}
+
+weft_status_t weft_host_pack_run(weft_pack_list_t *list, uint32_t first, uint32_t count)
+{
+    if (!in_range(first, count, list->count))
+        return WEFT_ERR_ARGUMENT;
+    for (uint32_t i = first; i < first + count; i++) {
+        const weft_pack_job_t *job = &list->jobs[i];
+        if (job->data)
+            list->kernels->pack(job->data, job->ld_bytes, job->rows, job->row_bytes, job->out);
+        else
+            memset(job->out, 0, job->rows * job->row_bytes);
+    }
+    return WEFT_OK;
+}
+
+weft_status_t weft_host_amax_create(weft_queue_t *queue, const weft_amax_job_t *jobs, uint32_t num_jobs,
+                                    weft_amax_list_t **list)
+{
+    weft_amax_list_t *made = malloc(sizeof *made + num_jobs * sizeof *jobs);
+    if (!made)
+        return WEFT_ERR_NO_MEMORY;
+    *made = (weft_amax_list_t){.kernels = kernels_of(queue), .count = num_jobs};
+    if (num_jobs)
+        memcpy(made->jobs, jobs, num_jobs * sizeof *jobs);
+    *list = made;
+    return WEFT_OK;
+}
+
+void weft_host_amax_destroy(weft_amax_list_t *list)
+{
+    free(list);
+}
+
+/* What is not finite is refused where it is quantized; here only the finite elements count. */
+weft_status_t weft_host_amax_run(weft_amax_list_t *list, uint32_t first, uint32_t count)
+{
+    if (!in_range(first, count, list->count))
+        return WEFT_ERR_ARGUMENT;
+    for (uint32_t i = first; i < first + count; i++) {
+        const weft_amax_job_t *job = &list->jobs[i];
+        uint32_t row, col;
+        list->kernels->amax(job->data, job->ld_elems, job->rows, job->cols, job->dtype, job->amax, &row, &col);
+    }
+    return WEFT_OK;
+}
+
+weft_status_t weft_host_digest_create(weft_queue_t *queue, const weft_run_t *runs, uint32_t num_runs,
+                                      weft_digest_list_t **list)
+{
+    weft_digest_list_t *made = malloc(sizeof *made + num_runs * sizeof *runs);
+    weft_digest_t *results = calloc((size_t)num_runs + 1, sizeof *results);
+    if (!made || !results) {
+        free(made);
+        free(results);
+        return WEFT_ERR_NO_MEMORY;
+    }
+    *made = (weft_digest_list_t){.kernels = kernels_of(queue), .count = num_runs, .results = results};
+    if (num_runs)
+        memcpy(made->runs, runs, num_runs * sizeof *runs);
+    *list = made;
+    return WEFT_OK;
+}
+
+void weft_host_digest_destroy(weft_digest_list_t *list)
+{
+    if (!list)
+        return;
+    free(list->results);
+    free(list);
+}
+
+weft_status_t weft_host_digest_run(weft_digest_list_t *list, uint32_t first, uint32_t count)
+{
+    if (!in_range(first, count, list->count))
+        return WEFT_ERR_ARGUMENT;
+    for (uint32_t i = first; i < first + count; i++)
+        list->results[i] = weft_digest_run(list->kernels, list->runs[i].data, (size_t)list->runs[i].bytes);
+    return WEFT_OK;
+}
+
+const weft_digest_t *weft_host_digest_results(const weft_digest_list_t *list)
+{
+    return list->results;
+}

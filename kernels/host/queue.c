@@ -1,0 +1,184 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/host/host.h"
+#include "src/base/error.h"
+
+#define ALIGN 256u
+
+static bool host_find(int device, int *number, char bus_id[WEFT_BUS_ID_BYTES])
+{
+    (void)device;
+    (void)number;
+    (void)bus_id;
+    return false;
+}
+
+static weft_status_t host_open(int device, weft_queue_t **queue, weft_error_t *error)
+{
+    (void)device;
+    weft_host_queue_t *made = calloc(1, sizeof *made);
+    if (!made)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for a queue");
+    made->base.ops = &weft_host_queue_ops;
+    made->kernels = weft_kernels_find("ref");
+    *queue = &made->base;
+    return WEFT_OK;
+}
+
+static void host_close(weft_queue_t *queue)
+{
+    free(queue);
+}
+
+static void host_thread_begin(weft_queue_t *queue)
+{
+    (void)queue;
+    weft_kernels_thread_begin();
+}
+
+/* ---- memory ---- */
+
+static weft_status_t host_alloc(weft_queue_t *queue, size_t bytes, void **memory)
+{
+    (void)queue;
+    size_t whole = (bytes / ALIGN + 1) * ALIGN;
+    void *made = whole < bytes ? NULL : aligned_alloc(ALIGN, whole);
+    if (!made)
+        return WEFT_ERR_NO_MEMORY;
+    memset(made, 0, whole);
+    *memory = made;
+    return WEFT_OK;
+}
+
+static void host_free(weft_queue_t *queue, void *memory)
+{
+    (void)queue;
+    free(memory);
+}
+
+/* The host cannot tell its memory from a device's: a pointer of the wrong kind is the caller's to refuse. */
+static weft_memory_kind_t host_memory_kind(weft_queue_t *queue, const void *pointer)
+{
+    (void)queue;
+    (void)pointer;
+    return WEFT_MEMORY_HOST;
+}
+
+static bool host_reads(weft_queue_t *queue, weft_memory_kind_t kind)
+{
+    (void)queue;
+    return kind == WEFT_MEMORY_HOST || kind == WEFT_MEMORY_HOST_PINNED;
+}
+
+static uint64_t host_used_bytes(weft_queue_t *queue)
+{
+    (void)queue;
+    return 0;
+}
+
+static weft_status_t host_clear(weft_queue_t *queue, void *memory, size_t bytes)
+{
+    (void)queue;
+    memset(memory, 0, bytes);
+    return WEFT_OK;
+}
+
+static weft_status_t host_write(weft_queue_t *queue, void *memory, const void *host, size_t bytes)
+{
+    (void)queue;
+    memcpy(memory, host, bytes);
+    return WEFT_OK;
+}
+
+static weft_status_t host_read(weft_queue_t *queue, const void *memory, void *host, size_t bytes)
+{
+    return host_write(queue, host, memory, bytes);
+}
+
+/* ---- progress ---- */
+
+static weft_status_t host_mark(weft_queue_t *queue, uint64_t *ticket)
+{
+    *ticket = ++((weft_host_queue_t *)queue)->ticket;
+    return WEFT_OK;
+}
+
+static weft_status_t host_poll(weft_queue_t *queue, uint64_t *done)
+{
+    *done = ((weft_host_queue_t *)queue)->ticket;
+    return WEFT_OK;
+}
+
+/* ---- the engine's stream: a step on the host has ended when its call returns ---- */
+
+static weft_status_t host_engine_note(weft_queue_t *queue, void *stream)
+{
+    (void)queue;
+    (void)stream;
+    return WEFT_OK;
+}
+
+static bool host_engine_idle(weft_queue_t *queue)
+{
+    (void)queue;
+    return true;
+}
+
+static weft_status_t host_engine_copy(weft_queue_t *queue, void *stream, void *to, const void *from,
+                                      size_t bytes)
+{
+    (void)stream;
+    return host_write(queue, to, from, bytes);
+}
+
+static double host_engine_pause_us(weft_queue_t *queue)
+{
+    (void)queue;
+    return -1;
+}
+
+const weft_queue_ops_t weft_host_queue_ops = {
+    .name = "host",
+    .synchronous = true,
+    .find = host_find,
+    .open = host_open,
+    .close = host_close,
+    .thread_begin = host_thread_begin,
+    .alloc = host_alloc,
+    .free = host_free,
+    .memory_kind = host_memory_kind,
+    .reads = host_reads,
+    .used_bytes = host_used_bytes,
+    .clear = host_clear,
+    .put = host_write,
+    .read = host_read,
+    .write = host_write,
+    .mark = host_mark,
+    .poll = host_poll,
+    .quantize_create = weft_host_quantize_create,
+    .quantize_destroy = weft_host_quantize_destroy,
+    .quantize_begin = weft_host_quantize_begin,
+    .quantize_run = weft_host_quantize_run,
+    .quantize_finish = weft_host_quantize_finish,
+    .quantize_digests = weft_host_quantize_digests,
+    .quantize_refused = weft_host_quantize_refused,
+    .pack_create = weft_host_pack_create,
+    .pack_destroy = weft_host_pack_destroy,
+    .pack_run = weft_host_pack_run,
+    .amax_create = weft_host_amax_create,
+    .amax_destroy = weft_host_amax_destroy,
+    .amax_run = weft_host_amax_run,
+    .digest_create = weft_host_digest_create,
+    .digest_destroy = weft_host_digest_destroy,
+    .digest_run = weft_host_digest_run,
+    .digest_results = weft_host_digest_results,
+    .pair_create = weft_host_pair_create,
+    .pair_destroy = weft_host_pair_destroy,
+    .pair_exchange = weft_host_pair_exchange,
+    .engine_end = host_engine_note,
+    .engine_idle = host_engine_idle,
+    .engine_copy = host_engine_copy,
+    .engine_begin = host_engine_note,
+    .engine_pause_us = host_engine_pause_us,
+};
