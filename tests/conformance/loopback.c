@@ -29,7 +29,7 @@ static void *run_rank(void *argument)
         snprintf(rank->suite.note, sizeof rank->suite.note, "%.500s", error.message);
         return NULL;
     }
-    rank->passed = suite_run(&rank->suite, transport, rank->seed, getenv("WEFT_CASE"));
+    rank->passed = suite_run(&rank->suite, transport, NULL, rank->seed, getenv("WEFT_CASE"));
     weft_transport_close(transport);
     return NULL;
 }

@@ -39,7 +39,7 @@ static bool run_suite(void)
         if (!transport)
             return false;
         suite_t suite;
-        bool passed = suite_run(&suite, transport, seed + (uint64_t)round, getenv("WEFT_CASE"));
+        bool passed = suite_run(&suite, transport, NULL, seed + (uint64_t)round, getenv("WEFT_CASE"));
         if (!passed)
             fprintf(stderr, "%s\n", suite.note);
         weft_transport_close(transport);

@@ -9,6 +9,8 @@
 
 #define DEADLINE_US 20000000u
 #define MIB         ((size_t)1 << 20)
+#define ORDER_COUNT 32 /* messages from each rank to each */
+#define ORDER_BYTES 64
 
 /* Write the first failure down and leave the case. */
 #define CHECK(condition, ...)                                                                                \
@@ -66,25 +68,55 @@ static unsigned char expected_byte(uint64_t seed, size_t i)
     return (unsigned char)((seed >> (i % 8 * 8)) + i / 8 * 37);
 }
 
+static void *allocate_host(size_t bytes)
+{
+    return malloc(bytes);
+}
+
+static bool copy_host(void *to, const void *from, size_t bytes)
+{
+    memcpy(to, from, bytes);
+    return true;
+}
+
+static const suite_memory_t host_memory = {
+    .allocate = allocate_host, .release = free, .write = copy_host, .read = copy_host};
+
 /* Memory with the message's content, or with something else where it is still to come. One byte more is
  * guarded. */
 static bool prepare(suite_t *suite, message_t *message, size_t bytes, uint64_t seed, bool sends)
 {
-    *message = (message_t){.data = malloc(bytes + 1), .bytes = bytes, .seed = seed};
-    CHECK(message->data, "out of memory");
-    for (size_t i = 0; i < bytes; i++)
-        message->data[i] = (unsigned char)(expected_byte(seed, i) ^ (sends ? 0 : 0xff));
-    message->data[bytes] = 0xa5;
+    const suite_memory_t *memory = suite->options.memory;
+    unsigned char *content = malloc(bytes + 1);
+    *message = (message_t){.data = memory->allocate(bytes + 1), .bytes = bytes, .seed = seed};
+    for (size_t i = 0; content && i < bytes; i++)
+        content[i] = (unsigned char)(expected_byte(seed, i) ^ (sends ? 0 : 0xff));
+    if (content)
+        content[bytes] = 0xa5;
+    bool written = content && message->data && memory->write(message->data, content, bytes + 1);
+    free(content);
+    CHECK(written, "no memory for a message of %zu bytes", bytes);
+    return true;
+}
+
+static bool compare(suite_t *suite, const message_t *message, const unsigned char *content)
+{
+    for (size_t i = 0; i < message->bytes; i++)
+        CHECK(content[i] == expected_byte(message->seed, i), "byte %zu of %zu is %u, not %u", i,
+              message->bytes, content[i], expected_byte(message->seed, i));
+    CHECK(content[message->bytes] == 0xa5, "written past the end of %zu bytes", message->bytes);
     return true;
 }
 
 static bool check(suite_t *suite, const message_t *message)
 {
-    for (size_t i = 0; i < message->bytes; i++)
-        CHECK(message->data[i] == expected_byte(message->seed, i), "byte %zu of %zu is %u, not %u", i,
-              message->bytes, message->data[i], expected_byte(message->seed, i));
-    CHECK(message->data[message->bytes] == 0xa5, "written past the end of %zu bytes", message->bytes);
-    return true;
+    unsigned char *content = malloc(message->bytes + 1);
+    CHECK(content, "out of memory");
+    bool read = suite->options.memory->read(content, message->data, message->bytes + 1);
+    bool equal = read && compare(suite, message, content);
+    free(content);
+    CHECK(read, "%zu bytes cannot be read", message->bytes);
+    return equal;
 }
 
 static bool test(suite_t *suite, message_t *message, bool *done)
@@ -118,10 +150,10 @@ static bool finish(suite_t *suite, message_t *messages, size_t count)
     return true;
 }
 
-static void release(message_t *messages, size_t count)
+static void release(suite_t *suite, message_t *messages, size_t count)
 {
     for (size_t i = 0; i < count; i++)
-        free(messages[i].data);
+        suite->options.memory->release(messages[i].data);
     free(messages);
 }
 
@@ -218,7 +250,7 @@ static bool case_broadcast_sizes(suite_t *suite)
             message_t *message = new_messages(1);
             bool ok = start_broadcast(suite, &world, root, sizes[k], mix(root, k), message) &&
                       finish(suite, message, 1);
-            release(message, 1);
+            release(suite, message, 1);
             TRY(ok);
         }
     destroy(suite, &world);
@@ -235,7 +267,7 @@ static bool case_pair_sizes(suite_t *suite)
         bool ok = start_send(suite, to, sizes[k], mix(suite->rank, k), &messages[0]) &&
                   start_receive(suite, from, sizes[k], mix(from, k), &messages[1]) &&
                   finish(suite, messages, 2);
-        release(messages, 2);
+        release(suite, messages, 2);
         TRY(ok);
     }
     return true;
@@ -251,7 +283,7 @@ static bool case_many_in_flight(suite_t *suite)
     for (uint32_t i = 0; ok && i < COUNT; i++)
         ok = start_broadcast(suite, &world, i % suite->num_ranks, i * 17 % 5000, mix(1, i), &messages[i]);
     ok = ok && finish(suite, messages, COUNT);
-    release(messages, COUNT);
+    release(suite, messages, COUNT);
     TRY(ok);
     destroy(suite, &world);
     return true;
@@ -295,7 +327,7 @@ static bool case_overlapping_groups(suite_t *suite)
                 ok = start_broadcast(suite, &rings[i], round % rings[i].count, 100 + round * 997 * (i + 1),
                                      mix(round, i), &messages[started++]);
     ok = ok && finish(suite, messages, started);
-    release(messages, started);
+    release(suite, messages, started);
     TRY(ok);
     destroy_all(suite, rings, num_rings);
     return true;
@@ -320,7 +352,7 @@ static bool case_pairs_and_broadcasts(suite_t *suite)
         ok = ok && start_broadcast(suite, &world, head, bytes, mix(3, round), &messages[started++]);
     }
     ok = ok && finish(suite, messages, started);
-    release(messages, started);
+    release(suite, messages, started);
     TRY(ok);
     destroy(suite, &world);
     return true;
@@ -328,22 +360,45 @@ static bool case_pairs_and_broadcasts(suite_t *suite)
 
 /* Equal sizes, so that only the content tells one message from the next; receives start before and after
  * sends. */
-static bool case_message_order(suite_t *suite)
+static bool start_in_any_order(suite_t *suite, message_t *messages, size_t *started)
 {
-    enum { COUNT = 32, BYTES = 64 };
-    size_t n = suite->num_ranks, started = 0;
-    message_t *messages = new_messages(2 * COUNT * n);
-    bool ok = true, sends_first = suite->rank % 2 == 0;
+    uint32_t n = suite->num_ranks;
+    bool sends_first = suite->rank % 2 == 0;
     for (int pass = 0; pass < 2; pass++)
         for (uint32_t peer = 0; peer < n; peer++)
-            for (uint32_t i = 0; ok && i < COUNT; i++)
-                ok =
-                    (pass == 0) == sends_first
-                        ? start_send(suite, peer, BYTES, mix(suite->rank * n + peer, i), &messages[started++])
-                        : start_receive(suite, peer, BYTES, mix(peer * n + suite->rank, i),
-                                        &messages[started++]);
+            for (uint32_t i = 0; i < ORDER_COUNT; i++) {
+                uint64_t out = mix((uint64_t)suite->rank * n + peer, i),
+                         in = mix((uint64_t)peer * n + suite->rank, i);
+                message_t *message = &messages[(*started)++];
+                TRY((pass == 0) == sends_first ? start_send(suite, peer, ORDER_BYTES, out, message)
+                                               : start_receive(suite, peer, ORDER_BYTES, in, message));
+            }
+    return true;
+}
+
+static bool start_in_one_order(suite_t *suite, message_t *messages, size_t *started)
+{
+    uint32_t n = suite->num_ranks;
+    for (uint32_t i = 0; i < ORDER_COUNT; i++)
+        for (uint32_t from = 0; from < n; from++)
+            for (uint32_t to = 0; to < n; to++) {
+                uint64_t seed = mix((uint64_t)from * n + to, i);
+                if (from == suite->rank)
+                    TRY(start_send(suite, to, ORDER_BYTES, seed, &messages[(*started)++]));
+                if (to == suite->rank)
+                    TRY(start_receive(suite, from, ORDER_BYTES, seed, &messages[(*started)++]));
+            }
+    return true;
+}
+
+static bool case_message_order(suite_t *suite)
+{
+    size_t started = 0, most = 2 * (size_t)ORDER_COUNT * suite->num_ranks;
+    message_t *messages = new_messages(most);
+    bool ok = suite->options.one_order ? start_in_one_order(suite, messages, &started)
+                                       : start_in_any_order(suite, messages, &started);
     ok = ok && finish(suite, messages, started);
-    release(messages, started);
+    release(suite, messages, most);
     return ok;
 }
 
@@ -356,7 +411,7 @@ static bool case_group_of_one(suite_t *suite)
             continue;
         message_t *message = new_messages(1);
         bool ok = start_broadcast(suite, &alone, 0, 1000, mix(4, i), message) && finish(suite, message, 1);
-        release(message, 1);
+        release(suite, message, 1);
         TRY(ok);
         destroy(suite, &alone);
     }
@@ -365,7 +420,8 @@ static bool case_group_of_one(suite_t *suite)
 
 static bool case_groups_come_and_go(suite_t *suite)
 {
-    for (int round = 0; round < 20; round++) {
+    int rounds = suite->options.costly_group ? 2 : 20;
+    for (int round = 0; round < rounds; round++) {
         ring_t rings[66];
         size_t num_rings;
         TRY(create_overlapping(suite, rings, &num_rings));
@@ -409,7 +465,7 @@ static bool case_test_never_blocks(suite_t *suite)
     size_t count = 2 * suite->num_ranks + 1;
     message_t *messages = new_messages(count);
     bool ok = suite->rank ? test_in_vain(suite, &world, messages) : root_comes_late(suite, &world, messages);
-    release(messages, count);
+    release(suite, messages, count);
     TRY(ok);
     destroy(suite, &world);
     return true;
@@ -447,7 +503,7 @@ static bool case_refusals(suite_t *suite)
 static bool case_unequal_sizes(suite_t *suite)
 {
     uint32_t partner = suite->rank ^ 1;
-    if (partner >= suite->num_ranks)
+    if (partner >= suite->num_ranks || suite->options.equal_sizes)
         return true;
     for (size_t extra = 0; extra < 2; extra++) { /* too long, too short */
         unsigned char out[64] = {0}, in[64] = {0};
@@ -490,7 +546,7 @@ static bool find_place(suite_t *suite, schedule_t *schedule, uint64_t *own, mess
         if (message->op)
             TRY(test(suite, message, &done));
         if (done) {
-            free(message->data);
+            suite->options.memory->release(message->data);
             *message = (message_t){0};
             *place = message;
             return true;
@@ -550,7 +606,7 @@ static bool case_random_schedule(suite_t *suite)
     schedule_t schedule = {.state = suite->seed, .window = new_messages(WINDOW)};
     TRY(create_overlapping(suite, schedule.rings, &schedule.num_rings));
     bool ok = run_schedule(suite, &schedule);
-    release(schedule.window, WINDOW);
+    release(suite, schedule.window, WINDOW);
     TRY(ok);
     destroy_all(suite, schedule.rings, schedule.num_rings);
     return true;
@@ -575,13 +631,17 @@ static const struct {
     {"random schedule", case_random_schedule},
 };
 
-bool suite_run(suite_t *suite, weft_transport_t *transport, uint64_t seed, const char *only)
+bool suite_run(suite_t *suite, weft_transport_t *transport, const suite_options_t *options, uint64_t seed,
+               const char *only)
 {
     *suite = (suite_t){.transport = transport,
                        .ops = weft_transport_table(transport),
                        .rank = weft_transport_rank(transport),
                        .num_ranks = weft_transport_num_ranks(transport),
+                       .options = options ? *options : (suite_options_t){0},
                        .seed = seed};
+    if (!suite->options.memory)
+        suite->options.memory = &host_memory;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         suite->name = cases[i].name;
         if (only && !strstr(suite->name, only))
