@@ -11,6 +11,10 @@
 static const weft_transport_ops_t *const backends[] = {
     &weft_loopback_ops,
     &weft_mpi_ops,
+    &weft_ipc_ops,
+#ifdef WEFT_HAVE_CUDA
+    &weft_nccl_ops,
+#endif
 };
 
 #define NUM_BACKENDS (sizeof backends / sizeof backends[0])
@@ -52,7 +56,7 @@ weft_status_t weft_transport_open(const char *name, const weft_transport_config_
     return ops->open(&full, transport, error);
 }
 
-static const weft_transport_base_t *base_of(const weft_transport_t *transport)
+const weft_transport_base_t *weft_transport_base(const weft_transport_t *transport)
 {
     return (const weft_transport_base_t *)transport;
 }
@@ -60,22 +64,22 @@ static const weft_transport_base_t *base_of(const weft_transport_t *transport)
 void weft_transport_close(weft_transport_t *transport)
 {
     if (transport)
-        base_of(transport)->ops->close(transport);
+        weft_transport_base(transport)->ops->close(transport);
 }
 
 uint32_t weft_transport_rank(const weft_transport_t *transport)
 {
-    return base_of(transport)->rank;
+    return weft_transport_base(transport)->rank;
 }
 
 uint32_t weft_transport_num_ranks(const weft_transport_t *transport)
 {
-    return base_of(transport)->num_ranks;
+    return weft_transport_base(transport)->num_ranks;
 }
 
 const weft_transport_ops_t *weft_transport_table(const weft_transport_t *transport)
 {
-    return base_of(transport)->ops;
+    return weft_transport_base(transport)->ops;
 }
 
 uint64_t weft_transport_timeout_us(const weft_transport_config_t *config)
