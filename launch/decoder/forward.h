@@ -10,6 +10,7 @@
 #ifndef WEFT_LAUNCH_DECODER_FORWARD_H
 #define WEFT_LAUNCH_DECODER_FORWARD_H
 
+#include "launch/decoder/backend.h"
 #include "launch/decoder/shape.h"
 #include "launch/decoder/weights.h"
 
@@ -37,7 +38,9 @@ struct decoder {
     decoder_config_t config; /* `model` is not read after create */
     decoder_shape_t shape;
     decoder_weights_t weights;
-    decoder_run_t run; /* of decoder_step */
+    decoder_run_t run; /* of decoder_step; a GPU keeps its own, and only the position here */
+    const decoder_backend_t *backend;
+    void *engine; /* the backend's own */
 };
 
 /* Make room for batches of `batch_max` tokens in a sequence of `tokens_max`.
@@ -45,6 +48,9 @@ struct decoder {
 weft_status_t decoder_run_create(const decoder_shape_t *shape, uint32_t batch_max, uint32_t tokens_max,
                                  decoder_run_t *run);
 void decoder_run_free(decoder_run_t *run);
+
+/* Write the cosines and sines of positions [0, tokens) to `rope` [tokens, head_dim], as in decoder_run_t. */
+void decoder_rope_fill(const decoder_shape_t *shape, uint32_t tokens, float *rope);
 
 /* Take `count` tokens from the run's position on; `run->normed` then holds their final states and the
  * position has moved.
@@ -63,6 +69,10 @@ weft_status_t decoder_logits(const decoder_t *decoder, decoder_run_t *run, uint3
 void decoder_attention(const decoder_t *decoder, uint32_t block, decoder_run_t *run, uint32_t count);
 void decoder_mlp(const decoder_t *decoder, uint32_t block, decoder_run_t *run, uint32_t count);
 void decoder_moe(const decoder_t *decoder, uint32_t block, decoder_run_t *run, uint32_t count);
+
+/* decoder_score on the host. */
+weft_status_t decoder_host_score(decoder_t *decoder, const uint8_t *text, size_t bytes, uint32_t window,
+                                 double *bits_per_byte);
 
 /* Normalize `count` rows of `x` by a live weight; rows of `x` and `out` are `stride` floats apart; `out` may
  * be `x`. */

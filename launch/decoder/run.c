@@ -9,7 +9,7 @@ static uint32_t larger(uint32_t a, uint32_t b)
 }
 
 /* cos and sin of position * theta^(-2i / head_dim), the pairs (i, i + head_dim/2) of a head. */
-static void fill_rope(const decoder_shape_t *shape, uint32_t tokens, float *rope)
+void decoder_rope_fill(const decoder_shape_t *shape, uint32_t tokens, float *rope)
 {
     uint32_t half = shape->head_dim / 2;
     for (uint32_t i = 0; i < half; i++) {
@@ -56,7 +56,7 @@ weft_status_t decoder_run_create(const decoder_shape_t *shape, uint32_t batch_ma
             return WEFT_ERR_NO_MEMORY;
         }
     }
-    fill_rope(shape, tokens_max, made.rope);
+    decoder_rope_fill(shape, tokens_max, made.rope);
     *run = made;
     return WEFT_OK;
 }

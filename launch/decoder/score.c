@@ -52,19 +52,9 @@ static weft_status_t score_text(scorer_t *scorer, const uint8_t *text, size_t by
     return WEFT_OK;
 }
 
-static bool every_byte_is_a_token(const decoder_t *decoder, const uint8_t *text, size_t bytes)
+weft_status_t decoder_host_score(decoder_t *decoder, const uint8_t *text, size_t bytes, uint32_t window,
+                                 double *bits_per_byte)
 {
-    for (size_t i = 0; i < bytes; i++)
-        if (text[i] >= decoder->shape.vocab)
-            return false;
-    return true;
-}
-
-weft_status_t decoder_score(decoder_t *decoder, const uint8_t *text, size_t bytes, uint32_t window,
-                            double *bits_per_byte)
-{
-    if (window < 2 || bytes < 2 || !every_byte_is_a_token(decoder, text, bytes))
-        return WEFT_ERR_ARGUMENT;
     uint32_t batch = (bytes < window ? (uint32_t)bytes : window) - 1;
     scorer_t scorer = {
         .decoder = decoder,
