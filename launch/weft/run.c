@@ -48,7 +48,11 @@ static int parse(run_options_t *o, int argc, char **argv, bool quiet)
         {"profile", OPTION_TEXT, &o->plan.profile, "NAME",
          "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
         {"swap", OPTION_TEXT, &o->swap, "MODE", "flip (default) or copy"},
-        {"transport", OPTION_TEXT, &o->transport, "NAME", "mpi (default)"},
+        {"transport", OPTION_TEXT, &o->transport, "NAME",
+         "mpi, nccl (GPU memory) or ipc (one node, read in place); default: nccl when each rank has a GPU, else mpi"},
+        {"shared-gpu", OPTION_FLAG, &o->shared_gpu, NULL, "nccl: let several ranks share a GPU, over loopback sockets"},
+        {"memory", OPTION_TEXT, &o->memory, "KIND", "ipc: where weights are, cuda (default with a GPU) or host"},
+        {"ctas", OPTION_COUNT, &o->max_ctas, "N", "nccl: thread blocks a communicator may use"},
         {"budget", OPTION_BYTES, &o->plan.budget_bytes, "BYTES", "staging memory of a rank (default 256MiB)"},
         {"bucket", OPTION_BYTES, &o->plan.bucket_bytes, "BYTES", "largest broadcast (default 64MiB)"},
         {"max-groups", OPTION_COUNT, &o->plan.max_groups, "N",
@@ -146,9 +150,7 @@ static weft_status_t compare_options(const run_job_t *job, weft_error_t *error)
 
 static weft_status_t open_session(run_job_t *job, weft_error_t *error)
 {
-    weft_transport_config_t transport = WEFT_TRANSPORT_CONFIG;
-    transport.mpi_comm = &job->world;
-    WEFT_TRY(weft_transport_open(job->options.transport, &transport, &job->transport, error));
+    WEFT_TRY(run_open_transport(job, error));
     weft_session_config_t config = WEFT_SESSION_CONFIG;
     config.plan = job->plan;
     config.transport = job->transport;
@@ -215,6 +217,12 @@ static int run_checked(run_job_t *job, char *models)
         status = same;
         error = differs;
     }
+    differs = (weft_error_t){.message = ""};
+    weft_status_t chosen = run_choose(job, &differs);
+    if (status == WEFT_OK && chosen != WEFT_OK) {
+        status = chosen;
+        error = differs;
+    }
     if (status == WEFT_OK)
         status = run_prepare(job, &error);
     return anyone_failed(job, status, &error, &code) ? code : run_roles(job);
@@ -227,7 +235,7 @@ static int run_job(run_job_t *job, int argc, char **argv)
         return code;
     char *models = strdup(job->options.models);
     code = run_checked(job, models);
-    weft_transport_close(job->transport);
+    run_close_transport(job);
     weft_plan_destroy(job->plan);
     weft_model_close(job->model);
     free(job->records);
@@ -242,8 +250,8 @@ int command_run(int argc, char **argv)
     MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided);
     run_job_t job = {
         .options = {.plan = PLAN_ARGUMENTS,
-                    .transport = "mpi",
                     .swap = "flip",
+                    .memory = "cuda",
                     .prompt = "And God said unto Moses, ",
                     .tokens = 100,
                     .timeout_us = 120000000},

@@ -8,6 +8,7 @@
 
 #include <weft/weft.h>
 
+#include "kernels/queue.h"
 #include "launch/weft/commands.h"
 
 #define RUN_MAX_MODELS 64
@@ -17,13 +18,15 @@ typedef struct run_options {
     const char *models; /* as given: DIR[,DIR...] */
     const char *model_dirs[RUN_MAX_MODELS];
     uint32_t num_models;
-    const char *transport, *swap, *dump, *prompt, *json, *trace, *eval, *host;
+    const char *transport, *memory, *swap, *dump, *prompt, *json, *trace, *eval, *host;
     double rate, pace;   /* bytes a second, tokens a second; 0: as fast as it goes */
     uint32_t updates;    /* versions to publish, cycling through the models; 0: each once */
     uint32_t tokens;     /* on each version before the next is published */
     uint64_t eval_bytes; /* of the text, scored on each version */
     uint64_t timeout_us;
     bool quiet, verbose;
+    bool shared_gpu;   /* several ranks on one GPU */
+    uint32_t max_ctas; /* nccl: thread blocks a communicator; 0: the transport's default */
 } run_options_t;
 
 /* What one version cost one rollout rank. */
@@ -38,6 +41,8 @@ typedef struct run_record {
 typedef struct run_account {
     uint64_t steps, torn_steps;
     uint64_t rss_early_bytes, rss_late_bytes; /* after a tenth of the updates, and at the end */
+    uint64_t gpu_early_bytes, gpu_late_bytes; /* in use on this rank's GPU, by all */
+    char place[256];                          /* where it sits */
     uint64_t step_us_total;
     uint64_t sent_bytes; /* trainer: payload over all versions */
 } run_account_t;
@@ -56,7 +61,11 @@ typedef struct run_job {
     run_options_t options;
     weft_model_t *model; /* of the first version: shapes and configuration */
     weft_plan_t *plan;
+    const char *memory;          /* where weights are: "host" or "cuda" */
+    int device;                  /* cuda: its number */
+    weft_transport_t *bootstrap; /* nccl, ipc: mpi; else NULL */
     weft_transport_t *transport;
+    weft_queue_t *queue; /* the command's own, of the same memory: to fill shards, to read what is live */
     weft_session_t *session;
     MPI_Comm world;   /* for the command's own messages */
     MPI_Comm replica; /* rollout ranks of one replica; MPI_COMM_NULL on trainers */
@@ -79,6 +88,19 @@ typedef struct run_result {
 
 /* Open the model, make the plan and look for whatever can be wrong on this rank. */
 weft_status_t run_prepare(run_job_t *job, weft_error_t *error);
+
+/* run_transport.c: choose the transport and the GPU where that was left open, so that all ranks agree; collective.
+ * Then open both transports and the queue. */
+weft_status_t run_choose(run_job_t *job, weft_error_t *error);
+weft_status_t run_open_transport(run_job_t *job, weft_error_t *error);
+void run_close_transport(run_job_t *job);
+
+/* Memory for the weights of a trainer, such that the transport can use it; freed by run_free. */
+weft_status_t run_alloc(run_job_t *job, size_t bytes, uint8_t **memory, weft_error_t *error);
+void run_free(run_job_t *job, uint8_t *memory);
+
+/* Note how much memory is in use: for the first time after a tenth of the versions, and now. */
+void run_sample_memory(run_job_t *job, uint64_t version);
 
 /* The two roles. Return an exit code; they print what went wrong. */
 int run_trainer(run_job_t *job);

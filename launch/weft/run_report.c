@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "launch/weft/options.h"
 #include "launch/weft/run.h"
@@ -97,11 +98,13 @@ typedef struct totals {
     uint64_t steps, torn, payload, needed, sent, rss_early, rss_late, staging;
     uint32_t failed;
     int64_t growth; /* of the rank that grew most */
+    uint64_t gpu_late;
+    int64_t gpu_growth;
 } totals_t;
 
 static totals_t sum_up(const gathered_t *g)
 {
-    totals_t t = {.growth = INT64_MIN};
+    totals_t t = {.growth = INT64_MIN, .gpu_growth = INT64_MIN};
     for (uint32_t rank = 0; rank < g->job->num_ranks; rank++) {
         const run_account_t *account = &g->accounts[rank];
         int64_t growth = (int64_t)account->rss_late_bytes - (int64_t)account->rss_early_bytes;
@@ -110,6 +113,9 @@ static totals_t sum_up(const gathered_t *g)
         t.sent += account->sent_bytes;
         t.growth = growth > t.growth ? growth : t.growth;
         t.rss_late = larger(t.rss_late, account->rss_late_bytes);
+        int64_t gpu_growth = (int64_t)account->gpu_late_bytes - (int64_t)account->gpu_early_bytes;
+        t.gpu_growth = gpu_growth > t.gpu_growth ? gpu_growth : t.gpu_growth;
+        t.gpu_late = larger(t.gpu_late, account->gpu_late_bytes);
         const run_record_t *last = &g->records[(size_t)(rank + 1) * g->job->num_versions - 1];
         t.staging = larger(t.staging, last->stats.staging_bytes);
     }
@@ -120,6 +126,20 @@ static totals_t sum_up(const gathered_t *g)
         t.failed += line.failed;
     }
     return t;
+}
+
+/* Where ranks sit; one line for all that sit alike. */
+static void print_places(const gathered_t *g)
+{
+    for (uint32_t first = 0, end; first < g->job->num_ranks; first = end) {
+        const char *place = g->accounts[first].place;
+        for (end = first + 1; end < g->job->num_ranks && strcmp(g->accounts[end].place, place) == 0;)
+            end++;
+        if (end == first + 1)
+            printf("rank %-17u %s\n", first, place);
+        else
+            printf("ranks %u to %-8u %s\n", first, end - 1, place);
+    }
 }
 
 static void print_totals(const gathered_t *g, const totals_t *t)
@@ -140,6 +160,10 @@ static void print_totals(const gathered_t *g, const totals_t *t)
     if (g->job->num_versions >= 100)
         printf(", %+.1f MiB since a tenth of the updates", (double)t->growth / 1048576);
     printf("\n");
+    if (t->gpu_late)
+        printf("GPU memory             %s in use at most, by all; %+.1f MiB since a tenth of the updates\n",
+               weft_text_bytes((double)t->gpu_late, memory), (double)t->gpu_growth / 1048576);
+    print_places(g);
 }
 
 static void json_number(FILE *file, const char *name, double value)
@@ -187,9 +211,9 @@ static int write_json(const gathered_t *g, const totals_t *t)
             (unsigned long long)t->sent);
     fprintf(file,
             "  \"received_bytes\": %llu, \"needed_bytes\": %llu, \"staging_bytes\": %llu, "
-            "\"rss_growth_bytes\": %lld,\n",
+            "\"rss_growth_bytes\": %lld, \"gpu_growth_bytes\": %lld, \"transport\": \"%s\", \"memory\": \"%s\",\n",
             (unsigned long long)t->payload, (unsigned long long)t->needed, (unsigned long long)t->staging,
-            (long long)t->growth);
+            (long long)t->growth, (long long)t->gpu_growth, g->job->options.transport, g->job->memory);
     fprintf(file, "  \"versions\": [\n");
     for (uint32_t v = 0; v < g->job->num_versions; v++)
         json_version(file, g, v);

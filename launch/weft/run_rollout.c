@@ -11,6 +11,7 @@
 #include "launch/weft/run.h"
 #include "src/base/clock.h"
 #include "src/base/error.h"
+#include "transport/transport.h"
 
 #define MAX_TOKENS      512 /* of one sequence; then the prompt begins anew */
 #define SCORE_WINDOW    512
@@ -134,8 +135,10 @@ static weft_status_t make_decoder(engine_t *e, engine_links_t *links, weft_error
         .find = find_weight,
         .all_reduce = tp > 1 ? all_reduce : NULL,
         .user = links,
+        .device = weft_transport_base(job->transport)->queue,
     };
     WEFT_TRY(decoder_create(&config, &e->decoder, error));
+    WEFT_TRY(weft_rollout_set_stream(e->rollout, decoder_stream(e->decoder)));
     e->logits = malloc(decoder_vocab(e->decoder) * sizeof *e->logits);
     return e->logits ? WEFT_OK : weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for logits");
 }
@@ -193,8 +196,10 @@ static void decode_token(engine_t *e, const engine_command_t *command)
     if (command->reset)
         decoder_reset(e->decoder);
     begin_step(e);
-    weft_status_t status = decoder_step(e->decoder, command->token, e->logits);
-    weft_rollout_step_end(e->rollout, e->step);
+    weft_status_t status = decoder_step_start(e->decoder, command->token);
+    weft_rollout_step_end(e->rollout, e->step); /* on a GPU: enqueued, which is all that a swap needs to know */
+    if (status == WEFT_OK)
+        status = decoder_step_finish(e->decoder, e->logits);
     if (status != WEFT_OK)
         run_abort(e->job, &(weft_error_t){status, "the decoder lost a peer"});
     count_token(e);
@@ -297,12 +302,6 @@ static engine_command_t decide(engine_t *e)
 
 /* ---- the loop ---- */
 
-static void sample_memory(run_job_t *job, uint64_t version)
-{
-    if (!job->account.rss_early_bytes && version > job->num_versions / 10)
-        job->account.rss_early_bytes = run_resident_bytes();
-}
-
 static void serve(engine_t *e)
 {
     for (;;) {
@@ -318,7 +317,8 @@ static void serve(engine_t *e)
         }
         decode_token(e, &command);
         show_token(e, command.token);
-        sample_memory(e->job, e->version);
+        if (!e->job->account.rss_early_bytes)
+            run_sample_memory(e->job, e->version);
     }
 }
 
@@ -374,6 +374,31 @@ static bool wait_for_first(engine_t *e, weft_error_t *error)
     }
 }
 
+/* Replace each tensor's live address by a copy in host memory, one allocation for all; NULL on the host. */
+static weft_status_t fetch_live(run_job_t *job, weft_tensor_t *tensors, uint32_t count, uint8_t **copies,
+                                weft_error_t *error)
+{
+    uint64_t bytes = 0;
+    *copies = NULL;
+    if (job->queue->ops->synchronous)
+        return WEFT_OK;
+    for (uint32_t i = 0; i < count; i++)
+        bytes += tensors[i].bytes;
+    *copies = malloc(bytes + 1);
+    if (!*copies)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for a dump");
+    uint8_t *next = *copies;
+    for (uint32_t i = 0; i < count; i++) {
+        weft_status_t status = job->queue->ops->read(job->queue, tensors[i].data, next, tensors[i].bytes);
+        if (status != WEFT_OK)
+            return weft_fail(error, status, "tensor %s could not be read from its GPU: %s", tensors[i].name,
+                             weft_status_text(status));
+        tensors[i].data = next;
+        next += tensors[i].bytes;
+    }
+    return WEFT_OK;
+}
+
 static weft_status_t dump(engine_t *e, weft_error_t *error)
 {
     run_job_t *job = e->job;
@@ -385,8 +410,12 @@ static weft_status_t dump(engine_t *e, weft_error_t *error)
     for (uint32_t i = 0; i < count; i++)
         tensors[i] = weft_rollout_tensor(e->rollout, i);
     weft_rollout_get_stats(e->rollout, &stats);
-    weft_status_t status = dump_write(job->options.dump, job->rank - weft_plan_num_trainers(job->plan),
-                                      tensors, count, job->plan, stats.digest, error);
+    uint8_t *copies;
+    weft_status_t status = fetch_live(job, tensors, count, &copies, error);
+    if (status == WEFT_OK)
+        status = dump_write(job->options.dump, job->rank - weft_plan_num_trainers(job->plan), tensors, count,
+                            job->plan, stats.digest, error);
+    free(copies);
     free(tensors);
     return status;
 }
@@ -400,13 +429,14 @@ static weft_status_t live(engine_t *e, engine_links_t *links, weft_error_t *erro
         job->records[i].bits_per_byte = NAN;
     WEFT_TRY(read_eval(e, error));
     WEFT_TRY(weft_rollout_create(job->session, &config, &e->rollout, error));
+    weft_session_place(job->session, job->account.place, sizeof job->account.place);
     *links = (engine_links_t){e->rollout, job->replica};
     WEFT_TRY(make_decoder(e, links, error));
     if (!wait_for_first(e, error))
         return error->status;
     serve(e);
     end_line(e);
-    job->account.rss_late_bytes = run_resident_bytes();
+    run_sample_memory(job, e->version);
     return job->options.dump ? dump(e, error) : WEFT_OK;
 }
 

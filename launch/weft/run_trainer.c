@@ -6,50 +6,51 @@
 
 #include "launch/weft/options.h"
 #include "launch/weft/run.h"
+#include "launch/weft/shards.h"
 #include "src/base/clock.h"
 #include "src/base/error.h"
 
 typedef struct trainer_state {
     run_job_t *job;
     weft_trainer_t *trainer;
-    uint8_t **shards; /* [tensors]: dense copy of the box this rank holds, NULL when it holds nothing */
+    shards_t shards;
+    uint8_t *bounce; /* the largest of them in host memory, on its way to a GPU */
 } trainer_state_t;
 
-/* Rows and columns of a box, seen as a matrix. */
-static void box_extent(const weft_box_t *box, uint64_t *rows, uint64_t *cols)
+static weft_status_t make_shards(trainer_state_t *state, weft_error_t *error)
 {
-    *rows = box->num_dims > 1 ? box->extent[0] : 1;
-    *cols = box->num_dims > 1 ? box->extent[1] : box->extent[0];
+    WEFT_TRY(shards_create(state->job, state->trainer, &state->shards, error));
+    state->bounce = malloc(state->shards.largest + 1);
+    return state->bounce ? WEFT_OK
+                         : weft_fail(error, WEFT_ERR_NO_MEMORY, "trainer rank %u: no memory for a shard", state->job->rank);
 }
 
-static weft_status_t bind_shard(trainer_state_t *state, uint32_t index, weft_error_t *error)
+static void copy_box(const weft_tensor_t *tensor, const weft_box_t *box, uint64_t rows, uint64_t cols, uint8_t *out)
 {
-    const weft_tensor_t *tensor = weft_model_tensor(state->job->model, index);
-    weft_box_t box;
-    uint64_t rows, cols;
-    if (weft_trainer_box(state->trainer, tensor->name, &box) != WEFT_OK)
-        return WEFT_OK;
-    box_extent(&box, &rows, &cols);
-    if (rows * cols == 0)
-        return WEFT_OK;
-    state->shards[index] = aligned_alloc(64, (rows * cols * weft_dtype_bytes(tensor->dtype) + 63) / 64 * 64);
-    if (!state->shards[index])
-        return weft_fail(error, WEFT_ERR_NO_MEMORY, "trainer rank %u: no memory for its shard of %s",
-                         state->job->rank, tensor->name);
-    return weft_trainer_bind(state->trainer, tensor->name, state->shards[index], 0, error);
-}
-
-static void copy_box(const weft_tensor_t *tensor, const weft_box_t *box, uint8_t *out)
-{
-    uint64_t rows, cols;
     size_t element = weft_dtype_bytes(tensor->dtype);
-    box_extent(box, &rows, &cols);
     uint64_t ld = tensor->shape[tensor->num_dims - 1];
     uint64_t first_row = box->num_dims > 1 ? box->offset[0] : 0, first_col = box->offset[box->num_dims - 1];
     for (uint64_t row = 0; row < rows; row++)
         memcpy(out + row * cols * element,
                (const uint8_t *)tensor->data + ((first_row + row) * ld + first_col) * element,
                cols * element);
+}
+
+static weft_status_t load_shard(trainer_state_t *state, uint32_t index, const weft_tensor_t *tensor, weft_error_t *error)
+{
+    weft_queue_t *queue = state->job->queue;
+    weft_box_t box;
+    uint64_t rows, cols;
+    size_t bytes = shards_box(&state->shards, index, &box, &rows, &cols);
+    if (bytes == 0)
+        return WEFT_OK;
+    uint8_t *out = queue->ops->synchronous ? state->shards.at[index] : state->bounce;
+    copy_box(tensor, &box, rows, cols, out);
+    weft_status_t status =
+        queue->ops->synchronous ? WEFT_OK : queue->ops->write(queue, state->shards.at[index], out, bytes);
+    return status == WEFT_OK ? status
+                             : weft_fail(error, status, "trainer rank %u: tensor %s could not be written to its GPU: %s",
+                                         state->job->rank, tensor->name, weft_status_text(status));
 }
 
 /* The optimizer's step, as it were: this rank's boxes of the next checkpoint. */
@@ -61,13 +62,11 @@ static weft_status_t load_shards(trainer_state_t *state, const char *dir, weft_e
     for (uint32_t i = 0; i < weft_model_num_tensors(state->job->model) && status == WEFT_OK; i++) {
         const weft_tensor_t *expected = weft_model_tensor(state->job->model, i);
         const weft_tensor_t *found = weft_model_find(model, expected->name);
-        weft_box_t box;
         if (!found || found->bytes != expected->bytes)
             status = weft_fail(error, WEFT_ERR_SHAPE, "%s has changed since the job began: tensor %s", dir,
                                expected->name);
-        if (status == WEFT_OK && state->shards[i] &&
-            weft_trainer_box(state->trainer, expected->name, &box) == WEFT_OK)
-            copy_box(found, &box, state->shards[i]);
+        if (status == WEFT_OK)
+            status = load_shard(state, i, found, error);
     }
     weft_model_close(model);
     return status;
@@ -130,34 +129,25 @@ static weft_status_t publish_one(trainer_state_t *state, uint32_t index, int *co
     return WEFT_OK;
 }
 
-static void sample_memory(run_job_t *job, uint32_t index)
-{
-    if (index == job->num_versions / 10)
-        job->account.rss_early_bytes = run_resident_bytes();
-    job->account.rss_late_bytes = run_resident_bytes();
-}
-
 int run_trainer(run_job_t *job)
 {
     weft_error_t error;
     int code = EXIT_OK;
-    trainer_state_t state = {.job = job,
-                             .shards = calloc(weft_model_num_tensors(job->model) + 1, sizeof(uint8_t *))};
-    weft_status_t status = state.shards ? weft_trainer_create(job->session, &state.trainer, &error)
-                                        : weft_fail(&error, WEFT_ERR_NO_MEMORY, "no memory for the shards");
-    for (uint32_t i = 0; i < weft_model_num_tensors(job->model) && status == WEFT_OK; i++)
-        status = bind_shard(&state, i, &error);
+    trainer_state_t state = {.job = job};
+    weft_status_t status = weft_trainer_create(job->session, &state.trainer, &error);
+    if (status == WEFT_OK)
+        status = make_shards(&state, &error);
+    weft_session_place(job->session, job->account.place, sizeof job->account.place);
     for (uint32_t index = 0; index < job->num_versions && status == WEFT_OK; index++) {
         if (index > 0)
             wait_for_go(job, index);
         status = publish_one(&state, index, &code, &error);
-        sample_memory(job, index);
+        run_sample_memory(job, index + 1);
     }
     if (status != WEFT_OK)
         run_abort(job, &error);
     weft_trainer_destroy(state.trainer);
-    for (uint32_t i = 0; i < weft_model_num_tensors(job->model); i++)
-        free(state.shards[i]);
-    free(state.shards);
+    shards_destroy(&state.shards);
+    free(state.bounce);
     return code;
 }

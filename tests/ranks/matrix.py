@@ -2,10 +2,11 @@
 """Sync over real ranks, compared three ways: what each rank serves after the last version, what `weft quantize` writes, and
 what tests/oracle computes in NumPy must be the same bytes.
 
-    matrix.py WEFT [--full] [--only TEXT] [--keep DIR]
+    matrix.py WEFT [--full | --take N] [--only TEXT] [--keep DIR] [--transport NAME [--options TEXT]]
 
 Without --full every value of every column appears, and every pair of trainer and rollout; with it, every combination.
-Exits 77 when NumPy or mpirun is missing."""
+--take spreads N syncs over that list. --options go to `weft run`, such as "--shared-gpu".
+Exits 77 when NumPy or mpirun is missing, or a GPU that the transport needs."""
 
 import argparse
 import itertools
@@ -52,8 +53,8 @@ def run(command, environment):
 
 
 class Matrix:
-    def __init__(self, weft, folder, environment):
-        self.weft, self.folder, self.environment = weft, folder, environment
+    def __init__(self, weft, folder, environment, options):
+        self.weft, self.folder, self.environment, self.options = weft, folder, environment, options
         self.expected = {}
         self.failures = []
 
@@ -90,7 +91,7 @@ class Matrix:
                    "--model", ",".join(os.path.join(DEMO, model, v) for v in versions),
                    "--trainer", trainer, "--rollout", rollout, "--scheme", scheme, "--swap", swap,
                    "--max-groups", "0" if relay else "1000", "--tokens", "3", "--quiet", "--dump", dump, "--json", table]
-        command += ["--profile", profile] if profile != "default" else []
+        command += self.options + (["--profile", profile] if profile != "default" else [])
         if not self.check(what, command) or not self.check(what, [self.weft, "verify", dump, offline]):
             return what
         with open(table) as file:
@@ -100,12 +101,19 @@ class Matrix:
         return what
 
 
+def has_gpu():
+    return shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weft")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--only", default="")
     parser.add_argument("--keep")
+    parser.add_argument("--take", type=int)
+    parser.add_argument("--transport", default="mpi")
+    parser.add_argument("--options", default="")
     arguments = parser.parse_args()
     try:
         import numpy  # noqa: F401
@@ -116,11 +124,16 @@ def main():
         print("skipped: mpirun is missing")
         return 77
     folder = arguments.keep or tempfile.mkdtemp(prefix="weft-matrix-")
-    matrix = Matrix(arguments.weft, folder, dict(os.environ))
+    if arguments.transport == "nccl" and not has_gpu():
+        print("skipped: there is no GPU")
+        return 77
+    matrix = Matrix(arguments.weft, folder, dict(os.environ), ["--transport", arguments.transport] + arguments.options.split())
     count = 0
-    for model, trainer, rollout, (scheme, profile), relay, swap in all_cases(arguments.full):
-        if arguments.only not in f"{model} {trainer} {rollout} {scheme} {profile}":
-            continue
+    cases = [case for case in all_cases(arguments.full)
+             if arguments.only in f"{case[0]} {case[1]} {case[2]} {case[3][0]} {case[3][1]}"]
+    if arguments.take and arguments.take < len(cases):
+        cases = [cases[i * len(cases) // arguments.take] for i in range(arguments.take)]
+    for model, trainer, rollout, (scheme, profile), relay, swap in cases:
         before = len(matrix.failures)
         what = matrix.sync(model, trainer, rollout, scheme, profile, relay, swap)
         count += 1
