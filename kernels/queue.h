@@ -176,9 +176,14 @@ typedef struct weft_queue_ops {
     /* (creation) Two zeroed ranges of `bytes`; `remap`: for exchange. Errors leave a sentence in `error`. */
     weft_status_t (*pair_create)(weft_queue_t *queue, size_t bytes, bool remap, weft_pair_t *pair, weft_error_t *error);
     void (*pair_destroy)(weft_queue_t *queue, weft_pair_t *pair);
-    /* Exchange what the two ranges show; nobody may read or write either meanwhile. On failure both are as they
-     * were. Any thread. */
+    /* Let the live range show what the stage holds; nobody may read or write either meanwhile. Until pair_settle the
+     * stage shows the same memory, and nobody may write it. Any thread, one at a time.
+     * Returns WEFT_ERR_ARGUMENT (made without remap, not settled), WEFT_ERR_NO_MEMORY (refused: the live range is as it
+     * was), WEFT_ERR_SYSTEM (the device failed: the ranges may show nothing). */
     weft_status_t (*pair_exchange)(weft_queue_t *queue, weft_pair_t *pair);
+    /* The other half, which no step waits for: let the stage show what was live before. Nothing to do when settled. The
+     * live range may be read meanwhile. Any thread, one at a time. */
+    weft_status_t (*pair_settle)(weft_queue_t *queue, weft_pair_t *pair);
 
     /* ---- the engine's stream: where decode steps run (a cudaStream_t; the host ignores it). Any one thread ---- */
 

@@ -439,7 +439,9 @@ static void receive_version(weft_rollout_t *r, uint64_t version)
     weft_error_t error = {.message = ""};
     uint64_t start = weft_now_ns();
     begin_version(r, version);
-    weft_status_t status = move_version(r, &error);
+    weft_status_t status = weft_weights_settle(r->weights, &error);
+    if (status == WEFT_OK)
+        status = move_version(r, &error);
     weft_session_span(r->session, "receive", start, version, 0);
     conclude(r, status, &error);
 }
@@ -450,8 +452,10 @@ static void *progress_main(void *user)
     weft_command_t command;
     weft_session_progress_begin(r->session, r->queue);
     while (!r->quit) {
-        if (!weft_session_next_command(r->session, IDLE_WAIT_US, &command))
+        if (!weft_session_next_command(r->session, IDLE_WAIT_US, &command)) {
+            weft_weights_settle(r->weights, NULL); /* what fails here fails again, and is said, with the next version */
             continue;
+        }
         if (command.type == WEFT_ACTION_START_TRANSFER)
             receive_version(r, command.version);
         else if (command.type == WEFT_ACTION_TRY_SWAP)

@@ -42,6 +42,7 @@ void weft_rollout_swap_if_due(weft_rollout_t *r)
                           .status = status,
                           .text = error.message};
     weft_session_post_event(r->session, &event);
+    weft_session_wake(r->session); /* the progress thread settles the rest */
 }
 
 /* ---- steps ---- */

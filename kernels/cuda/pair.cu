@@ -3,9 +3,10 @@
  *     without remap              remap
  *     live  [ cudaMalloc ]       live  [ reserved addresses ] --> handle A
  *     stage [ cudaMalloc ]       stage [ reserved addresses ] --> handle B
- *                                exchange: live --> B, stage --> A; no byte moves
+ *                                exchange: live --> B        settle: stage --> A; no byte moves
  *
- * One handle a range, whatever its size: each costs a map, an unmap and an access change in the pause.
+ * One handle a range, whatever its size: each costs a map, an unmap and an access change. Only those of the live range
+ * are in the pause: memory may be shown twice, so the stage follows when nobody waits.
  * Neither the addresses nor the kernels and graphs that were made for them change.
  *
  * cuMemUnmap waits for nothing: that the engine is idle is for the caller to prove, with engine_idle.
@@ -16,9 +17,10 @@ constexpr size_t PAGE_BYTES = 4096; /* of ranges that are not mapped */
 
 typedef struct contents {
     bool remap;
-    bool lost;                                /* an exchange could be neither done nor undone */
+    bool lost;                                /* a change could be neither done nor undone */
+    bool shared;                              /* exchanged, not settled: both ranges show `live` */
     bool mapped;                              /* the ranges have shown something */
-    CUmemGenericAllocationHandle live, stage; /* behind the ranges now; 0: none */
+    CUmemGenericAllocationHandle live, stage; /* behind the ranges once settled; 0: none */
     CUmemAccessDesc access;
 } contents_t;
 
@@ -50,62 +52,64 @@ static const char *text_of(const weft_cuda_queue_t *q, CUresult result)
 
 /* ---- Mappings ---- */
 
-/* Let the ranges show these. Half done where it fails. */
-static CUresult show(const weft_cuda_queue_t *q, const weft_pair_t *pair, CUmemGenericAllocationHandle live,
-                     CUmemGenericAllocationHandle stage)
+/* Let a range that shows nothing show this. Half done where it fails. */
+static CUresult show(const weft_cuda_queue_t *q, const weft_pair_t *pair, const uint8_t *range,
+                     CUmemGenericAllocationHandle handle)
 {
     const contents_t *c = (const contents_t *)pair->contents;
-    CUresult result = q->driver.map(address_of(pair->live), pair->bytes, 0, live, 0);
+    CUresult result = q->driver.map(address_of(range), pair->bytes, 0, handle, 0);
     if (result == CUDA_SUCCESS)
-        result = q->driver.map(address_of(pair->stage), pair->bytes, 0, stage, 0);
-    if (result == CUDA_SUCCESS)
-        result = q->driver.set_access(address_of(pair->live), pair->bytes, &c->access, 1);
-    if (result == CUDA_SUCCESS)
-        result = q->driver.set_access(address_of(pair->stage), pair->bytes, &c->access, 1);
+        result = q->driver.set_access(address_of(range), pair->bytes, &c->access, 1);
     return result;
 }
 
-/* Let the ranges show nothing. Both are tried, for one may not have been mapped. */
-static CUresult hide(const weft_cuda_queue_t *q, const weft_pair_t *pair)
-{
-    CUresult live = q->driver.unmap(address_of(pair->live), pair->bytes);
-    CUresult stage = q->driver.unmap(address_of(pair->stage), pair->bytes);
-    return live != CUDA_SUCCESS ? live : stage;
-}
-
-/* Back to what the ranges showed before an exchange that failed. */
-static weft_status_t restore(const weft_cuda_queue_t *q, weft_pair_t *pair)
+/* Let a range show `now` in the place of `before`; where that fails, `before` again. */
+static weft_status_t show_instead(const weft_cuda_queue_t *q, weft_pair_t *pair, const uint8_t *range,
+                                  CUmemGenericAllocationHandle before, CUmemGenericAllocationHandle now)
 {
     contents_t *c = (contents_t *)pair->contents;
-    (void)hide(q, pair); /* what is not mapped cannot be unmapped, and need not be */
-    if (show(q, pair, c->live, c->stage) == CUDA_SUCCESS)
+    CUresult result = q->driver.unmap(address_of(range), pair->bytes);
+    if (result == CUDA_SUCCESS)
+        result = show(q, pair, range, now);
+    if (result == CUDA_SUCCESS)
         return WEFT_OK;
+    (void)q->driver.unmap(address_of(range), pair->bytes); /* what is not mapped need not be unmapped */
+    if (show(q, pair, range, before) == CUDA_SUCCESS)
+        return WEFT_ERR_NO_MEMORY;
     c->lost = true;
     return WEFT_ERR_SYSTEM;
 }
 
-/* **Returns** WEFT_OK; WEFT_ERR_ARGUMENT (made without remap); WEFT_ERR_NO_MEMORY: the driver refused, the
- * ranges are as they were; WEFT_ERR_SYSTEM: the device failed, and the ranges may show nothing at all. */
 weft_status_t weft_cuda_pair_exchange(weft_queue_t *queue, weft_pair_t *pair)
 {
     weft_cuda_queue_t *q = weft_cuda_queue_of(queue);
     contents_t *c = (contents_t *)pair->contents;
-    if (!c->remap)
+    if (!c->remap || c->shared)
         return WEFT_ERR_ARGUMENT;
     if (c->lost)
         return WEFT_ERR_SYSTEM;
     weft_cuda_scope_t scope(q);
     WEFT_TRY(scope.status);
-    CUresult result = hide(q, pair);
-    if (result == CUDA_SUCCESS)
-        result = show(q, pair, c->stage, c->live);
-    if (result != CUDA_SUCCESS) {
-        WEFT_TRY(restore(q, pair));
-        return WEFT_ERR_NO_MEMORY;
-    }
-    CUmemGenericAllocationHandle live = c->live;
+    WEFT_TRY(show_instead(q, pair, pair->live, c->live, c->stage));
+    CUmemGenericAllocationHandle before = c->live;
     c->live = c->stage;
-    c->stage = live;
+    c->stage = before;
+    c->shared = true;
+    return WEFT_OK;
+}
+
+weft_status_t weft_cuda_pair_settle(weft_queue_t *queue, weft_pair_t *pair)
+{
+    weft_cuda_queue_t *q = weft_cuda_queue_of(queue);
+    contents_t *c = (contents_t *)pair->contents;
+    if (!c->shared)
+        return WEFT_OK;
+    if (c->lost)
+        return WEFT_ERR_SYSTEM;
+    weft_cuda_scope_t scope(q);
+    WEFT_TRY(scope.status);
+    WEFT_TRY(show_instead(q, pair, pair->stage, c->live, c->stage));
+    c->shared = false;
     return WEFT_OK;
 }
 
@@ -170,7 +174,9 @@ static weft_status_t make_mapped(const weft_cuda_queue_t *q, weft_pair_t *pair, 
     WEFT_TRY(create_memory(q, pair->bytes, &prop, &c->live, error));
     WEFT_TRY(create_memory(q, pair->bytes, &prop, &c->stage, error));
     c->mapped = true;
-    result = show(q, pair, c->live, c->stage);
+    result = show(q, pair, pair->live, c->live);
+    if (result == CUDA_SUCCESS)
+        result = show(q, pair, pair->stage, c->stage);
     if (result != CUDA_SUCCESS)
         return fail(q, status_of(result), pair->bytes, "cuMemMap", text_of(q, result), error);
     return WEFT_OK;
@@ -233,8 +239,9 @@ weft_status_t weft_cuda_pair_create(weft_queue_t *queue, size_t bytes, bool rema
 static void destroy_mapped(const weft_cuda_queue_t *q, const weft_pair_t *pair)
 {
     const contents_t *c = (const contents_t *)pair->contents;
-    if (c->mapped)
-        (void)hide(q, pair);
+    for (const uint8_t *range : {pair->live, pair->stage})
+        if (c->mapped)
+            (void)q->driver.unmap(address_of(range), pair->bytes);
     for (CUmemGenericAllocationHandle handle : {c->live, c->stage})
         if (handle)
             (void)q->driver.release(handle);

@@ -138,5 +138,6 @@ weft_status_t weft_cuda_pair_create(weft_queue_t *queue, size_t bytes, bool rema
                                     weft_error_t *error);
 void weft_cuda_pair_destroy(weft_queue_t *queue, weft_pair_t *pair);
 weft_status_t weft_cuda_pair_exchange(weft_queue_t *queue, weft_pair_t *pair);
+weft_status_t weft_cuda_pair_settle(weft_queue_t *queue, weft_pair_t *pair);
 
 #endif

@@ -1,8 +1,8 @@
 /* Live weights and stage on the host.
  *
  *     without remap                        remap
- *     live  [ anonymous memory ]           live  [ range ] --> memfd A        exchange: live --> B, stage --> A;
- *     stage [ anonymous memory ]           stage [ range ] --> memfd B                  no byte moves
+ *     live  [ anonymous memory ]           live  [ range ] --> memfd A        exchange: live --> B
+ *     stage [ anonymous memory ]           stage [ range ] --> memfd B        settle:   stage --> A; no byte moves
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -14,7 +14,8 @@
 #include "src/base/error.h"
 
 typedef struct files {
-    int live, stage; /* -1: none */
+    int live, stage; /* once settled; -1: none */
+    bool shared;     /* exchanged, not settled: both ranges show `live` */
 } files_t;
 
 static uint8_t *map(size_t bytes, int file)
@@ -54,7 +55,7 @@ weft_status_t weft_host_pair_create(weft_queue_t *queue, size_t bytes, bool rema
     files_t *files = malloc(sizeof *files);
     if (!files)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the weights");
-    *files = (files_t){-1, -1};
+    *files = (files_t){-1, -1, false};
     weft_pair_t made = {.bytes = (bytes + page) / page * page, .contents = files};
     if (!fill_pair(&made, files, remap)) {
         weft_fail(error, WEFT_ERR_NO_MEMORY, "two ranges of %zu bytes for kernel-format weights cannot be made: %s",
@@ -94,12 +95,20 @@ weft_status_t weft_host_pair_exchange(weft_queue_t *queue, weft_pair_t *pair)
 {
     (void)queue;
     files_t *files = pair->contents;
+    if (files->live < 0 || files->shared)
+        return WEFT_ERR_ARGUMENT;
     if (!show(pair->live, pair->bytes, files->stage))
-        return WEFT_ERR_SYSTEM;
-    if (!show(pair->stage, pair->bytes, files->live)) {
-        show(pair->live, pair->bytes, files->live);
-        return WEFT_ERR_SYSTEM;
-    }
-    *files = (files_t){files->stage, files->live};
+        return WEFT_ERR_NO_MEMORY;
+    *files = (files_t){files->stage, files->live, true};
+    return WEFT_OK;
+}
+
+weft_status_t weft_host_pair_settle(weft_queue_t *queue, weft_pair_t *pair)
+{
+    (void)queue;
+    files_t *files = pair->contents;
+    if (files->shared && !show(pair->stage, pair->bytes, files->stage))
+        return WEFT_ERR_NO_MEMORY;
+    files->shared = false;
     return WEFT_OK;
 }

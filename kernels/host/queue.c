@@ -176,6 +176,7 @@ const weft_queue_ops_t weft_host_queue_ops = {
     .pair_create = weft_host_pair_create,
     .pair_destroy = weft_host_pair_destroy,
     .pair_exchange = weft_host_pair_exchange,
+    .pair_settle = weft_host_pair_settle,
     .engine_end = host_engine_note,
     .engine_idle = host_engine_idle,
     .engine_copy = host_engine_copy,

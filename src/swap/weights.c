@@ -1,6 +1,7 @@
 #include "src/swap/weights.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,7 @@ struct weft_weights {
     const swap_mode_t *mode;
     weft_queue_t *queue;
     weft_pair_t pair;
+    pthread_mutex_t mutex;           /* a swap and settling exclude each other */
     uint64_t size;                   /* of what was asked for */
     WEFT_ARRAY(bound_range_t) bound; /* copy: sorted by offset */
 };
@@ -80,7 +82,9 @@ static weft_status_t flip_swap(weft_weights_t *w, void *stream, weft_error_t *er
 {
     (void)stream;
     WEFT_TRY(wait_for_engine(w, error));
+    pthread_mutex_lock(&w->mutex);
     weft_status_t status = w->queue->ops->pair_exchange(w->queue, &w->pair);
+    pthread_mutex_unlock(&w->mutex);
     if (status != WEFT_OK)
         weft_fail(error, status, "swap mode flip: the system refused to remap %zu bytes: %s", w->pair.bytes,
                   strerror(errno));
@@ -120,6 +124,7 @@ weft_status_t weft_weights_create(weft_queue_t *queue, const char *mode, uint64_
         free(made);
         return status;
     }
+    pthread_mutex_init(&made->mutex, NULL);
     *weights = made;
     return WEFT_OK;
 }
@@ -129,6 +134,7 @@ void weft_weights_destroy(weft_weights_t *w)
     if (!w)
         return;
     w->queue->ops->pair_destroy(w->queue, &w->pair);
+    pthread_mutex_destroy(&w->mutex);
     free(w->bound.items);
     free(w);
 }
@@ -184,6 +190,19 @@ uint8_t *weft_weights_stage(const weft_weights_t *w)
 weft_status_t weft_weights_swap(weft_weights_t *w, void *stream, weft_error_t *error)
 {
     return w->mode->swap(w, stream, error);
+}
+
+weft_status_t weft_weights_settle(weft_weights_t *w, weft_error_t *error)
+{
+    if (!w->mode->remaps)
+        return WEFT_OK;
+    pthread_mutex_lock(&w->mutex);
+    weft_status_t status = w->queue->ops->pair_settle(w->queue, &w->pair);
+    pthread_mutex_unlock(&w->mutex);
+    return status == WEFT_OK ? status
+                             : weft_fail(error, status,
+                                         "swap mode flip: the stage of %zu bytes cannot be mapped again: %s",
+                                         w->pair.bytes, weft_status_text(status));
 }
 
 const char *weft_weights_mode(const weft_weights_t *w)

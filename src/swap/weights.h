@@ -3,9 +3,9 @@
  *     copy                                   flip
  *     live  [ addresses the engine holds ]   live  [ reserved range ] --> memory A
  *     stage [ next version ]                 stage [ second range   ] --> memory B
- *     swap: copy stage -> live               swap: live --> B, stage --> A; no byte moves
+ *     swap: copy stage -> live               swap: live --> B; then, when nobody waits, stage --> A; no byte moves
  *
- * Addresses of the live range never change. After a flip the stage holds the version before. A mode is a row
+ * Addresses of the live range never change. After a flip, once settled, the stage holds the version before. A mode is a row
  * of a table in weights.c; the caller proves that nobody reads while weft_weights_swap runs
  * (src/swap/guard.h).
  */
@@ -43,6 +43,11 @@ uint8_t *weft_weights_stage(const weft_weights_t *weights);
  * **Returns** WEFT_OK; WEFT_ERR_SYSTEM when the system refused to remap, WEFT_ERR_TIMEOUT when the last step did not end:
  * the live range is then as it was. */
 weft_status_t weft_weights_swap(weft_weights_t *weights, void *stream, weft_error_t *error);
+
+/* What a swap leaves for later: after a flip the stage shows what is live until then, and must not be written. Cheap
+ * when there is nothing to do. **Threads** the progress thread; may meet a swap of another thread.
+ * **Returns** WEFT_OK; WEFT_ERR_NO_MEMORY, WEFT_ERR_SYSTEM: no version can be staged any more. */
+weft_status_t weft_weights_settle(weft_weights_t *weights, weft_error_t *error);
 
 const char *weft_weights_mode(const weft_weights_t *weights);
 

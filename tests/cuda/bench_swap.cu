@@ -178,6 +178,8 @@ static void swap_once(row_t *r, int version)
     CUDA(cudaMemcpyAsync(r->version, r->versions + version, sizeof *r->version, cudaMemcpyHostToDevice,
                          r->stream));
     run_steps(r);
+    if (r->flip) /* while steps on the new weights run */
+        WEFT(r->queue->ops->pair_settle(r->queue, &r->pair));
     check<<<4096, 256, 0, r->stream>>>((const uint64_t *)(void *)r->pair.live, r->words, 1, r->version,
                                        r->wrong);
     CUDA(cudaGetLastError());

@@ -485,6 +485,11 @@ static inline void test_pair(weft_queue_t *q)
             std::swap(a, b);
             CHECK(pair.live == live && pair.stage == stage, "addresses after exchange %d", i);
             CHECK(fetch(q, live, pair.bytes) == a, "live after exchange %d", i);
+            CHECK(fetch(q, stage, pair.bytes) == a, "stage before it is settled, exchange %d", i);
+            CHECK(q->ops->pair_exchange(q, &pair) == WEFT_ERR_ARGUMENT, "exchange %d is not settled", i);
+            WEFT(q->ops->pair_settle(q, &pair));
+            WEFT(q->ops->pair_settle(q, &pair));
+            CHECK(fetch(q, live, pair.bytes) == a, "live, settled, after exchange %d", i);
             CHECK(fetch(q, stage, pair.bytes) == b, "stage after exchange %d", i);
             b = random_bytes(pair.bytes);
             WEFT(q->ops->write(q, pair.stage, b.data(), pair.bytes));

@@ -335,6 +335,7 @@ static void test_pair_under_graph(weft_queue_t *q, const engine_t *e)
         WEFT(q->ops->engine_begin(q, e->stream));
         CUDA(cudaGraphLaunch(reader, e->stream));
         WEFT(q->ops->engine_end(q, e->stream));
+        WEFT(q->ops->pair_settle(q, &pair)); /* while the step runs */
         CUDA(cudaStreamSynchronize(e->stream));
         CHECK(fetch(q, seen, pair.bytes) == next, "the graph reads version %d", version);
         double us = pause_us(q);

@@ -26,7 +26,7 @@ static weft_weights_t *make(const char *mode, uint64_t bytes)
 static void swap(weft_weights_t *weights)
 {
     weft_error_t error;
-    if (weft_weights_swap(weights, NULL, &error) != WEFT_OK)
+    if (weft_weights_swap(weights, NULL, &error) != WEFT_OK || weft_weights_settle(weights, &error) != WEFT_OK)
         fail_msg("%s", error.message);
 }
 
@@ -43,6 +43,26 @@ static void expect_version(const uint8_t *range, size_t bytes, uint32_t version)
     fill(expected, bytes, version);
     assert_memory_equal(range, expected, bytes);
     free(expected);
+}
+
+/* Between a flip and its settling both ranges show what is live, and a second swap is refused. */
+static void test_flip_settles_later(void **state)
+{
+    (void)state;
+    weft_weights_t *w = make("flip", BYTES);
+    weft_error_t error;
+    fill(weft_weights_stage(w), BYTES, 1);
+    swap(w);
+    fill(weft_weights_stage(w), BYTES, 2);
+    assert_int_equal(weft_weights_swap(w, NULL, &error), WEFT_OK);
+    expect_version(weft_weights_live(w, 0), BYTES, 2);
+    expect_version(weft_weights_stage(w), BYTES, 2);
+    assert_int_equal(weft_weights_swap(w, NULL, &error), WEFT_ERR_ARGUMENT);
+    assert_int_equal(weft_weights_settle(w, &error), WEFT_OK);
+    assert_int_equal(weft_weights_settle(w, &error), WEFT_OK);
+    expect_version(weft_weights_live(w, 0), BYTES, 2);
+    expect_version(weft_weights_stage(w), BYTES, 1);
+    weft_weights_destroy(w);
 }
 
 static void test_both_ranges_begin_zeroed(void **state)
@@ -246,6 +266,7 @@ int main(void)
 {
     static char copy[] = "copy", flip[] = "flip";
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_flip_settles_later),
         cmocka_unit_test_prestate(test_both_ranges_begin_zeroed, copy),
         cmocka_unit_test_prestate(test_both_ranges_begin_zeroed, flip),
         cmocka_unit_test_prestate(test_many_swaps, copy),
