@@ -23,6 +23,7 @@ struct weft_trainer {
     weft_lender_t *lender; /* NULL unless the transport lends */
     weft_sender_t *sender;
     _Atomic bool moved; /* a shard was bound since the sender last looked */
+    void *stream;       /* where the optimizer writes, on a GPU */
     uint64_t last_version;
     pthread_t thread;
     bool thread_started;
@@ -71,11 +72,16 @@ static weft_status_t offer_shards(weft_trainer_t *t, weft_error_t *error)
 static weft_status_t send_buckets(weft_trainer_t *t, weft_error_t *error)
 {
     weft_pause_t pause = {0};
-    WEFT_TRY(offer_shards(t, error));
+    bool offered = false;
     while (!all_sent(t) && !t->transfer.aborted && !t->quit) {
         bool moved = false;
         weft_transfer_obey_all(t->session, &t->transfer);
-        WEFT_TRY(start_buckets(t, &moved, error));
+        if (!offered && t->queue->ops->engine_idle(t->queue)) { /* the optimizer has written */
+            WEFT_TRY(offer_shards(t, error));
+            offered = moved = true;
+        }
+        if (offered)
+            WEFT_TRY(start_buckets(t, &moved, error));
         WEFT_TRY(weft_sender_poll(t->sender, error));
         if (moved)
             weft_pause_moved(&pause);
@@ -260,9 +266,18 @@ static weft_status_t note_publication(weft_trainer_t *t, uint64_t version, weft_
     return status;
 }
 
+void weft_trainer_set_stream(weft_trainer_t *t, void *stream)
+{
+    t->stream = stream;
+}
+
 weft_status_t weft_trainer_publish(weft_trainer_t *t, uint64_t version, weft_error_t *error)
 {
     WEFT_TRY(check_bound(t, error));
+    weft_status_t written = t->queue->ops->engine_end(t->queue, t->stream);
+    if (written != WEFT_OK)
+        return weft_fail(error, written, "trainer rank %u: its stream cannot be waited for: %s", t->session->rank,
+                         weft_status_text(written));
     WEFT_TRY(note_publication(t, version, error));
     t->last_version = version;
     weft_session_post(t->session, WEFT_EVENT_PUBLISH, version, 0);

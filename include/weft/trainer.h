@@ -49,8 +49,14 @@ WEFT_API weft_status_t weft_trainer_box(const weft_trainer_t *trainer, const cha
 WEFT_API weft_status_t weft_trainer_bind(weft_trainer_t *trainer, const char *name, const void *data,
                                          size_t ld_elems, weft_error_t *error);
 
+/* Say on which cudaStream_t the optimizer writes, where the bound memory is a GPU's; without it, the legacy default
+ * stream. Whatever was enqueued on it before a publish is part of the version. **Ownership** the stream must outlive the
+ * trainer. */
+WEFT_API void weft_trainer_set_stream(weft_trainer_t *trainer, void *stream);
+
 /* Publish what the bound memory holds as `version` (1 or more, higher than any before). Returns at once;
- * bytes move when all trainer ranks have published it.
+ * bytes move when all trainer ranks have published it, on a GPU not before the work that is on the trainer's stream now
+ * has ended.
  * **Returns** WEFT_OK; WEFT_ERR_VERSION_ORDER; WEFT_ERR_ARGUMENT naming a tensor that is not bound;
  * WEFT_ERR_PEER_LOST, WEFT_ERR_CLOSED.
  * **Collective** over the trainer ranks, in the same order of versions. */
