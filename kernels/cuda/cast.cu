@@ -1,12 +1,13 @@
 /* Weight-only casts, and copies where source and output are of one type.
  *
- *     tile 128 x 128 as in fp8_block.cu, once over; a group of 8 becomes 16 bytes, two words of the digest
+ *     tile 128 x 128 as in fp8_block.cu; a group of 8 becomes 16 bytes, two words of the digest
  *
- * 2 (4) bytes read, 2 written, an element; 16 for the digest, a tile.
+ * 2 (4) bytes read, 2 written, an element; 16 for the digest and 32 of its record, a tile.
  */
-#include "kernels/cuda/pipeline.cuh"
+#include "kernels/cuda/direct.cuh"
 
 constexpr uint32_t ROW_GROUPS = BLOCK / GROUP;
+constexpr uint32_t STEP = THREADS / ROW_GROUPS; /* rows between the groups of a thread */
 
 template <weft_dtype_t D> static __device__ __forceinline__ uint32_t cast_pair(uint32_t word, bool to_f16)
 {
@@ -26,7 +27,8 @@ template <weft_dtype_t D> static __device__ __forceinline__ uint4 cast_group(uin
                       cast_pair<D>(v.w, to_f16));
 }
 
-static __device__ __forceinline__ void store_values(const unit_t *unit, size_t offset, uint32_t count, uint4 v)
+static __device__ __forceinline__ void store_values(const unit_t *unit, size_t offset, uint32_t count,
+                                                    uint4 v)
 {
     uint16_t *out = (uint16_t *)unit->out + offset;
     if (unit->flags & UNIT_ALIGNED) {
@@ -50,94 +52,101 @@ static __device__ __forceinline__ void digest_values(const unit_t *unit, uint32_
 }
 
 typedef struct shared {
-    ring_t ring;
-    uint64_t warp_sums[2][WARPS][2];
+    uint64_t warp_sums[THREADS / WARP][2];
     listing_t listing;
 } shared_t;
 
-/* A tile that has come through the ring. */
-template <weft_dtype_t D, bool DIGEST, bool FINITE>
-static __device__ __forceinline__ void direct_tile(const work_t *work, const unit_t *unit, tile_t tile,
-                                                   const uint8_t *stage, uint32_t index, uint32_t turn,
-                                                   shared_t *shared)
+/* NaN and Inf of a thread's groups are noted; their codes stay. */
+template <weft_dtype_t D>
+static __device__ __forceinline__ void note_groups(const work_t *work, uint32_t index, const groups_t *g,
+                                                   const uint4 (&v)[GROUPS])
 {
-    const uint32_t rows = unit->rows, cols = min(unit->cols - tile.place * BLOCK, BLOCK);
-    const bool to_f16 = unit->out_dtype == WEFT_DTYPE_F16;
-    weft_digest_t sums = {{0, 0}};
-#pragma unroll 2
-    for (uint32_t i = threadIdx.x; i < BLOCK * ROW_GROUPS; i += THREADS) {
-        const uint32_t row = i / ROW_GROUPS, col = i % ROW_GROUPS * GROUP, at = tile.place * BLOCK + col;
-        if (row >= rows || col >= cols)
-            continue;
-        const uint4 v = stage_group<D>(stage, i * GROUP), values = cast_group<D>(v, to_f16);
-        if (FINITE && larger_half(group_magnitude(0, v)) >= inf_bits<D>())
-            note_nonfinite<D>(work, tile.unit, unit, row, at, v); /* and keep it */
-        store_values(unit, (size_t)row * unit->cols + at, GROUP, values);
-        if (DIGEST)
-            digest_values(unit, row, at, values, &sums);
-    }
-    release_stage(&shared->ring, index);
-    if (DIGEST && unit->flags & UNIT_RIDES)
-        weft_block_partial<THREADS>(&sums, shared->warp_sums[turn], &work->partials[unit->partial + tile.place]);
+    uint32_t max = 0;
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++)
+        max = group_magnitude(max, v[i]);
+    if (larger_half(max) < inf_bits<D>())
+        return;
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++)
+        note_nonfinite<D>(work, index, &work->units[index], g->row + i * STEP, g->left + g->col, v[i]);
 }
 
 template <weft_dtype_t D, bool DIGEST, bool FINITE>
-static __device__ __noinline__ void gathered_tile(const work_t *work, tile_t tile, shared_t *shared)
+static __device__ __forceinline__ void direct_tile(const work_t *work, const unit_tile_t *tile,
+                                                   shared_t *shared)
 {
-    const unit_t unit_here = work->units[tile.unit], *unit = &unit_here;
+    const groups_t g = {.top = 0,
+                        .left = tile->place * BLOCK,
+                        .row = threadIdx.x / ROW_GROUPS,
+                        .col = threadIdx.x % ROW_GROUPS * GROUP,
+                        .down = STEP,
+                        .right = 0};
+    uint4 v[GROUPS];
+    const uint32_t real = load_tile<D>(work, tile, &g, v);
+    const unit_t unit = work->units[tile->unit];
+    const bool to_f16 = unit.out_dtype == WEFT_DTYPE_F16;
+    const uint32_t col = g.left + g.col;
+    weft_digest_t sums = {{0, 0}};
+    if (FINITE)
+        note_groups<D>(work, tile->unit, &g, v);
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++) {
+        const uint32_t row = g.row + i * STEP;
+        const uint4 values = cast_group<D>(v[i], to_f16);
+        if (!(real >> i & 1))
+            continue;
+        weft_store16(unit.out + ((size_t)row * unit.cols + col) * sizeof(uint16_t), values);
+        if (DIGEST)
+            digest_values(&unit, row, col, values, &sums);
+    }
+    if (DIGEST && unit.flags & UNIT_RIDES)
+        weft_block_partial<THREADS>(&sums, shared->warp_sums, &work->partials[unit.partial + tile->place]);
+}
+
+template <weft_dtype_t D, bool DIGEST, bool FINITE>
+static __device__ __noinline__ void gathered_tile(const work_t *work, shared_t *shared)
+{
+    const uint32_t index = work->tiles[blockIdx.x].unit, place = work->tiles[blockIdx.x].place;
+    const unit_t unit_here = work->units[index], *unit = &unit_here;
     const bool to_f16 = unit->out_dtype == WEFT_DTYPE_F16;
     const sources_t sources =
-        list_sources<THREADS>(work, unit, 0, unit->rows, tile.place * BLOCK, BLOCK, &shared->listing);
+        list_sources<THREADS>(work, unit, 0, unit->rows, place * BLOCK, BLOCK, &shared->listing);
     weft_digest_t sums = {{0, 0}};
 #pragma unroll 1
     for (uint32_t i = threadIdx.x; i < BLOCK * ROW_GROUPS; i += THREADS) {
-        const uint32_t row = i / ROW_GROUPS, col = tile.place * BLOCK + i % ROW_GROUPS * GROUP;
+        const uint32_t row = i / ROW_GROUPS, col = place * BLOCK + i % ROW_GROUPS * GROUP;
         if (row >= unit->rows || col >= unit->cols)
             continue;
         const uint32_t count = min(unit->cols - col, GROUP);
         const uint4 v = gather_group<D>(sources, row, col, count), values = cast_group<D>(v, to_f16);
         if (FINITE)
-            note_nonfinite<D>(work, tile.unit, unit, row, col, v);
+            note_nonfinite<D>(work, index, unit, row, col, v);
         store_values(unit, (size_t)row * unit->cols + col, count, values);
         if (DIGEST)
             digest_values(unit, row, col, values, &sums);
     }
     if (DIGEST && unit->flags & UNIT_RIDES)
-        weft_block_partial<THREADS>(&sums, shared->warp_sums[0], &work->partials[unit->partial + tile.place]);
-    weft_sync<THREADS>(); /* shared memory is as a direct tile expects it: not in use */
+        weft_block_partial<THREADS>(&sums, shared->warp_sums, &work->partials[unit->partial + place]);
 }
 
 template <weft_dtype_t D, bool DIGEST, bool FINITE>
-static __global__ void __launch_bounds__(PIPELINE_THREADS, blocks_of<D>) cast(const __grid_constant__ work_t work)
+static __global__ void __launch_bounds__(THREADS, resident_threads<D> / THREADS)
+    cast(const __grid_constant__ work_t work)
 {
-    extern __shared__ uint8_t dynamic[];
     __shared__ shared_t shared;
-    uint8_t *stages = align_stages(dynamic);
-    ring_init(&shared.ring);
-    if (threadIdx.x >= THREADS) {
-        fill_ring<D>(&work, &shared.ring, stages, [](const unit_t *unit, uint32_t place) {
-            return frame_t{0, place * BLOCK, unit->rows, min(unit->cols - place * BLOCK, BLOCK), BLOCK};
-        });
-        return;
+    let_next_launch();
+    const unit_tile_t tile = read_tile(&work);
+    if (tile.num_segments) {
+        direct_tile<D, DIGEST, FINITE>(&work, &tile, &shared);
+    } else {
+        wait_for_stream();
+        gathered_tile<D, DIGEST, FINITE>(&work, &shared);
     }
-    drain_ring<D>(
-        &work, &shared.ring, stages,
-        [&](const unit_t *unit, tile_t tile, const uint8_t *stage, uint32_t index, uint32_t turn) {
-            direct_tile<D, DIGEST, FINITE>(&work, unit, tile, stage, index, turn, &shared);
-            return true;
-        },
-        [&](tile_t tile) { gathered_tile<D, DIGEST, FINITE>(&work, tile, &shared); });
 }
 
-weft_status_t weft_cuda_prepare_cast(weft_dtype_t dtype)
+weft_status_t weft_cuda_launch_cast(const work_t *work, weft_dtype_t dtype, unsigned extras,
+                                    cudaStream_t stream)
 {
-    for (unsigned extras = 0; extras <= WEFT_CUDA_ALL; extras++)
-        WEFT_TRY(pipeline_prepare(WEFT_CUDA_PICK(cast, dtype, extras), pipeline_bytes(dtype)));
-    return WEFT_OK;
-}
-
-weft_status_t weft_cuda_launch_cast(const work_t *work, weft_dtype_t dtype, unsigned extras, cudaStream_t stream)
-{
-    return pipeline_launch(WEFT_CUDA_PICK(cast, dtype, extras), work, pipeline_blocks(dtype), pipeline_bytes(dtype),
-                           stream);
+    return launch_tiles(WEFT_CUDA_PICK(cast, dtype, extras), work, THREADS, stream);
 }

@@ -11,7 +11,7 @@
  *     ... an event recorded here has completed ...
  *     weft_cuda_quantize_digests(q)[i];  weft_cuda_quantize_refused(q, &unit, &result);
  *
- *     tiles (8 B)          units (96 B)            segments (32 B)          partials (16 B a tile)
+ *     tiles (32 B)         units (64 B)            segments (32 B)          partials (16 B a tile)
  *     +--------------+     +----------------+      +-------------------+    +-----------------+
  *     | unit, place  | ==> | out, scale, .. | ==>  | pointer, ld, rect | .. | sums of a tile  | ==> digest of a tensor
  *     +--------------+     +----------------+      +-------------------+    +-----------------+

@@ -1,37 +1,37 @@
 /* fp8-channel: one scale for each output row.
  *
- *     a tile: whole rows, at most 16384 elements, that share the threads evenly
+ *     a tile: whole rows in the registers of a block, that share its threads evenly
  *     +--------------------------------+
- *     | row 0        4096 columns      |   128 threads       as in fp8-block: twice over the stage
- *     | ...                            |
- *     | row 3                          |   128 threads
+ *     | row 0        4096 columns      |   threads 0 .. 127: groups t, t + 128, t + 256, t + 384
+ *     | row 1                          |   threads 128 .. 255
  *     +--------------------------------+
  *
- * Longer rows have kernels of 1024 threads that gather always; what does not fit their registers is read twice. Where
- * columns are split over ranks the row's amax has come ahead.
+ * Blocks of 256 threads for rows of at most 8192 elements, 512 for at most 16384. Longer rows have kernels of
+ * 1024 that gather always; what does not fit their registers is read twice. Where columns are split over
+ * ranks the row's amax has come ahead.
  *
- * x / s must be what one true division gives, rounded, and then rounded to e4m3. With r = fl(1/s) and
+ * x / s must be what one true division gives, rounded, and then rounded to e4m3; quotient.h does it in two
+ * operations for a row whose amax covers it. Other rows (a NaN or Inf in them, an amax that does not cover
+ * them) divide.
  *
- *     q = fl(x r)     e = fma(q, s, -x)     q' = fma(-e, r, q)
- *
- * q' gives the same code for every finite bf16 or fp16 x of a row whose amax is at least |x|, signs of zero included:
- * few enough that tests/cuda tries them all. Other rows (a NaN or Inf in them, an amax that does not cover them) divide.
- *
- * 2 (4) bytes read, 1 written, an element; 4 more for the scale, a row, and 16 for the digest, a tile.
+ * 2 (4) bytes read, 1 written, an element; 4 more for the scale, a row; 16 for the digest and 32 of its
+ * record, a tile.
  */
-#include "kernels/cuda/fp8_channel.cuh"
-#include "kernels/cuda/pipeline.cuh"
+#include "kernels/cuda/direct.cuh"
+#include "kernels/cuda/quotient.h"
 
-template <weft_dtype_t D> static __device__ __forceinline__ uint32_t encode_pair(uint32_t word, float s, float r)
+template <weft_dtype_t D>
+static __device__ __forceinline__ uint32_t encode_pair(uint32_t word, weft_inverse_t inverse)
 {
     float2 x = unpack<D>(word);
-    return e4m3_pair(weft_cuda_quotient(x.x, s, r), weft_cuda_quotient(x.y, s, r));
+    return e4m3_pair(weft_quotient(x.x, inverse), weft_quotient(x.y, inverse));
 }
 
-template <weft_dtype_t D> static __device__ __forceinline__ uint2 encode_group(uint4 v, float s, float r)
+template <weft_dtype_t D>
+static __device__ __forceinline__ uint2 encode_group(uint4 v, weft_inverse_t inverse)
 {
-    return make_uint2(encode_pair<D>(v.x, s, r) | encode_pair<D>(v.y, s, r) << 16,
-                      encode_pair<D>(v.z, s, r) | encode_pair<D>(v.w, s, r) << 16);
+    return make_uint2(encode_pair<D>(v.x, inverse) | encode_pair<D>(v.y, inverse) << 16,
+                      encode_pair<D>(v.z, inverse) | encode_pair<D>(v.w, inverse) << 16);
 }
 
 /* With true divisions. */
@@ -48,11 +48,105 @@ template <weft_dtype_t D> static __device__ __forceinline__ uint2 divide_group(u
 }
 
 template <uint32_t SIZE> struct shared_t {
-    ring_t ring; /* used where SIZE is THREADS */
-    alignas(16) uint32_t warp_max[2][SIZE / WARP];
-    uint64_t warp_sums[2][SIZE / WARP][2];
+    unit_t unit;
+    uint32_t warp_max[SIZE / WARP];
+    uint64_t warp_sums[SIZE / WARP][2];
     listing_t listing;
 };
+
+/* ---- Direct ---- */
+
+/* The maximum that each warp found, and the amax that its row was given if it was. */
+typedef struct warp_row {
+    uint32_t max, given;
+} warp_row_t;
+
+/* Lane l looks at warp l. */
+template <uint32_t SIZE>
+static __device__ __forceinline__ warp_row_t look_at_warp(const unit_t *unit, const unit_tile_t *tile,
+                                                          const uint32_t *warp_max)
+{
+    const uint32_t warp = threadIdx.x % (SIZE / WARP), row = warp * WARP >> tile->log_row_threads;
+    warp_row_t w = {warp_max[warp], 0};
+    if (unit->row_amax && row < tile->rows)
+        w.given = unit->row_amax[tile->place * (SIZE >> tile->log_row_threads) + row];
+    return w;
+}
+
+/* The amax of this thread's row: found, or given. False where any row of the tile holds a NaN or Inf, or more
+ * than the amax it was given: the same answer in all threads. */
+template <weft_dtype_t D, bool FINITE, uint32_t SIZE>
+static __device__ __forceinline__ bool agree_on_amax(const unit_t *unit, const unit_tile_t *tile,
+                                                     const uint32_t *warp_max, uint32_t *amax)
+{
+    const uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const uint32_t row_warps = (1u << tile->log_row_threads) / WARP, first = warp & ~(row_warps - 1);
+    const warp_row_t w = look_at_warp<SIZE>(unit, tile, warp_max);
+    if (unit->row_amax)
+        *amax = __shfl_sync(ALL_LANES, w.given, warp);
+    else
+        *amax = __reduce_max_sync(ALL_LANES, warp_max[first + (lane & (row_warps - 1))]);
+    return !FINITE || __all_sync(ALL_LANES, w.max < inf_bits<D>() && (!unit->row_amax || w.max <= w.given));
+}
+
+/* Codes of a thread's part of a row, with their digest. */
+template <weft_dtype_t D, bool DIGEST>
+static __device__ __forceinline__ weft_digest_t encode_row(const unit_t *unit, const groups_t *g,
+                                                           uint32_t real, weft_inverse_t inverse,
+                                                           const uint4 (&v)[GROUPS])
+{
+    const uint32_t row = g->top + g->row;
+    uint8_t *to = unit->out + (size_t)row * unit->cols + g->col;
+    const uint32_t word = unit->word + row * (unit->cols / GROUP) + g->col / GROUP;
+    weft_digest_t sums = {{0, 0}};
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++) {
+        const uint2 codes = encode_group<D>(v[i], inverse);
+        if (!(real >> i & 1))
+            continue;
+        weft_store8(to + i * g->right, codes);
+        if (DIGEST)
+            weft_digest_add(codes.x | (uint64_t)codes.y << 32, word + i * (g->right / GROUP), &sums);
+    }
+    return sums;
+}
+
+/* False, before anything is written, if some row of the tile must divide. */
+template <weft_dtype_t D, bool DIGEST, bool FINITE, uint32_t SIZE>
+static __device__ __forceinline__ bool direct_tile(const work_t *work, const unit_tile_t *tile,
+                                                   shared_t<SIZE> *shared)
+{
+    const uint32_t log = tile->log_row_threads;
+    const groups_t g = {.top = tile->place * (SIZE >> log),
+                        .left = 0,
+                        .row = threadIdx.x >> log,
+                        .col = (threadIdx.x & ((1u << log) - 1)) * GROUP,
+                        .down = 0,
+                        .right = GROUP << log};
+    uint4 v[GROUPS];
+    const uint32_t real = load_tile<D>(work, tile, &g, v);
+    uint32_t max = 0, amax;
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++)
+        max = group_magnitude(max, v[i]);
+    max = __reduce_max_sync(ALL_LANES, larger_half(max));
+    if (threadIdx.x % WARP == 0)
+        shared->warp_max[threadIdx.x / WARP] = max;
+    unit_brought();
+    weft_sync<SIZE>();
+    const unit_t *unit = &shared->unit;
+    if (!agree_on_amax<D, FINITE, SIZE>(unit, tile, shared->warp_max, &amax))
+        return false;
+    const float s = weft_channel_scale(value_f32<D>(amax));
+    if (g.row < tile->rows && g.col == 0)
+        unit->scale[g.top + g.row] = s;
+    const weft_digest_t sums = encode_row<D, DIGEST>(unit, &g, real, weft_inverse_of(s), v);
+    if (DIGEST && unit->flags & UNIT_RIDES)
+        weft_block_partial<SIZE>(&sums, shared->warp_sums, &work->partials[unit->partial + tile->place]);
+    return true;
+}
+
+/* ---- Gathered ---- */
 
 /* Where a thread works: a row of the unit, and in it the groups at col, col + step, ... */
 typedef struct place {
@@ -87,79 +181,6 @@ static __device__ __forceinline__ uint32_t row_max(uint32_t warp_value, const pl
     return max;
 }
 
-/* A value that no amax reaches: of a row that must be done again. */
-constexpr uint32_t REFUSED = 0xFFFF;
-
-/* From the packed maximum of this thread the amax that holds for its row, in *amax; false where any row of the tile holds
- * a NaN or Inf, or more than the amax it was given. */
-template <weft_dtype_t D, bool FINITE>
-static __device__ __forceinline__ bool agree_on_amax(const unit_t *unit, const place_t *at, uint32_t max,
-                                                     uint32_t *warp_max, uint32_t *amax)
-{
-    const bool given = unit->row_amax != NULL;
-    *amax = given && at->real ? unit->row_amax[at->row] : 0;
-    if (!FINITE && given)
-        return true;
-    max = __reduce_max_sync(ALL_LANES, larger_half(max));
-    if (FINITE && (max >= inf_bits<D>() || (given && max > *amax)))
-        max = REFUSED;
-    max = row_max<THREADS>(max, at, warp_max);
-    if (!given)
-        *amax = max;
-    return !FINITE || __all_sync(ALL_LANES, warp_max[threadIdx.x % WARPS] != REFUSED);
-}
-
-/* The packed maximum of this thread's part of a row in its stage. */
-template <weft_dtype_t D>
-static __device__ __forceinline__ uint32_t stage_max(const uint8_t *stage, uint32_t first, const place_t *at,
-                                                     uint32_t cols)
-{
-    uint32_t max = 0;
-#pragma unroll 4
-    for (uint32_t col = at->col; col < cols; col += at->step)
-        max = group_magnitude(max, stage_group<D>(stage, first + col));
-    return max;
-}
-
-/* A tile that has come through the ring; false, before anything is written, if some row of it must divide. */
-template <weft_dtype_t D, bool DIGEST, bool FINITE>
-static __device__ __forceinline__ bool direct_tile(const work_t *work, const unit_t *unit, tile_t tile,
-                                                   const uint8_t *stage, uint32_t index, uint32_t turn,
-                                                   shared_t<THREADS> *shared)
-{
-    const place_t at = place_of<THREADS>(unit, tile.place);
-    const uint32_t cols = unit->cols, real_cols = at.real ? cols : 0;
-    const uint32_t first = (threadIdx.x >> unit->log_row_threads) * cols;
-    uint32_t amax;
-    if (!agree_on_amax<D, FINITE>(unit, &at, stage_max<D>(stage, first, &at, real_cols), shared->warp_max[turn],
-                                  &amax)) {
-        release_stage(&shared->ring, index);
-        return false;
-    }
-    const float s = weft_channel_scale(value_f32<D>(amax)), r = weft_div(1.0f, s);
-    if (at.real && at.col == 0)
-        unit->scale[at.row] = s;
-    weft_digest_t sums = {{0, 0}};
-#pragma unroll 1
-    for (uint32_t col = at.col * SPAN; col < real_cols; col += at.step * SPAN) {
-        bool real[SPAN];
-        uint2 codes[SPAN];
-#pragma unroll
-        for (uint32_t j = 0; j < SPAN; j++) {
-            const uint32_t here = col + j * GROUP;
-            real[j] = here < cols;
-            codes[j] = encode_group<D>(stage_group<D>(stage, real[j] ? first + here : 0), s, r);
-            if (DIGEST && real[j])
-                digest_codes(unit, at.row, here, codes[j], &sums);
-        }
-        store_span(unit, (size_t)at.row * cols + col, real, codes);
-    }
-    release_stage(&shared->ring, index);
-    if (DIGEST && unit->flags & UNIT_RIDES)
-        weft_block_partial<THREADS>(&sums, shared->warp_sums[turn], &work->partials[unit->partial + tile.place]);
-    return true;
-}
-
 template <weft_dtype_t D>
 static __device__ __forceinline__ void gather_row(const unit_t *unit, sources_t sources, const place_t *at,
                                                   uint32_t begin, uint4 (&v)[GROUPS])
@@ -167,20 +188,22 @@ static __device__ __forceinline__ void gather_row(const unit_t *unit, sources_t 
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++) {
         uint32_t col = begin + at->col + i * at->step;
-        v[i] = at->real && col < unit->cols ? gather_group<D>(sources, at->row, col, min(unit->cols - col, GROUP))
-                                            : make_uint4(0, 0, 0, 0);
+        v[i] = at->real && col < unit->cols
+                   ? gather_group<D>(sources, at->row, col, min(unit->cols - col, GROUP))
+                   : make_uint4(0, 0, 0, 0);
     }
 }
 
 /* Rows of any length from anywhere. A row that the registers do not hold is read again. */
 template <weft_dtype_t D, bool DIGEST, bool FINITE, uint32_t SIZE>
-static __device__ __noinline__ void gathered_tile(const work_t *work, tile_t tile, shared_t<SIZE> *shared)
+static __device__ __noinline__ void gathered_tile(const work_t *work, shared_t<SIZE> *shared)
 {
-    const unit_t unit_here = work->units[tile.unit], *unit = &unit_here;
-    const place_t at = place_of<SIZE>(unit, tile.place);
+    const uint32_t index = work->tiles[blockIdx.x].unit, place = work->tiles[blockIdx.x].place;
+    const unit_t unit_here = work->units[index], *unit = &unit_here;
+    const place_t at = place_of<SIZE>(unit, place);
     const uint32_t tile_rows = SIZE >> unit->log_row_threads, chunk = at.step * GROUPS, cols = unit->cols;
     const sources_t sources =
-        list_sources<SIZE>(work, unit, tile.place * tile_rows, tile_rows, 0, cols, &shared->listing);
+        list_sources<SIZE>(work, unit, place * tile_rows, tile_rows, 0, cols, &shared->listing);
     uint4 v[GROUPS];
     uint32_t max = 0, finite = 0;
     for (uint32_t begin = 0; begin < cols; begin += chunk) {
@@ -190,15 +213,15 @@ static __device__ __noinline__ void gathered_tile(const work_t *work, tile_t til
             max = group_magnitude(max, v[i]);
             finite = finite_magnitude<D>(finite, v[i]);
             if (FINITE)
-                note_nonfinite<D>(work, tile.unit, unit, at.row, begin + at.col + i * at.step, v[i]);
+                note_nonfinite<D>(work, index, unit, at.row, begin + at.col + i * at.step, v[i]);
         }
     }
     max = __reduce_max_sync(ALL_LANES, larger_half(max));
-    uint32_t amax =
-        row_max<SIZE>(__reduce_max_sync(ALL_LANES, larger_half(finite)), &at, shared->warp_max[0]);
+    uint32_t amax = row_max<SIZE>(__reduce_max_sync(ALL_LANES, larger_half(finite)), &at, shared->warp_max);
     if (unit->row_amax)
         amax = at.real ? unit->row_amax[at.row] : 0;
-    const float s = weft_channel_scale(value_f32<D>(amax)), r = weft_div(1.0f, s);
+    const float s = weft_channel_scale(value_f32<D>(amax));
+    const weft_inverse_t inverse = weft_inverse_of(s);
     if (at.real && at.col == 0)
         unit->scale[at.row] = s;
     weft_digest_t sums = {{0, 0}};
@@ -210,61 +233,47 @@ static __device__ __noinline__ void gathered_tile(const work_t *work, tile_t til
             const uint32_t col = begin + at.col + i * at.step;
             if (!at.real || col >= cols)
                 continue;
-            uint2 codes = max > amax ? divide_group<D>(v[i], s) : encode_group<D>(v[i], s, r);
+            uint2 codes = max > amax ? divide_group<D>(v[i], s) : encode_group<D>(v[i], inverse);
             store_codes(unit, (size_t)at.row * cols + col, min(cols - col, GROUP), codes);
             if (DIGEST)
                 digest_codes(unit, at.row, col, codes, &sums);
         }
     }
     if (DIGEST && unit->flags & UNIT_RIDES)
-        weft_block_partial<SIZE>(&sums, shared->warp_sums[0], &work->partials[unit->partial + tile.place]);
-    weft_sync<SIZE>(); /* shared memory is as a direct tile expects it: not in use */
+        weft_block_partial<SIZE>(&sums, shared->warp_sums, &work->partials[unit->partial + place]);
 }
 
-template <weft_dtype_t D, bool DIGEST, bool FINITE>
-static __global__ void __launch_bounds__(PIPELINE_THREADS, blocks_of<D>)
+template <weft_dtype_t D, bool DIGEST, bool FINITE, uint32_t SIZE>
+static __global__ void __launch_bounds__(SIZE, resident_threads<D> / SIZE)
     fp8_channel(const __grid_constant__ work_t work)
 {
-    extern __shared__ uint8_t dynamic[];
-    __shared__ shared_t<THREADS> shared;
-    uint8_t *stages = align_stages(dynamic);
-    ring_init(&shared.ring);
-    if (threadIdx.x >= THREADS) {
-        fill_ring<D>(&work, &shared.ring, stages, [](const unit_t *unit, uint32_t place) {
-            const uint32_t tile_rows = THREADS >> unit->log_row_threads, row = place * tile_rows;
-            return frame_t{row, 0, min(unit->rows - row, tile_rows), unit->cols, unit->cols};
-        });
+    __shared__ shared_t<SIZE> shared;
+    let_next_launch();
+    const unit_tile_t tile = read_tile(&work);
+    bring_unit(&work, &tile, &shared.unit);
+    if (tile.num_segments && direct_tile<D, DIGEST, FINITE, SIZE>(&work, &tile, &shared))
         return;
-    }
-    drain_ring<D>(
-        &work, &shared.ring, stages,
-        [&](const unit_t *unit, tile_t tile, const uint8_t *stage, uint32_t index, uint32_t turn) {
-            return direct_tile<D, DIGEST, FINITE>(&work, unit, tile, stage, index, turn, &shared);
-        },
-        [&](tile_t tile) { gathered_tile<D, DIGEST, FINITE, THREADS>(&work, tile, &shared); });
+    unit_brought();
+    wait_for_stream();
+    gathered_tile<D, DIGEST, FINITE, SIZE>(&work, &shared);
 }
 
 template <weft_dtype_t D, bool DIGEST, bool FINITE>
-static __global__ void __launch_bounds__(MAX_THREADS, 1) fp8_channel_wide(const __grid_constant__ work_t work)
+static __global__ void __launch_bounds__(WIDE_THREADS, 1)
+    fp8_channel_wide(const __grid_constant__ work_t work)
 {
-    __shared__ shared_t<MAX_THREADS> shared;
-    gathered_tile<D, DIGEST, FINITE, MAX_THREADS>(&work, work.tiles[blockIdx.x], &shared);
+    __shared__ shared_t<WIDE_THREADS> shared;
+    let_next_launch();
+    wait_for_stream();
+    gathered_tile<D, DIGEST, FINITE, WIDE_THREADS>(&work, &shared);
 }
 
-weft_status_t weft_cuda_prepare_fp8_channel(weft_dtype_t dtype)
+weft_status_t weft_cuda_launch_fp8_channel(const work_t *work, weft_dtype_t dtype, uint32_t threads,
+                                           unsigned extras, cudaStream_t stream)
 {
-    for (unsigned extras = 0; extras <= WEFT_CUDA_ALL; extras++)
-        WEFT_TRY(pipeline_prepare(WEFT_CUDA_PICK(fp8_channel, dtype, extras), pipeline_bytes(dtype)));
-    return WEFT_OK;
-}
-
-weft_status_t weft_cuda_launch_fp8_channel(const work_t *work, weft_dtype_t dtype, bool wide, unsigned extras,
-                                           cudaStream_t stream)
-{
-    if (!wide)
-        return pipeline_launch(WEFT_CUDA_PICK(fp8_channel, dtype, extras), work, pipeline_blocks(dtype),
-                               pipeline_bytes(dtype), stream);
-    void (*kernel)(const work_t) = WEFT_CUDA_PICK(fp8_channel_wide, dtype, extras);
-    kernel<<<work->num_tiles, MAX_THREADS, 0, stream>>>(*work);
-    return weft_cuda_status(cudaGetLastError());
+    void (*kernel)(const work_t) =
+        threads == CHANNEL_THREADS ? WEFT_CUDA_PICK(fp8_channel, dtype, extras, CHANNEL_THREADS)
+        : threads == LONG_THREADS  ? WEFT_CUDA_PICK(fp8_channel, dtype, extras, LONG_THREADS)
+                                   : WEFT_CUDA_PICK(fp8_channel_wide, dtype, extras);
+    return launch_tiles(kernel, work, threads, stream);
 }

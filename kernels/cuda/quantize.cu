@@ -1,12 +1,12 @@
 /* Lists of units: checked and flattened for the device once, then launched by range.
  *
  *     units by class (kernel and source dtype)         tiles, class by class
- *     class 0: unit 0, 3, 4                            | u0 0 | u0 1 | u3 0 | u3 1 | u4 0 | ... | u1 0 | u1 1 | ...
+ *     class 0: unit 0, 3, 4                            | u0 0 | u0 1 | u3 0 | u3 1 | ... | u1 0 | u1 1 | ...
  *     class 1: unit 1, 2                                 ^ a range of units is a range of each class's tiles
  */
 #include "kernels/cuda/tile.cuh"
 
-enum { CLASS_CAST, CLASS_BLOCK, CLASS_CHANNEL, CLASS_CHANNEL_WIDE, NUM_SHAPES };
+enum { CLASS_CAST, CLASS_BLOCK, CLASS_CHANNEL, CLASS_CHANNEL_LONG, CLASS_CHANNEL_WIDE, NUM_SHAPES };
 
 constexpr uint32_t NUM_DTYPES = 3;
 constexpr uint32_t NUM_CLASSES = NUM_SHAPES * NUM_DTYPES;
@@ -36,7 +36,7 @@ typedef struct draft {
     uint32_t *next; /* [tensors]: partials given out */
     unit_t *records;
     segment_t *segments;
-    tile_t *tiles;
+    unit_tile_t *tiles;
     uint64_t num_segments, num_tiles;
 } draft_t;
 
@@ -50,9 +50,13 @@ static uint32_t row_threads_log(uint32_t cols)
     return log;
 }
 
-static bool is_wide(uint32_t cols)
+/* Threads of a block of fp8-channel. */
+static uint32_t channel_threads(uint32_t cols)
 {
-    return cols > TILE_ELEMS;
+    const uint32_t each = GROUP * GROUPS;
+    return cols <= each * CHANNEL_THREADS ? CHANNEL_THREADS
+           : cols <= each * LONG_THREADS  ? LONG_THREADS
+                                          : WIDE_THREADS;
 }
 
 static uint32_t shape_of(const weft_cuda_unit_t *u)
@@ -63,7 +67,15 @@ static uint32_t shape_of(const weft_cuda_unit_t *u)
     case WEFT_KERNEL_FP8_BLOCK:
         return CLASS_BLOCK;
     default:
-        return is_wide(u->unit.cols) ? CLASS_CHANNEL_WIDE : CLASS_CHANNEL;
+        break;
+    }
+    switch (channel_threads(u->unit.cols)) {
+    case CHANNEL_THREADS:
+        return CLASS_CHANNEL;
+    case LONG_THREADS:
+        return CLASS_CHANNEL_LONG;
+    default:
+        return CLASS_CHANNEL_WIDE;
     }
 }
 
@@ -82,7 +94,7 @@ static uint32_t tiles_of(const weft_cuda_unit_t *u)
         return 0;
     if (u->kernel != WEFT_KERNEL_FP8_CHANNEL)
         return (uint32_t)(((uint64_t)cols + BLOCK - 1) / BLOCK);
-    uint32_t tile_rows = (is_wide(cols) ? MAX_THREADS : THREADS) >> row_threads_log(cols);
+    uint32_t tile_rows = channel_threads(cols) >> row_threads_log(cols);
     return (rows + tile_rows - 1) / tile_rows;
 }
 
@@ -143,12 +155,6 @@ static bool stores_groups(const weft_cuda_unit_t *u)
     return u->unit.cols % GROUP == 0 && is_aligned(u->unit.out, GROUP * elem_size(u->unit.out_dtype));
 }
 
-/* Whether those of SPAN groups are, and no row ends between them. */
-static bool stores_spans(const weft_cuda_unit_t *u)
-{
-    return u->unit.cols % (SPAN * GROUP) == 0 && is_aligned(u->unit.out, SPAN * GROUP);
-}
-
 static uint64_t out_bytes(const weft_cuda_unit_t *u)
 {
     return (uint64_t)u->unit.rows * u->unit.cols * elem_size(u->unit.out_dtype);
@@ -169,39 +175,30 @@ static segment_t segment_record(const weft_quantize_unit_t *q, const weft_segmen
     };
 }
 
-/* Whether tiles of a unit can come through the pipeline. */
+/* Whether every group of a unit is loaded and stored at once, and in a kernel that has a direct way. */
 static bool is_direct(const weft_cuda_unit_t *u, const segment_t *segments)
 {
-    if (!stores_groups(u) || u->unit.num_segments == 0 || shape_of(u) == CLASS_CHANNEL_WIDE)
+    if (!stores_groups(u) || shape_of(u) == CLASS_CHANNEL_WIDE)
         return false;
     for (uint32_t i = 0; i < u->unit.num_segments; i++) {
-        if (!segments[i].data || !segments[i].aligned || segments[i].cols % GROUP)
+        if (!segments[i].aligned || segments[i].cols % GROUP)
             return false;
     }
     return true;
-}
-
-static bool is_whole(const weft_quantize_unit_t *q, const segment_t *s)
-{
-    return q->num_segments == 1 && s->row == 0 && s->col == 0 && s->rows == q->rows && s->cols == q->cols;
 }
 
 static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
 {
     const weft_cuda_unit_t *u = &draft->units[index];
     const weft_quantize_unit_t *q = &u->unit;
-    segment_t *segments = draft->segments + first_segment;
     for (uint32_t i = 0; i < q->num_segments; i++)
-        segments[i] = segment_record(q, &q->segments[i]);
-    bool direct = is_direct(u, segments), whole = direct && is_whole(q, segments);
+        draft->segments[first_segment + i] = segment_record(q, &q->segments[i]);
     bool rides = u->tensor != WEFT_CUDA_NONE && draft->ride[u->tensor];
     uint64_t out_begin = rides ? (uintptr_t)q->out - (uintptr_t)draft->tensors[u->tensor].data : 0;
     draft->records[index] = unit_t{
-        .src = whole ? segments->data : NULL,
         .out = (uint8_t *)q->out,
         .scale = q->scale,
         .row_amax = q->row_amax,
-        .ld_elems = whole ? segments->ld_elems : 0,
         .rows = q->rows,
         .cols = q->cols,
         .first_segment = (uint32_t)first_segment,
@@ -209,12 +206,64 @@ static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
         .word = (uint32_t)(out_begin / WEFT_DIGEST_WORD_BYTES),
         .partial = 0,
         .flags = (uint8_t)((stores_groups(u) ? UNIT_ALIGNED : 0) | (rides ? UNIT_RIDES : 0) |
-                           (q->allow_nonfinite ? UNIT_ALLOWS : 0) | (direct ? UNIT_DIRECT : 0) |
-                           (stores_spans(u) ? UNIT_SPANS : 0)),
+                           (q->allow_nonfinite ? UNIT_ALLOWS : 0)),
         .profile = (uint8_t)q->profile,
         .out_dtype = (uint8_t)q->out_dtype,
         .log_row_threads = (uint8_t)row_threads_log(q->cols),
     };
+}
+
+/* ---- Its tiles ---- */
+
+/* The rectangle of a unit that a tile is. */
+typedef struct rect {
+    uint32_t row, col, rows, cols;
+} rect_t;
+
+static rect_t rect_of(const weft_cuda_unit_t *u, uint32_t place)
+{
+    uint32_t rows = u->unit.rows, cols = u->unit.cols;
+    if (u->kernel != WEFT_KERNEL_FP8_CHANNEL) {
+        uint32_t rest = cols - place * BLOCK;
+        return rect_t{0, place * BLOCK, rows, rest < BLOCK ? rest : BLOCK};
+    }
+    uint32_t tile_rows = channel_threads(cols) >> row_threads_log(cols), rest = rows - place * tile_rows;
+    return rect_t{place * tile_rows, 0, rest < tile_rows ? rest : tile_rows, cols};
+}
+
+static bool holds(const segment_t *s, rect_t r)
+{
+    return s->data && r.row >= s->row && r.row + r.rows <= s->row + s->rows && r.col >= s->col &&
+           r.col + r.cols <= s->col + s->cols;
+}
+
+/* A tile of a unit, which is direct or not. Even then it is gathered if a warp cannot look through its
+ * segments. */
+static unit_tile_t tile_record(const draft_t *draft, uint32_t index, uint32_t place, bool direct)
+{
+    const weft_cuda_unit_t *u = &draft->units[index];
+    const unit_t *record = &draft->records[index];
+    const segment_t *segments = draft->segments + record->first_segment;
+    const rect_t rect = rect_of(u, place);
+    unit_tile_t tile = {};
+    tile.unit = index, tile.place = place;
+    uint32_t held = 0;
+    while (direct && held < record->num_segments && !holds(&segments[held], rect))
+        held++;
+    const bool by_one = direct && held < record->num_segments;
+    if (!by_one && (!direct || record->num_segments > WARP))
+        return tile;
+    if (by_one) {
+        const segment_t *s = &segments[held];
+        size_t first = (size_t)(rect.row - s->row) * s->ld_elems + (rect.col - s->col);
+        tile.src = s->data + first * elem_size(u->unit.dtype);
+        tile.ld_elems = s->ld_elems;
+    }
+    tile.first_segment = record->first_segment;
+    tile.num_segments = record->num_segments;
+    tile.rows = (uint8_t)rect.rows, tile.cols = (uint16_t)rect.cols;
+    tile.log_row_threads = record->log_row_threads;
+    return tile;
 }
 
 /* ---- The list ---- */
@@ -231,7 +280,8 @@ static weft_status_t find_riders(draft_t *draft)
             continue;
         const weft_cuda_tensor_t *t = &draft->tensors[u->tensor];
         uint64_t begin = (uintptr_t)u->unit.out - (uintptr_t)t->data;
-        bool rides = stores_groups(u) && begin % WEFT_DIGEST_WORD_BYTES == 0 && begin + out_bytes(u) <= t->bytes;
+        bool rides =
+            stores_groups(u) && begin % WEFT_DIGEST_WORD_BYTES == 0 && begin + out_bytes(u) <= t->bytes;
         if (covered[u->tensor] != UINT64_MAX)
             covered[u->tensor] = rides ? covered[u->tensor] + out_bytes(u) : UINT64_MAX;
         draft->ride[u->tensor] += tiles_of(u);
@@ -271,9 +321,11 @@ static void list_tiles(weft_cuda_quantize_t *quantize, draft_t *draft)
         unit_class_t *k = &quantize->classes[c];
         for (uint32_t i = 0; i < k->count; i++) {
             k->first_tile[i] = at;
-            uint32_t tiles = tiles_of(&draft->units[k->units[i]]);
+            const uint32_t unit = k->units[i], tiles = tiles_of(&draft->units[unit]);
+            const bool direct =
+                is_direct(&draft->units[unit], draft->segments + draft->records[unit].first_segment);
             for (uint32_t place = 0; place < tiles; place++)
-                draft->tiles[at++] = tile_t{k->units[i], place};
+                draft->tiles[at++] = tile_record(draft, unit, place, direct);
         }
         k->first_tile[k->count] = at;
     }
@@ -306,7 +358,7 @@ static weft_status_t draft_begin(draft_t *draft)
     draft->next = (uint32_t *)calloc(draft->num_tensors + 1, sizeof *draft->next);
     draft->records = (unit_t *)calloc(draft->num_units + 1, sizeof *draft->records);
     draft->segments = (segment_t *)calloc(draft->num_segments + 1, sizeof *draft->segments);
-    draft->tiles = (tile_t *)calloc(draft->num_tiles + 1, sizeof *draft->tiles);
+    draft->tiles = (unit_tile_t *)calloc(draft->num_tiles + 1, sizeof *draft->tiles);
     bool whole = draft->ride && draft->next && draft->records && draft->segments && draft->tiles;
     return whole ? WEFT_OK : WEFT_ERR_NO_MEMORY;
 }
@@ -332,7 +384,7 @@ static weft_status_t upload(weft_cuda_quantize_t *quantize, const draft_t *draft
     if (status == WEFT_OK)
         status = weft_cuda_upload(draft->segments, draft->num_segments, (segment_t **)&work->segments);
     if (status == WEFT_OK)
-        status = weft_cuda_upload(draft->tiles, draft->num_tiles, (tile_t **)&work->tiles);
+        status = weft_cuda_upload(draft->tiles, draft->num_tiles, (unit_tile_t **)&work->tiles);
     if (status != WEFT_OK)
         return status;
     WEFT_TRY_CUDA(cudaMalloc((void **)&work->keys, result_bytes(quantize)));
@@ -341,36 +393,6 @@ static weft_status_t upload(weft_cuda_quantize_t *quantize, const draft_t *draft
     WEFT_TRY_CUDA(cudaMallocHost((void **)&quantize->refused, sizeof *quantize->refused));
     *quantize->refused = WEFT_CUDA_NONE;
     work->partials = weft_cuda_sums_partials(quantize->sums);
-    return WEFT_OK;
-}
-
-static weft_status_t prepare(const weft_cuda_quantize_t *quantize)
-{
-    for (uint32_t c = 0; c < NUM_CLASSES; c++) {
-        weft_dtype_t dtype = dtypes[c % NUM_DTYPES];
-        if (quantize->classes[c].count == 0)
-            continue;
-        switch (c / NUM_DTYPES) {
-        case CLASS_CAST:
-            WEFT_TRY(weft_cuda_prepare_cast(dtype));
-            break;
-        case CLASS_BLOCK:
-            WEFT_TRY(weft_cuda_prepare_fp8_block(dtype));
-            break;
-        case CLASS_CHANNEL:
-            WEFT_TRY(weft_cuda_prepare_fp8_channel(dtype));
-            break;
-        }
-    }
-    return WEFT_OK;
-}
-
-static weft_status_t count_processors(uint32_t *count)
-{
-    int device, processors;
-    WEFT_TRY_CUDA(cudaGetDevice(&device));
-    WEFT_TRY_CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
-    *count = (uint32_t)processors;
     return WEFT_OK;
 }
 
@@ -387,8 +409,6 @@ static weft_status_t fill(weft_cuda_quantize_t *quantize, draft_t *draft)
     }
     list_tiles(quantize, draft);
     give_partials(quantize, draft);
-    WEFT_TRY(count_processors(&quantize->work.num_processors));
-    WEFT_TRY(prepare(quantize));
     return upload(quantize, draft);
 }
 
@@ -455,8 +475,12 @@ static weft_status_t launch(const work_t *work, uint32_t index, unsigned extras,
         return weft_cuda_launch_cast(work, dtype, extras, stream);
     case CLASS_BLOCK:
         return weft_cuda_launch_fp8_block(work, dtype, extras, stream);
+    case CLASS_CHANNEL:
+        return weft_cuda_launch_fp8_channel(work, dtype, CHANNEL_THREADS, extras, stream);
+    case CLASS_CHANNEL_LONG:
+        return weft_cuda_launch_fp8_channel(work, dtype, LONG_THREADS, extras, stream);
     default:
-        return weft_cuda_launch_fp8_channel(work, dtype, index / NUM_DTYPES == CLASS_CHANNEL_WIDE, extras, stream);
+        return weft_cuda_launch_fp8_channel(work, dtype, WIDE_THREADS, extras, stream);
     }
 }
 
@@ -465,8 +489,8 @@ extern "C" weft_status_t weft_cuda_quantize_begin(weft_cuda_quantize_t *quantize
     return weft_cuda_status(cudaMemsetAsync(quantize->work.keys, 0xFF, result_bytes(quantize), stream));
 }
 
-extern "C" weft_status_t weft_cuda_quantize_run(weft_cuda_quantize_t *quantize, uint32_t first, uint32_t count,
-                                                unsigned extras, weft_cuda_stream_t stream)
+extern "C" weft_status_t weft_cuda_quantize_run(weft_cuda_quantize_t *quantize, uint32_t first,
+                                                uint32_t count, unsigned extras, weft_cuda_stream_t stream)
 {
     if (!weft_cuda_in_range(first, count, quantize->num_units) || extras > WEFT_CUDA_ALL)
         return WEFT_ERR_ARGUMENT;
@@ -474,7 +498,8 @@ extern "C" weft_status_t weft_cuda_quantize_run(weft_cuda_quantize_t *quantize, 
         const unit_class_t *k = &quantize->classes[c];
         if (k->count == 0)
             continue;
-        uint32_t begin = k->first_tile[lower_bound(k, first)], end = k->first_tile[lower_bound(k, first + count)];
+        uint32_t begin = k->first_tile[lower_bound(k, first)],
+                 end = k->first_tile[lower_bound(k, first + count)];
         if (begin == end)
             continue;
         work_t work = quantize->work;
@@ -485,12 +510,12 @@ extern "C" weft_status_t weft_cuda_quantize_run(weft_cuda_quantize_t *quantize, 
     return WEFT_OK;
 }
 
-extern "C" weft_status_t weft_cuda_quantize_finish(weft_cuda_quantize_t *quantize, uint32_t first, uint32_t count,
-                                                   weft_cuda_stream_t stream)
+extern "C" weft_status_t weft_cuda_quantize_finish(weft_cuda_quantize_t *quantize, uint32_t first,
+                                                   uint32_t count, weft_cuda_stream_t stream)
 {
     WEFT_TRY(weft_cuda_sums_finish(quantize->sums, first, count, stream));
-    return weft_cuda_status(cudaMemcpyAsync(quantize->refused, quantize->work.refused, sizeof *quantize->refused,
-                                            cudaMemcpyDeviceToHost, stream));
+    return weft_cuda_status(cudaMemcpyAsync(quantize->refused, quantize->work.refused,
+                                            sizeof *quantize->refused, cudaMemcpyDeviceToHost, stream));
 }
 
 extern "C" const weft_digest_t *weft_cuda_quantize_digests(const weft_cuda_quantize_t *quantize)
@@ -512,7 +537,8 @@ extern "C" weft_status_t weft_cuda_quantize_result(weft_cuda_quantize_t *quantiz
     if (unit >= quantize->num_units)
         return WEFT_ERR_ARGUMENT;
     uint64_t key;
-    WEFT_TRY_CUDA(cudaMemcpyAsync(&key, quantize->work.keys + unit, sizeof key, cudaMemcpyDeviceToHost, stream));
+    WEFT_TRY_CUDA(
+        cudaMemcpyAsync(&key, quantize->work.keys + unit, sizeof key, cudaMemcpyDeviceToHost, stream));
     WEFT_TRY_CUDA(cudaStreamSynchronize(stream));
     *result = weft_quantize_result_t{};
     if (key != UINT64_MAX)

@@ -7,9 +7,9 @@
 #include "kernels/cuda/queue.cuh"
 
 constexpr uint32_t COLS = 128;
-constexpr uint32_t WIDE_COLS = 16384 + 128; /* fp8-channel has a kernel of its own for long rows */
+constexpr uint32_t LONG_COLS = 8192 + 128, WIDE_COLS = 16384 + 128; /* fp8-channel: other kernels for longer rows */
 constexpr size_t SOURCE_BYTES = 4 * WIDE_COLS, OUT_BYTES = 2 * WIDE_COLS, SMALL_BYTES = 1024;
-constexpr uint32_t NUM_DTYPES = 3, NUM_SHAPES = 4, NUM_UNITS = NUM_DTYPES * NUM_SHAPES;
+constexpr uint32_t NUM_DTYPES = 3, NUM_SHAPES = 5, NUM_UNITS = NUM_DTYPES * NUM_SHAPES;
 
 static const weft_dtype_t dtypes[NUM_DTYPES] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
 
@@ -21,6 +21,7 @@ static const struct {
     {WEFT_KERNEL_CAST, WEFT_DTYPE_BF16, COLS},
     {WEFT_KERNEL_FP8_BLOCK, WEFT_DTYPE_F8_E4M3, COLS},
     {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, COLS},
+    {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, LONG_COLS},
     {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, WIDE_COLS},
 };
 

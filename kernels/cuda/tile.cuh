@@ -1,16 +1,15 @@
 /* Units and segments as the device sees them, and how a thread gets its elements.
  *
- * A thread's piece is a *group*: 8 elements side by side in a row, starting at a multiple of 8. As loaded it is 16 or 32
- * bytes; from then on it is 8 values of 16 bits (bf16, or fp16 where the source is fp16), as in kernels/ref/tile.h; as
- * codes it is 8 bytes, one word of the digest.
+ * A thread's piece is a *group*: 8 elements side by side in a row, starting at a multiple of 8. As loaded it
+ * is 16 or 32 bytes; from then on it is 8 values of 16 bits (bf16, or fp16 where the source is fp16), as in
+ * kernels/ref/tile.h; as codes it is 8 bytes, one word of the digest.
  *
- *     direct     aligned segments of whole groups, all finite: copied to shared memory ahead of time (pipeline.cuh), and
- *                then nothing but arithmetic and stores
- *     gathered   everything else, straight to registers. The block first lists in shared memory which segments meet its
- *                tile; a group inside one of them is still one load, any other goes by element
+ *     direct     aligned segments of whole groups, all finite: loads, arithmetic, stores (direct.cuh)
+ *     gathered   everything else. The block first lists in shared memory which segments meet its tile; a
+ *                group inside one of them is still one load, any other goes by element
  *
- * Each kernel is written over `bool DIRECT`. The gathered instance is a function of its own, so that what it needs costs
- * the direct one no registers; a direct tile that meets a NaN or Inf is done again from the start by it.
+ * The gathered way is a function of its own, so that what it needs costs the direct one no registers; a
+ * direct tile that meets a NaN or Inf is done again from the start by it.
  */
 #ifndef WEFT_KERNELS_CUDA_TILE_CUH
 #define WEFT_KERNELS_CUDA_TILE_CUH
@@ -21,21 +20,13 @@
 #include "kernels/cuda/digest.cuh"
 
 constexpr uint32_t GROUP = 8;     /* elements */
-#ifndef WEFT_TUNE_THREADS
-#define WEFT_TUNE_THREADS 512
-#endif
-#ifndef WEFT_TUNE_SPAN
-#define WEFT_TUNE_SPAN 2
-#endif
-constexpr uint32_t THREADS = WEFT_TUNE_THREADS; /* that work on a tile; 1024 for rows of fp8-channel longer than 16384 */
+constexpr uint32_t THREADS = 512; /* that work on a tile; of fp8-channel by the length of its rows */
 constexpr uint32_t TILE_ELEMS = 16384;
 constexpr uint32_t GROUPS = TILE_ELEMS / GROUP / THREADS; /* of a thread */
-constexpr uint32_t SPAN = WEFT_TUNE_SPAN; /* groups side by side whose codes a thread stores at once */
-constexpr uint32_t MAX_THREADS = 1024;
-constexpr uint32_t BLOCK = 128;  /* a tile of fp8-block and of cast is BLOCK x BLOCK */
-constexpr uint32_t LISTED = 64;  /* segments of a tile that fit in shared memory; more are searched where they are */
+constexpr uint32_t BLOCK = 128; /* a tile of fp8-block and of cast is BLOCK x BLOCK */
+constexpr uint32_t LISTED = 64; /* segments of a tile that fit in shared memory; more stay where they are */
 
-static_assert(BLOCK * BLOCK == TILE_ELEMS, "a tile of fp8-block is one of the pipeline's");
+static_assert(BLOCK * BLOCK == TILE_ELEMS, "a tile of fp8-block is one of THREADS threads");
 
 /* ---- Records ---- */
 
@@ -52,16 +43,12 @@ enum {
     UNIT_ALIGNED = 1, /* the codes of a group can be stored at once */
     UNIT_RIDES = 2,   /* the digest of its tensor rides in the pass */
     UNIT_ALLOWS = 4,  /* NaN and Inf */
-    UNIT_DIRECT = 8,  /* tiles come through the pipeline; implies UNIT_ALIGNED */
-    UNIT_SPANS = 16,  /* the codes of SPAN groups can be stored at once, and there is never a lone one */
 };
 
 typedef struct alignas(16) unit {
-    const uint8_t *src; /* element (0, 0) where a direct unit is one segment, else NULL */
     uint8_t *out;
     float *scale;
     const uint16_t *row_amax;
-    uint32_t ld_elems; /* of src */
     uint32_t rows, cols;
     uint32_t first_segment, num_segments;
     uint32_t word;    /* index of the word at `out` in its tensor's digest */
@@ -72,21 +59,36 @@ typedef struct alignas(16) unit {
 
 static_assert(sizeof(unit_t) == 64, "four 16-byte loads");
 
+/* A tile of pack and of amax. */
 typedef struct alignas(8) tile {
     uint32_t unit;
     uint32_t place; /* which tile of the unit */
 } tile_t;
 
-/* What the kernels are launched with. */
+/* A tile of a unit: what its loads need, so that they wait for no other record. */
+typedef struct alignas(16) unit_tile {
+    const uint8_t *src; /* its first element where one segment holds all of it, else NULL */
+    uint32_t ld_elems;  /* of src */
+    uint32_t unit;
+    uint32_t place;         /* which tile of the unit */
+    uint32_t first_segment; /* of the unit */
+    uint32_t num_segments;  /* 0: gathered */
+    uint16_t cols;          /* that are real; 0: gathered */
+    uint8_t rows;
+    uint8_t log_row_threads;
+} unit_tile_t;
+
+static_assert(sizeof(unit_tile_t) == 32, "two 16-byte loads, one sector");
+
+/* What the kernels are launched with, a block a tile. */
 typedef struct work {
-    const tile_t *tiles;
+    const unit_tile_t *tiles;
     uint32_t num_tiles;
     const unit_t *units;
     const segment_t *segments;
     weft_digest_t *partials;
     unsigned long long *keys; /* [units]: row << 32 | col of the first NaN or Inf */
     unsigned *refused;        /* the first unit that is refused */
-    uint32_t num_processors;
 } work_t;
 
 /* ---- Values ---- */
@@ -192,7 +194,8 @@ static __device__ __forceinline__ const segment_t *find_segment(sources_t source
 }
 
 template <weft_dtype_t D>
-static __device__ __forceinline__ uint4 gather_elements(sources_t sources, uint32_t row, uint32_t col, uint32_t count)
+static __device__ __forceinline__ uint4 gather_elements(sources_t sources, uint32_t row, uint32_t col,
+                                                        uint32_t count)
 {
     uint64_t low = 0, high = 0;
 #pragma unroll 1
@@ -210,13 +213,15 @@ static __device__ __forceinline__ uint4 gather_elements(sources_t sources, uint3
 
 /* A group of at most GROUP real elements, from whatever segments hold it; zeros where there is none. */
 template <weft_dtype_t D>
-static __device__ __forceinline__ uint4 gather_group(sources_t sources, uint32_t row, uint32_t col, uint32_t count)
+static __device__ __forceinline__ uint4 gather_group(sources_t sources, uint32_t row, uint32_t col,
+                                                     uint32_t count)
 {
     const segment_t *s = find_segment(sources, row, col);
     if (s && s->aligned && count == GROUP && col - s->col + GROUP <= s->cols) {
         if (!s->data)
             return make_uint4(0, 0, 0, 0);
-        return load_group<D>(s->data + ((size_t)(row - s->row) * s->ld_elems + (col - s->col)) * elem_bytes<D>());
+        return load_group<D>(s->data +
+                             ((size_t)(row - s->row) * s->ld_elems + (col - s->col)) * elem_bytes<D>());
     }
     return gather_elements<D>(sources, row, col, count);
 }
@@ -234,7 +239,6 @@ static __device__ __forceinline__ sources_t list_sources(const work_t *work, con
                                                          listing_t *listing)
 {
     const segment_t *all = work->segments + unit->first_segment;
-    weft_sync<SIZE>(); /* what the tile before left in shared memory is done with */
     if (threadIdx.x == 0)
         listing->count = 0;
     weft_sync<SIZE>();
@@ -301,7 +305,8 @@ static __device__ __forceinline__ void note_nonfinite(const work_t *work, uint32
 /* ---- Stores ---- */
 
 /* Store the codes of a group, of which `count` are real. */
-static __device__ __forceinline__ void store_codes(const unit_t *unit, size_t offset, uint32_t count, uint2 codes)
+static __device__ __forceinline__ void store_codes(const unit_t *unit, size_t offset, uint32_t count,
+                                                   uint2 codes)
 {
     if (unit->flags & UNIT_ALIGNED) {
         weft_store8(unit->out + offset, codes);
@@ -314,24 +319,8 @@ static __device__ __forceinline__ void store_codes(const unit_t *unit, size_t of
     }
 }
 
-/* Store the codes of a direct unit's groups side by side, as far as they are real. */
-static __device__ __forceinline__ void store_span(const unit_t *unit, size_t offset, const bool (&real)[SPAN],
-                                                  const uint2 (&codes)[SPAN])
-{
-    if (SPAN == 2 && unit->flags & UNIT_SPANS) {
-        if (real[0])
-            weft_store16(unit->out + offset, make_uint4(codes[0].x, codes[0].y, codes[SPAN - 1].x, codes[SPAN - 1].y));
-        return;
-    }
-#pragma unroll
-    for (uint32_t i = 0; i < SPAN; i++) {
-        if (real[i])
-            weft_store8(unit->out + offset + i * GROUP, codes[i]);
-    }
-}
-
-static __device__ __forceinline__ void digest_codes(const unit_t *unit, uint32_t row, uint32_t col, uint2 codes,
-                                                    weft_digest_t *sums)
+static __device__ __forceinline__ void digest_codes(const unit_t *unit, uint32_t row, uint32_t col,
+                                                    uint2 codes, weft_digest_t *sums)
 {
     uint32_t index = unit->word + row * (unit->cols / GROUP) + col / GROUP;
     weft_digest_add(codes.x | (uint64_t)codes.y << 32, index, sums);
@@ -339,27 +328,25 @@ static __device__ __forceinline__ void digest_codes(const unit_t *unit, uint32_t
 
 /* ---- Launchers, one file each ---- */
 
-/* Let the instances of a kernel for a source dtype use the shared memory they need; once, before any launch. */
-weft_status_t weft_cuda_prepare_cast(weft_dtype_t dtype);
-weft_status_t weft_cuda_prepare_fp8_block(weft_dtype_t dtype);
-weft_status_t weft_cuda_prepare_fp8_channel(weft_dtype_t dtype);
-
-weft_status_t weft_cuda_launch_cast(const work_t *work, weft_dtype_t dtype, unsigned extras, cudaStream_t stream);
+weft_status_t weft_cuda_launch_cast(const work_t *work, weft_dtype_t dtype, unsigned extras,
+                                    cudaStream_t stream);
 weft_status_t weft_cuda_launch_fp8_block(const work_t *work, weft_dtype_t dtype, unsigned extras,
                                          cudaStream_t stream);
-/* `wide`: blocks of MAX_THREADS, for rows longer than THREADS threads hold. */
-weft_status_t weft_cuda_launch_fp8_channel(const work_t *work, weft_dtype_t dtype, bool wide, unsigned extras,
-                                           cudaStream_t stream);
+weft_status_t weft_cuda_launch_fp8_channel(const work_t *work, weft_dtype_t dtype, uint32_t threads,
+                                           unsigned extras, cudaStream_t stream);
+
+/* fp8-channel: the threads of a block, by the length of rows. The first two hold whole rows in registers. */
+constexpr uint32_t CHANNEL_THREADS = 256, LONG_THREADS = 512, WIDE_THREADS = 1024;
 
 /* The instance of a kernel template for a source dtype and extras. KERNEL<dtype, digest, finite, ...> */
-#define WEFT_CUDA_PICK_EXTRAS(KERNEL, D, extras, ...)                                                                  \
-    ((extras) == WEFT_CUDA_ALL      ? KERNEL<D, true, true __VA_OPT__(, ) __VA_ARGS__>                                 \
-     : (extras) == WEFT_CUDA_DIGEST ? KERNEL<D, true, false __VA_OPT__(, ) __VA_ARGS__>                                \
-     : (extras) == WEFT_CUDA_FINITE ? KERNEL<D, false, true __VA_OPT__(, ) __VA_ARGS__>                                \
+#define WEFT_CUDA_PICK_EXTRAS(KERNEL, D, extras, ...)                                                        \
+    ((extras) == WEFT_CUDA_ALL      ? KERNEL<D, true, true __VA_OPT__(, ) __VA_ARGS__>                       \
+     : (extras) == WEFT_CUDA_DIGEST ? KERNEL<D, true, false __VA_OPT__(, ) __VA_ARGS__>                      \
+     : (extras) == WEFT_CUDA_FINITE ? KERNEL<D, false, true __VA_OPT__(, ) __VA_ARGS__>                      \
                                     : KERNEL<D, false, false __VA_OPT__(, ) __VA_ARGS__>)
-#define WEFT_CUDA_PICK(KERNEL, dtype, extras, ...)                                                                     \
-    ((dtype) == WEFT_DTYPE_F32   ? WEFT_CUDA_PICK_EXTRAS(KERNEL, WEFT_DTYPE_F32, extras, __VA_ARGS__)                  \
-     : (dtype) == WEFT_DTYPE_F16 ? WEFT_CUDA_PICK_EXTRAS(KERNEL, WEFT_DTYPE_F16, extras, __VA_ARGS__)                  \
+#define WEFT_CUDA_PICK(KERNEL, dtype, extras, ...)                                                           \
+    ((dtype) == WEFT_DTYPE_F32   ? WEFT_CUDA_PICK_EXTRAS(KERNEL, WEFT_DTYPE_F32, extras, __VA_ARGS__)        \
+     : (dtype) == WEFT_DTYPE_F16 ? WEFT_CUDA_PICK_EXTRAS(KERNEL, WEFT_DTYPE_F16, extras, __VA_ARGS__)        \
                                  : WEFT_CUDA_PICK_EXTRAS(KERNEL, WEFT_DTYPE_BF16, extras, __VA_ARGS__))
 
 #endif

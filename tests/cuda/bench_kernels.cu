@@ -1,6 +1,6 @@
 /* How fast the CUDA kernels are, each beside a device copy of the same bytes (read plus written) in the same run.
  *
- *     bench_kernels [--quick] [--samples N] [--shape NAME]
+ *     bench_kernels [--quick | --all] [--samples N] [--shape NAME]
  *
  * A sample runs one operation over every buffer set of a shape; the sets together are many times the L2. `layer`: one
  * launch (or one copy) a set, as when layers arrive one by one; `run`: one launch (or one copy) over all of them, as when
@@ -10,11 +10,17 @@
  *
  *     GB/s    bytes read + bytes written over the median          ratio   median of the copy over that of the operation
  *     #wrong  bytes, and digests, that differ from kernels/ref in the first set
+ *
+ * At the end, for each scheme, the least ratio over the shapes; and how sources in pieces compare with whole ones.
+ * `--quick`: the fp8 kernels on whole sources only. `--all`: every profile, the finite check by itself, each kernel bare
+ * too.
  */
 #include <math.h>
 
 #include <algorithm>
+#include <map>
 #include <string>
+#include <tuple>
 
 #include "fixture.cuh"
 
@@ -30,8 +36,8 @@ typedef struct shape {
 static const shape_t shapes[] = {
     {"qkv", 6144, 4096}, {"o", 4096, 4096}, {"gate_up", 24576, 4096}, {"down", 4096, 12288}};
 
-static int samples = 60;
-static bool quick;
+static int samples = 30;
+static bool quick, everything;
 
 /* ---- Data ---- */
 
@@ -285,29 +291,50 @@ static long count_wrong(const void *device, const void *host, size_t bytes)
     return wrong;
 }
 
-static long wrong_quantize(const op_t *op, const sets_t *s)
+/* What kernels/ref makes of the first set; kept for the operations of a shape that must give the same. */
+typedef struct expected {
+    std::vector<uint8_t> out;
+    std::vector<float> scale;
+    weft_digest_t out_digest, scale_digest;
+} expected_t;
+
+static std::map<std::tuple<int, int, int, bool>, expected_t> expectations;
+
+static const expected_t *expect(const op_t *op, const sets_t *s)
 {
-    size_t out_bytes = s->elems * weft_dtype_bytes(op->out_dtype), scales = scale_count(op, s);
-    std::vector<uint8_t> out(out_bytes);
-    std::vector<float> scale(scales);
+    const auto key = std::make_tuple((int)op->kernel, (int)op->profile, (int)op->out_dtype, op->given);
+    const auto found = expectations.find(key);
+    if (found != expectations.end())
+        return &found->second;
+    expected_t *e = &expectations[key];
+    e->out.resize(s->elems * weft_dtype_bytes(op->out_dtype));
+    e->scale.resize(op->kernel == WEFT_KERNEL_CAST ? 0 : scale_count(op, s));
     std::vector<uint16_t> amax(s->shape.rows);
     CUDA(cudaMemcpy(amax.data(), s->amax[0], amax.size() * 2, cudaMemcpyDeviceToHost));
     std::vector<std::vector<weft_segment_t>> segments;
     op_t whole = *op;
     whole.cut_rows = whole.cut_cols = 0;
     for (weft_cuda_unit_t &u :
-         units_of(&whole, s, s->host.data(), out.data(), scale.data(), amax.data(), 0, &segments)) {
+         units_of(&whole, s, s->host.data(), e->out.data(), e->scale.data(), amax.data(), 0, &segments)) {
         weft_quantize_result_t result;
         WEFT(weft_kernels_find("ref")->quantize[op->kernel](&u.unit, &result));
     }
-    long wrong = count_wrong(s->out[0], out.data(), out_bytes);
+    e->out_digest = ref_digest(e->out.data(), e->out.size());
+    e->scale_digest = ref_digest(e->scale.data(), e->scale.size() * sizeof(float));
+    return e;
+}
+
+static long wrong_quantize(const op_t *op, const sets_t *s)
+{
+    const expected_t *e = expect(op, s);
+    long wrong = count_wrong(s->out[0], e->out.data(), e->out.size());
     if (op->kernel != WEFT_KERNEL_CAST)
-        wrong += count_wrong(s->scale[0], scale.data(), scales * 4);
+        wrong += count_wrong(s->scale[0], e->scale.data(), e->scale.size() * sizeof(float));
     if (op->extras & WEFT_CUDA_DIGEST) {
         const weft_digest_t *digests = weft_cuda_quantize_digests((const weft_cuda_quantize_t *)op->list);
-        wrong += !same_digest(digests[0], ref_digest(out.data(), out_bytes));
+        wrong += !same_digest(digests[0], e->out_digest);
         if (op->kernel != WEFT_KERNEL_CAST)
-            wrong += !same_digest(digests[1], ref_digest(scale.data(), scales * 4));
+            wrong += !same_digest(digests[1], e->scale_digest);
     }
     return wrong;
 }
@@ -360,14 +387,64 @@ static float percentile(std::vector<float> v, double p)
     return v[rank > 0 ? rank - 1 : 0];
 }
 
+static double rate_of(const op_t *op, const sets_t *s)
+{
+    return (op->read + op->written) * (double)s->elems / percentile(op->us, 0.5);
+}
+
+static const char *with_of(const op_t *op)
+{
+    return op->extras == WEFT_CUDA_ALL ? "full" : op->extras ? "part" : "bare";
+}
+
 static void print_op(const op_t *op, const sets_t *s, const op_t *copy)
 {
-    double p50 = percentile(op->us, 0.5), p99 = percentile(op->us, 0.99), copy50 = percentile(copy->us, 0.5);
-    double bytes = (op->read + op->written) * (double)s->elems;
-    double copy_rate = (copy->read + copy->written) * (double)s->elems / copy50, rate = bytes / p50;
     printf("%-12s %-10s %-8s %-10s %-6s %-5s %8.0f %7.3f %9.2f %9.2f %7ld\n", op->name, op->profile_name, s->shape.name,
-           op->source, op->run ? "run" : "layer", op->extras == WEFT_CUDA_ALL ? "full" : op->extras ? "part" : "bare", rate * 1e-3,
-           rate / copy_rate, p50, p99, op->wrong);
+           op->source, op->run ? "run" : "layer", with_of(op), rate_of(op, s) * 1e-3, rate_of(op, s) / rate_of(copy, s),
+           percentile(op->us, 0.5), percentile(op->us, 0.99), op->wrong);
+}
+
+/* The least ratio of a kind of operation over the shapes. */
+typedef struct least {
+    double ratio;
+    const char *shape;
+} least_t;
+
+static std::map<std::string, least_t> summary;
+
+static void note_least(const std::string &what, double ratio, const char *shape)
+{
+    const auto at = summary.find(what);
+    if (at == summary.end() || ratio < at->second.ratio)
+        summary[what] = least_t{ratio, shape};
+}
+
+/* An fp8 kernel that finds everything itself, on whole sources. */
+static bool is_plain_fp8(const op_t *op)
+{
+    return op->kind == OP_QUANTIZE && op->kernel != WEFT_KERNEL_CAST && !op->given && !op->cut_rows && !op->cut_cols;
+}
+
+/* Beside the copy; a source in pieces beside the whole one, under the same launch. */
+static void note_op(const op_t *op, const sets_t *s, const std::vector<op_t> *ops, const op_t *copy)
+{
+    if (is_plain_fp8(op)) {
+        note_least(std::string(op->name) + ", " + with_of(op) + ", " + (op->run ? "run" : "layer") + ": of a copy",
+                   rate_of(op, s) / rate_of(copy, s), s->shape.name);
+        return;
+    }
+    for (const op_t &whole : *ops) {
+        if (op->cut_rows + op->cut_cols > 0 && is_plain_fp8(&whole) && whole.kernel == op->kernel &&
+            whole.profile <= WEFT_PROFILE_IEEE && whole.extras == op->extras && whole.run == op->run)
+            note_least(std::string(op->name) + ", " + op->source + ": of whole", rate_of(op, s) / rate_of(&whole, s),
+                       s->shape.name);
+    }
+}
+
+static void print_summary(void)
+{
+    for (const auto &[what, least] : summary)
+        printf("# least: %-40s %.3f (%s)\n", what.c_str(), least.ratio, least.shape);
 }
 
 static op_t quantize_op(const char *name, weft_kernel_id_t kernel, weft_profile_t profile, const char *profile_name,
@@ -403,10 +480,10 @@ static std::vector<op_t> list_ops(const shape_t *shape)
     ops.push_back(copy);
     for (unsigned extras : {0u, (unsigned)WEFT_CUDA_FINITE, (unsigned)WEFT_CUDA_ALL}) {
         bool part = extras == WEFT_CUDA_FINITE;
-        if (part && quick)
+        if (part && !everything)
             continue;
         ops.push_back(quantize_op("fp8-block", block, WEFT_PROFILE_IEEE, "ieee", extras));
-        if (!part && !quick) {
+        if (!part && everything) {
             ops.push_back(quantize_op("fp8-block", block, WEFT_PROFILE_VLLM, "vllm", extras));
             ops.push_back(quantize_op("fp8-block", block, WEFT_PROFILE_POW2, "pow2", extras));
         }
@@ -421,19 +498,22 @@ static std::vector<op_t> list_ops(const shape_t *shape)
     ops.push_back(given);
     for (weft_kernel_id_t kernel : {block, channel}) {
         const char *name = kernel == block ? "fp8-block" : "fp8-channel";
-        op_t cut = quantize_op(name, kernel, WEFT_PROFILE_DEFAULT, "-", WEFT_CUDA_ALL);
+        op_t cut = kernel == block ? quantize_op(name, kernel, WEFT_PROFILE_IEEE, "ieee", WEFT_CUDA_ALL)
+                                   : quantize_op(name, kernel, WEFT_PROFILE_DEFAULT, "-", WEFT_CUDA_ALL);
         cut.source = "28 rows", cut.cut_rows = 28;
         ops.push_back(cut);
         cut.source = "8 columns", cut.cut_rows = 0, cut.cut_cols = shape->cols / 8;
         ops.push_back(cut);
     }
-    ops.push_back(quantize_op("cast", WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT, "bf16", 0));
     ops.push_back(quantize_op("cast", WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT, "bf16", WEFT_CUDA_ALL));
-    op_t f16 = quantize_op("cast", WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT, "fp16", WEFT_CUDA_ALL);
-    f16.out_dtype = WEFT_DTYPE_F16;
-    ops.push_back(f16);
-    ops.push_back(plain_op(OP_PACK, "pack", 2, 2, 0));
     ops.push_back(plain_op(OP_PACK, "pack", 2, 2, WEFT_CUDA_ALL));
+    if (everything) {
+        ops.push_back(quantize_op("cast", WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT, "bf16", 0));
+        op_t f16 = quantize_op("cast", WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT, "fp16", WEFT_CUDA_ALL);
+        f16.out_dtype = WEFT_DTYPE_F16;
+        ops.push_back(f16);
+        ops.push_back(plain_op(OP_PACK, "pack", 2, 2, 0));
+    }
     op_t digest = plain_op(OP_DIGEST, "digest", 2, 0, WEFT_CUDA_DIGEST);
     digest.run = true;
     ops.push_back(digest);
@@ -445,6 +525,8 @@ static std::vector<op_t> list_ops(const shape_t *shape)
             ops.push_back(op);
         }
     }
+    if (quick)
+        std::erase_if(ops, [](const op_t &op) { return op.kind != OP_COPY && !is_plain_fp8(&op); });
     return ops;
 }
 
@@ -452,6 +534,7 @@ static long bench_shape(const shape_t *shape)
 {
     sets_t sets;
     sets_create(&sets, *shape);
+    expectations.clear();
     std::vector<op_t> ops = list_ops(shape);
     long wrong = 0;
     for (op_t &op : ops) {
@@ -478,8 +561,10 @@ static long bench_shape(const shape_t *shape)
     }
     for (op_t &op : ops) {
         print_op(&op, &sets, &ops[op.run ? 1 : 0]);
-        op_destroy(&op);
+        note_op(&op, &sets, &ops, &ops[op.run ? 1 : 0]);
     }
+    for (op_t &op : ops)
+        op_destroy(&op);
     CUDA(cudaEventDestroy(begin));
     CUDA(cudaEventDestroy(end));
     CUDA(cudaStreamDestroy(stream));
@@ -493,12 +578,14 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--quick") == 0)
             quick = true;
+        else if (strcmp(argv[i], "--all") == 0)
+            everything = true;
         else if (strcmp(argv[i], "--samples") == 0 && i + 1 < argc)
             samples = std::max(1, atoi(argv[++i]));
         else if (strcmp(argv[i], "--shape") == 0 && i + 1 < argc)
             only = argv[++i];
         else
-            return printf("usage: bench_kernels [--quick] [--samples N] [--shape NAME]\n"), 2;
+            return printf("usage: bench_kernels [--quick | --all] [--samples N] [--shape NAME]\n"), 2;
     }
     require_gpu();
     random_begin();
@@ -517,6 +604,7 @@ int main(int argc, char **argv)
         if (!only || strcmp(only, shape.name) == 0)
             wrong += bench_shape(&shape);
     }
+    print_summary();
     printf("# %ld wrong\n", wrong);
     return wrong != 0;
 }

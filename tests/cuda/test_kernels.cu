@@ -5,8 +5,10 @@
  */
 #include <math.h>
 
+#include <algorithm>
+
 #include "fixture.cuh"
-#include "kernels/cuda/fp8_channel.cuh"
+#include "kernels/cuda/quotient.h"
 #include "kernels/cuda/tile.cuh"
 
 /* ---- Elements: every value there is ---- */
@@ -46,10 +48,11 @@ static __global__ void sweep_small(unsigned long long *wrong)
 template <weft_dtype_t D> static __global__ void sweep_quotient(unsigned long long *wrong)
 {
     uint32_t amax = blockIdx.x;
-    float s = weft_channel_scale(value_f32<D>(amax)), r = weft_div(1.0f, s);
+    float s = weft_channel_scale(value_f32<D>(amax));
+    weft_inverse_t inverse = weft_inverse_of(s);
     for (uint32_t i = threadIdx.x; i <= 2 * amax + 1; i += blockDim.x) {
         float x = value_f32<D>(i / 2 | (i & 1) << 15);
-        if ((e4m3_pair(weft_cuda_quotient(x, s, r), 0.0f) & 0xFF) != weft_channel_code(x, s))
+        if ((e4m3_pair(weft_quotient(x, inverse), 0.0f) & 0xFF) != weft_channel_code(x, s))
             atomicAdd(wrong, 1);
     }
 }
@@ -144,6 +147,7 @@ typedef struct request {
     uint32_t splits;  /* of the source into segments */
     bool aligned;     /* sources at multiples of 16 bytes, else of the element */
     int amax;         /* 0: find it; 1: given; 2: given, and too small for some rows */
+    uint32_t piece_rows, piece_cols; /* cut into a grid of these first; 0: not */
 } request_t;
 
 /* One unit, on the host and on the device. */
@@ -203,7 +207,14 @@ static void place_segment(trial_t *t, weft_segment_t segment)
 /* Split random segments across or along, shuffle, and place them. */
 static void cut(trial_t *t)
 {
-    std::vector<weft_segment_t> list = {{NULL, 0, 0, 0, t->matrix.rows, t->matrix.cols}};
+    std::vector<weft_segment_t> list;
+    const uint32_t rows = t->matrix.rows, cols = t->matrix.cols;
+    const uint32_t down = t->request.piece_rows ? t->request.piece_rows : rows;
+    const uint32_t right = t->request.piece_cols ? t->request.piece_cols : cols;
+    for (uint32_t row = 0; row < rows; row += down) {
+        for (uint32_t col = 0; col < cols; col += right)
+            list.push_back({NULL, 0, row, col, std::min(down, rows - row), std::min(right, cols - col)});
+    }
     for (uint32_t i = 0; i < t->request.splits; i++) {
         uint32_t which = random_in(0, (uint32_t)list.size() - 1);
         weft_segment_t a = list[which], b = a;
@@ -492,7 +503,7 @@ static void test_long_rows(void)
     for (uint32_t cols : {2048u, 2056u, 4096u, 8200u, 16384u, 16392u, 16391u, 32768u, 65536u, 65544u, 140001u}) {
         for (int variant = 0; variant < 4; variant++) {
             std::vector<trial_t> trials(1);
-            request_t r = {WEFT_KERNEL_FP8_CHANNEL, WEFT_PROFILE_DEFAULT, WEFT_DTYPE_F8_E4M3, 0, false, 0};
+            request_t r = {WEFT_KERNEL_FP8_CHANNEL, WEFT_PROFILE_DEFAULT, WEFT_DTYPE_F8_E4M3, 0, false, 0, 0, 0};
             r.splits = variant == 1 ? 9 : 0;
             r.aligned = variant != 3;
             r.amax = variant == 2;
@@ -502,6 +513,41 @@ static void test_long_rows(void)
         }
     }
     printf("ok  long rows\n");
+}
+
+/* Units in pieces as shards cut them, few and many; the right end and a strip of rows are padding. */
+static void test_shards(void)
+{
+    static const struct {
+        uint32_t rows, cols; /* of a piece */
+    } cuts[] = {{28, 4096}, {128, 512}, {128, 8}, {28, 1024}, {1, 4096}, {16, 64}};
+    static const weft_kernel_id_t kernels[] = {WEFT_KERNEL_CAST, WEFT_KERNEL_FP8_BLOCK, WEFT_KERNEL_FP8_CHANNEL};
+    static const struct {
+        weft_dtype_t dtype;
+        uint32_t cols;
+    } matrices[] = {{WEFT_DTYPE_BF16, 200}, {WEFT_DTYPE_F32, 1096}, {WEFT_DTYPE_F16, 4096}, {WEFT_DTYPE_BF16, 9000}};
+    for (auto [dtype, cols] : matrices) {
+        std::vector<trial_t> trials;
+        for (int i = 0; i < 18; i++) {
+            request_t r = {kernels[i % 3], WEFT_PROFILE_DEFAULT, WEFT_DTYPE_F8_E4M3, 0, true, i % 2, 0, 0};
+            if (r.kernel == WEFT_KERNEL_CAST)
+                r.out_dtype = WEFT_DTYPE_F16;
+            if (r.kernel == WEFT_KERNEL_FP8_BLOCK && i > 8)
+                r.profile = WEFT_PROFILE_VLLM_POW2;
+            r.piece_rows = cuts[i / 3].rows, r.piece_cols = cuts[i / 3].cols;
+            matrix_t m = random_matrix(dtype, 128, cols, FILL_FINITE);
+            for (uint32_t row = 0; row < m.rows; row++) {
+                for (uint32_t col = row / 28 == 2 ? 0 : cols - 40; col < cols; col++)
+                    set_element(&m, (size_t)row * cols + col, 0);
+            }
+            trials.emplace_back();
+            trial_begin(&trials.back(), r, std::move(m));
+        }
+        check_list(&trials, false, false);
+        for (trial_t &t : trials)
+            trial_end(&t);
+    }
+    printf("ok  shards\n");
 }
 
 /* A tensor of several units, in one grid: places, partials and words of the digest must all line up. */
@@ -764,6 +810,7 @@ int main(int argc, char **argv)
     test_every_value(WEFT_DTYPE_F16);
     test_tensor_of_units();
     test_long_rows();
+    test_shards();
     test_pack();
     test_amax();
     test_shared_amax();
