@@ -15,6 +15,7 @@ static const struct {
     {"plan", command_plan, "who sends what to whom, what it costs, and what does not fit"},
     {"quantize", command_quantize, "the kernel-format files of a rollout, offline: the same bytes as a sync"},
     {"verify", command_verify, "compare two checkpoints or dumps byte for byte"},
+    {"bench", command_bench, "sweeps: quantize, swap, broadcast, sync; each figure beside its bare counterpart"},
 };
 
 #define NUM_COMMANDS (sizeof commands / sizeof commands[0])

@@ -6,6 +6,8 @@
 #include "src/base/error.h"
 #include "transport/transport.h"
 
+#define IPC_BUDGET_BYTES (UINT64_C(1) << 40)
+
 /* ---- the choice ---- */
 
 static uint32_t count_gpus(void)
@@ -60,8 +62,10 @@ weft_status_t run_choose(run_job_t *job, weft_error_t *error)
     bool ipc = strcmp(o->transport, "ipc") == 0;
     job->memory = wants_gpu || (ipc && gpus && strcmp(o->memory, "host") != 0) ? "cuda" : "host";
     job->device = mine ? (int)(local % mine) : -1;
-    if (ipc) /* needs no communicators */
+    if (ipc) { /* needs no communicators, and stages nothing: all units in two rounds */
         o->plan.max_groups = UINT32_MAX;
+        o->plan.budget_bytes = o->plan.budget_bytes ? o->plan.budget_bytes : IPC_BUDGET_BYTES;
+    }
     return WEFT_OK;
 }
 
