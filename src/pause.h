@@ -1,17 +1,21 @@
 /* How a progress thread rests when nothing moved: it looks again at once a few times, then gives the core
  * away for longer and longer, so that a waiting transfer neither burns a core that decodes nor adds much to
- * each hop. */
+ * each hop. With work on a GPU it looks on for some milliseconds: a sleep is longer than a launch. */
 #ifndef WEFT_PAUSE_H
 #define WEFT_PAUSE_H
 
 #include <sched.h>
+#include <stdbool.h>
 
 #include "src/base/clock.h"
 
 #define WEFT_PAUSE_YIELDS 16u
 #define WEFT_PAUSE_MAX_US 200u
 
+#define WEFT_PAUSE_EAGER_YIELDS 20000u
+
 typedef struct weft_pause {
+    bool eager; /* a GPU works, its host has cores to spare */
     unsigned idle;
 } weft_pause_t;
 
@@ -22,11 +26,12 @@ static inline void weft_pause_moved(weft_pause_t *pause)
 
 static inline void weft_pause_rest(weft_pause_t *pause)
 {
-    if (pause->idle++ < WEFT_PAUSE_YIELDS) {
+    unsigned yields = pause->eager ? WEFT_PAUSE_EAGER_YIELDS : WEFT_PAUSE_YIELDS;
+    if (pause->idle++ < yields) {
         sched_yield();
         return;
     }
-    uint64_t us = (uint64_t)(pause->idle - WEFT_PAUSE_YIELDS) * 5;
+    uint64_t us = (uint64_t)(pause->idle - yields) * 5;
     weft_sleep_us(us < WEFT_PAUSE_MAX_US ? us : WEFT_PAUSE_MAX_US);
 }
 

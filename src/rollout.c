@@ -308,7 +308,7 @@ static weft_status_t turn(weft_rollout_t *r, bool *moved, weft_error_t *error)
 
 static weft_status_t move_version(weft_rollout_t *r, weft_error_t *error)
 {
-    weft_pause_t pause = {0};
+    weft_pause_t pause = {.eager = !r->queue->ops->synchronous};
     while (!transfer_over(r)) {
         bool moved = false;
         weft_transfer_obey_all(r->session, &r->transfer);

@@ -15,6 +15,13 @@ static void note_swapped(weft_rollout_t *r, uint64_t version, uint64_t at_step, 
     r->pending_stats.update_us = weft_now_us() - r->started_us;
     r->stats = r->pending_stats;
     r->spans[r->num_spans++ % WEFT_ROLLOUT_SPANS] = (weft_version_span_t){version, at_step};
+    pthread_mutex_unlock(&r->session->mutex);
+}
+
+/* Whoever waits for the word looks at it again. */
+static void wake_steps(weft_rollout_t *r)
+{
+    pthread_mutex_lock(&r->session->mutex);
     pthread_cond_broadcast(&r->session->step_cond);
     pthread_mutex_unlock(&r->session->mutex);
 }
@@ -33,9 +40,10 @@ void weft_rollout_swap_if_due(weft_rollout_t *r)
     weft_status_t status = weft_weights_swap(r->weights, r->stream, &error);
     uint64_t swap_us = (weft_now_ns() - start) / 1000;
     weft_session_span(r->session, "swap", start, version, 0);
-    weft_guard_swap_end(&r->session->guard, status == WEFT_OK);
-    if (status == WEFT_OK)
+    if (status == WEFT_OK) /* before anyone can see that the version is live */
         note_swapped(r, version, at_step, swap_us);
+    weft_guard_swap_end(&r->session->guard, status == WEFT_OK);
+    wake_steps(r);
     weft_event_t event = {.type = status == WEFT_OK ? WEFT_EVENT_SWAPPED : WEFT_EVENT_SWAP_FAILED,
                           .version = version,
                           .step = at_step,

@@ -36,7 +36,8 @@ struct weft_sender {
     uint32_t num_buffers;
     bool taken[MAX_BUFFERS];
     int32_t *buffer_of; /* [buckets]: which, or IN_PLACE */
-    outbound_t outbound[MAX_IN_FLIGHT]; /* in order of start */
+    outbound_t *outbound; /* [most_in_flight] in order of start */
+    uint32_t most_in_flight;
     uint32_t count;
     uint64_t done; /* ticket */
     uint64_t pack_ns;
@@ -64,7 +65,10 @@ static weft_status_t make_buffers(weft_sender_t *s)
 static weft_status_t build(weft_sender_t *s)
 {
     s->buffer_of = calloc(s->program->num_buckets + 1, sizeof *s->buffer_of);
-    if (!s->buffer_of)
+    /* Receivers acknowledge what was lent by rounds, so all of a round must be on its way before any of it ends. */
+    s->most_in_flight = s->lender ? (uint32_t)s->program->num_buckets + 1 : MAX_IN_FLIGHT;
+    s->outbound = calloc(s->most_in_flight, sizeof *s->outbound);
+    if (!s->buffer_of || !s->outbound)
         return WEFT_ERR_NO_MEMORY;
     WEFT_TRY(weft_packer_create(s->program, s->queue, &s->packer));
     WEFT_TRY(weft_wire_digests_create(s->program, s->queue, &s->digests));
@@ -95,6 +99,7 @@ void weft_sender_destroy(weft_sender_t *sender)
     weft_wire_digests_destroy(&sender->digests);
     sender->queue->ops->free(sender->queue, sender->memory);
     free(sender->buffer_of);
+    free(sender->outbound);
     free(sender);
 }
 
@@ -166,7 +171,7 @@ bool weft_sender_ready(const weft_sender_t *s, uint32_t bucket)
     bool paced = s->paced_until_us && weft_now_us() < s->paced_until_us;
     bool room = s->buffer_of[bucket] == IN_PLACE || !s->taken[s->buffer_of[bucket]];
     bool known = !is_digests(s, bucket) || s->digests.num_pending == 0;
-    return room && known && s->count < MAX_IN_FLIGHT && !paced;
+    return room && known && s->count < s->most_in_flight && !paced;
 }
 
 /* A digest bucket is filled; any other is packed where it must be, and digested. A lender's buckets are read where they

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 
 #include "src/base/clock.h"
@@ -317,6 +318,7 @@ void weft_session_progress_begin(weft_session_t *s, weft_queue_t *queue)
 {
     if (s->place)
         weft_place_bind_thread(s->place);
+    prctl(PR_SET_TIMERSLACK, 1000ul, 0ul, 0ul, 0ul); /* ns: naps of this thread are microseconds */
     queue->ops->thread_begin(queue);
 }
 
