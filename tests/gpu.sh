@@ -87,14 +87,28 @@ build_all() {
 
 program() { find "$build" -name "$1" -type f -perm -u+x | head -n 1; }
 
-sanitize() { # NAME SECONDS TOOL COMMAND...
-    local name=$1 limit=$2 tool=$3
-    shift 3
-    if ! command -v compute-sanitizer >/dev/null; then
-        echo "compute-sanitizer is missing: $name skipped"
-        return
-    fi
-    stage "$name" "$limit" compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" || true
+# Under a sanitizer programs are slow and use little of the GPU: they run in the background, beside the tests.
+sanitizers=()
+sanitize() { # TOOL PROGRAM
+    local name=$1-$2
+    timeout -k 5 230 compute-sanitizer --tool "$1" --error-exitcode 9 "$(program "$2")" >"$results/$name.log" 2>&1 </dev/null &
+    sanitizers+=("$!:$name")
+}
+
+await_sanitizers() {
+    local entry status
+    for entry in "${sanitizers[@]}"; do
+        status=0
+        wait "${entry%%:*}" || status=$?
+        printf '%-28s' "${entry#*:}"
+        if [ "$status" -eq 0 ]; then
+            grep -h 'ERROR SUMMARY\|RACECHECK SUMMARY' "$results/${entry#*:}.log" | tail -n 1
+        else
+            echo "FAILED (exit $status)"
+            tail -n 25 "$results/${entry#*:}.log"
+            failed=$((failed + 1))
+        fi
+    done
 }
 
 measure() { # TITLE NAME SECONDS COMMAND...
@@ -117,18 +131,17 @@ demo=$root/launch/demo/tiny-qwen3
 colocated=(mpirun -n 2 "$weft" bench sync --trainer fsdp:1 --rollout tp:1 --transport ipc)
 shared=(--transport nccl --shared-gpu)
 
+if wants sanitize && command -v compute-sanitizer >/dev/null; then
+    for name in cuda_test_kernels cuda_test_queue test_cuda_decoder; do
+        sanitize memcheck "$name"
+        sanitize racecheck "$name"
+    done
+fi
 if wants test; then
     stage test 240 ctest --test-dir "$build" -L '^gpu$' -j3 --output-on-failure || true
+    grep -h 'tests passed' "$results/test.log" || true
 fi
-if wants sanitize; then
-    export WEFT_TEST_CASES=2 # of the random ones, each: a sanitizer is slow
-    sanitize memcheck-kernels 60 memcheck "$(program cuda_test_kernels)"
-    sanitize racecheck-kernels 60 racecheck "$(program cuda_test_kernels)"
-    sanitize memcheck-queue 40 memcheck "$(program cuda_test_queue)"
-    sanitize memcheck-decoder 60 memcheck "$(program test_cuda_decoder)"
-    sanitize racecheck-decoder 60 racecheck "$(program test_cuda_decoder)"
-    unset WEFT_TEST_CASES
-fi
+await_sanitizers
 
 { date +%F; nvidia-smi --query-gpu=name,driver_version --format=csv,noheader; git -C "$root" rev-parse --short HEAD 2>/dev/null || true; } |
     paste -sd' ' >>"$table"

@@ -251,7 +251,6 @@ int command_run(int argc, char **argv)
     run_job_t job = {
         .options = {.plan = PLAN_ARGUMENTS,
                     .swap = "flip",
-                    .memory = "cuda",
                     .prompt = "And God said unto Moses, ",
                     .tokens = 100,
                     .timeout_us = 120000000},

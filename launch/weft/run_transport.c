@@ -46,6 +46,18 @@ static const char *default_transport(uint32_t gpus, uint32_t ranks, bool shared_
     return gpus && (gpus >= ranks || shared_gpu) ? "nccl" : "mpi";
 }
 
+static weft_status_t check_memory(const char *memory, uint32_t gpus, weft_error_t *error)
+{
+    bool cuda = memory && strcmp(memory, "cuda") == 0;
+    if (memory && !cuda && strcmp(memory, "host") != 0)
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "--memory expects cuda or host, found %s", memory);
+    if (cuda && !gpus)
+        return weft_fail(error, WEFT_ERR_UNSUPPORTED,
+                         "--memory cuda: a rank has no GPU, or this build has no CUDA (configure with --preset cuda); use "
+                         "--memory host");
+    return WEFT_OK;
+}
+
 weft_status_t run_choose(run_job_t *job, weft_error_t *error)
 {
     run_options_t *o = &job->options;
@@ -54,13 +66,14 @@ weft_status_t run_choose(run_job_t *job, weft_error_t *error)
     MPI_Allreduce(&ranks, &most, 1, MPI_UINT32_T, MPI_MAX, job->world);
     if (!o->transport)
         o->transport = default_transport(gpus, most, o->shared_gpu);
+    WEFT_TRY(check_memory(o->memory, gpus, error));
     bool wants_gpu = strcmp(o->transport, "nccl") == 0;
     if (wants_gpu && !gpus)
         return weft_fail(error, WEFT_ERR_UNSUPPORTED,
                          "transport nccl moves weights between GPUs, and a rank has none (or this build has no CUDA: "
                          "configure with --preset cuda); use --transport mpi");
     bool ipc = strcmp(o->transport, "ipc") == 0;
-    job->memory = wants_gpu || (ipc && gpus && strcmp(o->memory, "host") != 0) ? "cuda" : "host";
+    job->memory = wants_gpu || (ipc && gpus && (!o->memory || strcmp(o->memory, "cuda") == 0)) ? "cuda" : "host";
     job->device = mine ? (int)(local % mine) : -1;
     if (ipc) { /* needs no communicators, and stages nothing: all units in two rounds */
         o->plan.max_groups = UINT32_MAX;

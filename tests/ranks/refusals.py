@@ -31,7 +31,7 @@ OPTIONS = {
     "plan": "trainer rollout scheme profile budget bucket max-groups link json help",
     "quantize": "scheme profile rollout help",
     "verify": "help",
-    "run": "model trainer rollout scheme profile swap transport budget bucket max-groups rate updates tokens pace prompt "
+    "run": "model trainer rollout scheme profile swap transport shared-gpu memory ctas budget bucket max-groups rate updates tokens pace prompt "
            "eval eval-bytes dump json trace host quiet verbose help",
 }
 
@@ -350,7 +350,7 @@ def check_usage(t):
     ):
         t.refused(" ".join(arguments).replace(V1, "V1"), t.weft(*arguments), USAGE, word)
     for more, word in (
-        (["--swap", "swop"], "flip"), (["--transport", "pigeon"], "mpi"), (["--scheme", "fp9"], "fp8-block"), (["--rollout", "tp"], "tp:"),
+        (["--swap", "swop"], "flip"), (["--transport", "pigeon"], "mpi"), (["--memory", "disk"], "cuda or host"), (["--scheme", "fp9"], "fp8-block"), (["--rollout", "tp"], "tp:"),
         (["--tokens"], "--tokens"), (["--tokens", "-3"], "-3"), (["--rate", "fast"], "fast"), (["--pace", "0"], "--pace"),
         (["--nonsense"], "--nonsense"), (["more"], "more"), (["--model", ","], "--model"),
     ):
