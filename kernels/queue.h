@@ -187,6 +187,8 @@ typedef struct weft_queue_ops {
 
     /* ---- the engine's stream: where decode steps run (a cudaStream_t; the host ignores it). Any one thread ---- */
 
+    /* Whether nothing that was enqueued on `stream` is still to be done. Costs the device nothing. */
+    bool (*stream_idle)(weft_queue_t *queue, void *stream);
     /* A step's work has been enqueued on `stream`: remember its end. */
     weft_status_t (*engine_end)(weft_queue_t *queue, void *stream);
     /* Whether the work remembered last has ended. */

@@ -8,9 +8,16 @@
 #include "src/pause.h"
 #include "src/rollout_private.h"
 
-#define IDLE_WAIT_US 100000
+#define IDLE_WAIT_US    100000
+#define ARRIVALS_A_TURN 8 /* then what is complete is quantized */
 
 /* ---- rounds ---- */
+
+static weft_status_t fail_queue(const weft_rollout_t *r, weft_status_t status, weft_error_t *error)
+{
+    return weft_fail(error, status, "rollout rank %u: its %s queue failed: %s", r->session->rank,
+                     r->queue->ops->name, weft_status_text(status));
+}
 
 /* Whether nothing reads or writes a round's slot any more. */
 static bool round_over(const weft_rollout_t *r, uint32_t round)
@@ -39,7 +46,9 @@ static weft_status_t grant_rounds(weft_rollout_t *r, bool *moved, weft_error_t *
     while (r->mapped && r->transfer.posted < limit &&
            r->transfer.posted < r->oldest_round + WEFT_STAGING_SLOTS) {
         uint32_t round = r->transfer.posted++;
-        WEFT_TRY(weft_staging_clear_amax(&r->staging, round + 1));
+        weft_status_t cleared = weft_staging_clear_amax(&r->staging, round + 1);
+        if (cleared != WEFT_OK)
+            return fail_queue(r, cleared, error);
         weft_assembler_grant(r->assembler, round);
         WEFT_TRY(weft_receiver_post(r->receiver, round, error));
         *moved = true;
@@ -82,18 +91,12 @@ static weft_status_t digest_arrival(weft_rollout_t *r, uint32_t index)
     return WEFT_OK;
 }
 
-static weft_status_t fail_queue(const weft_rollout_t *r, weft_status_t status, weft_error_t *error)
-{
-    return weft_fail(error, status, "rollout rank %u: its %s queue failed: %s", r->session->rank,
-                     r->queue->ops->name, weft_status_text(status));
-}
-
 static weft_status_t take_arrivals(weft_rollout_t *r, bool *moved, weft_error_t *error)
 {
     uint32_t index;
     bool folded;
     weft_status_t status;
-    while (weft_receiver_poll(r->receiver, &index, &status, error)) {
+    for (uint32_t taken = 0; weft_receiver_poll(r->receiver, &index, &status, error); taken++) {
         const weft_bucket_t *bucket = &r->program->buckets[index];
         weft_status_t started = digest_arrival(r, index);
         if (started == WEFT_OK && !r->refused)
@@ -104,6 +107,8 @@ static weft_status_t take_arrivals(weft_rollout_t *r, bool *moved, weft_error_t 
         r->round_tickets[bucket->round] = r->ticket + 1; /* the mark that follows */
         note_arrival(r, bucket);
         *moved = true;
+        if (taken + 1 == ARRIVALS_A_TURN)
+            break;
     }
     return status;
 }
@@ -275,6 +280,10 @@ static weft_status_t map_sources(weft_rollout_t *r, bool *moved, weft_error_t *e
 {
     uint32_t first;
     bool changed;
+    if (!r->mapped && r->transfer.stopped) { /* nobody wants it: rounds that others have posted go through unread */
+        r->refused = r->mapped = *moved = true;
+        return WEFT_OK;
+    }
     if (r->mapped || !weft_borrower_has(r->borrower, r->transfer.version, &first))
         return WEFT_OK;
     weft_status_t status = weft_borrower_map(r->borrower, &changed, error);
@@ -286,9 +295,9 @@ static weft_status_t map_sources(weft_rollout_t *r, bool *moved, weft_error_t *e
     WEFT_TRY(status);
     if (changed)
         WEFT_TRY(prepare_lists(r, error));
-    weft_quantizer_begin(r->quantizer);
+    status = weft_quantizer_begin(r->quantizer);
     r->mapped = *moved = true;
-    return WEFT_OK;
+    return status == WEFT_OK ? status : fail_queue(r, status, error);
 }
 
 /* One turn of everything that can move. */
@@ -413,17 +422,14 @@ static void conclude(weft_rollout_t *r, weft_status_t status, weft_error_t *erro
         weft_session_post(r->session, WEFT_EVENT_DRAINED, r->transfer.version, 0);
 }
 
-static void begin_version(weft_rollout_t *r, uint64_t version)
+static weft_status_t begin_version(weft_rollout_t *r, uint64_t version, weft_error_t *error)
 {
     weft_transfer_begin(&r->transfer, version, r->program->num_rounds);
     weft_assembler_begin(r->assembler);
     weft_wire_digests_begin(&r->digests);
-    weft_staging_clear_amax(&r->staging, 0);
     memset(r->round_tickets, 0, r->program->num_rounds * sizeof *r->round_tickets);
     r->refused = r->ended = false;
     r->mapped = !r->borrower;
-    if (r->mapped)
-        weft_quantizer_begin(r->quantizer);
     r->oldest_round = r->first_batch = r->num_batches = 0;
     r->quantize_ns = r->digest_ns = 0;
     r->started_us = r->last_arrival_us = weft_now_us();
@@ -431,6 +437,11 @@ static void begin_version(weft_rollout_t *r, uint64_t version)
     r->received_bytes = 0;
     r->layers_staged = 0;
     pthread_mutex_unlock(&r->session->mutex);
+    WEFT_TRY(weft_weights_settle(r->weights, error));
+    weft_status_t status = weft_staging_clear_amax(&r->staging, 0);
+    if (status == WEFT_OK && r->mapped)
+        status = weft_quantizer_begin(r->quantizer);
+    return status == WEFT_OK ? status : fail_queue(r, status, error);
 }
 
 /* route ==== bucket -> slot -> assembler -> quantizer -> stage. */
@@ -438,8 +449,7 @@ static void receive_version(weft_rollout_t *r, uint64_t version)
 {
     weft_error_t error = {.message = ""};
     uint64_t start = weft_now_ns();
-    begin_version(r, version);
-    weft_status_t status = weft_weights_settle(r->weights, &error);
+    weft_status_t status = begin_version(r, version, &error);
     if (status == WEFT_OK)
         status = move_version(r, &error);
     weft_session_span(r->session, "receive", start, version, 0);

@@ -40,6 +40,19 @@ weft_status_t weft_rollout_get(const weft_rollout_t *r, const char *name, weft_t
     return WEFT_OK;
 }
 
+/* Whether the swap can write where the engine wants its weights. */
+static weft_status_t check_memory(const weft_rollout_t *r, const char *name, const void *memory, weft_error_t *error)
+{
+    if (!memory)
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "rollout rank %u: %s is bound to no memory", r->session->rank, name);
+    weft_memory_kind_t kind = r->queue->ops->memory_kind(r->queue, memory);
+    if (r->queue->ops->reads(r->queue, kind))
+        return WEFT_OK;
+    return weft_fail(error, WEFT_ERR_ARGUMENT,
+                     "rollout rank %u: %s is bound at %p, which is %s; its weights are in %s memory", r->session->rank,
+                     name, memory, weft_memory_kind_name(kind), r->queue->ops->name);
+}
+
 weft_status_t weft_rollout_bind(weft_rollout_t *r, const char *name, void *memory, weft_error_t *error)
 {
     uint32_t index;
@@ -47,14 +60,15 @@ weft_status_t weft_rollout_bind(weft_rollout_t *r, const char *name, void *memor
     if (!output)
         return weft_fail(error, WEFT_ERR_MISSING_TENSOR, "rollout rank %u holds no tensor %s",
                          r->session->rank, name);
+    WEFT_TRY(check_memory(r, name, memory, error));
     pthread_mutex_lock(&r->session->mutex);
-    bool late = r->session->transferring != 0;
+    weft_status_t status =
+        r->session->transferring
+            ? weft_fail(error, WEFT_ERR_ARGUMENT, "rollout rank %u: %s is bound after the first version began",
+                        r->session->rank, name)
+            : weft_weights_bind(r->weights, output->offset, output->bytes, memory, error);
     pthread_mutex_unlock(&r->session->mutex);
-    if (late)
-        return weft_fail(error, WEFT_ERR_ARGUMENT,
-                         "rollout rank %u: %s is bound after the first version began", r->session->rank,
-                         name);
-    return weft_weights_bind(r->weights, output->offset, output->bytes, memory, error);
+    return status;
 }
 
 static weft_rollout_phase_t phase_of(weft_guard_view_t view, uint64_t live, uint64_t pending,

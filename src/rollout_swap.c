@@ -89,7 +89,7 @@ static void note_first_step(weft_rollout_t *r, uint64_t version)
     if (version == r->served_version)
         return;
     uint64_t pause = r->served_version ? weft_now_us() - r->last_end_us : 0;
-    if (r->served_version && r->queue->ops->engine_begin(r->queue, r->stream) == WEFT_OK)
+    if (r->queue->ops->engine_begin(r->queue, r->stream) == WEFT_OK && r->served_version)
         r->paused_version = version;
     r->served_version = version;
     pthread_mutex_lock(&r->session->mutex);

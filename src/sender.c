@@ -62,11 +62,19 @@ static weft_status_t make_buffers(weft_sender_t *s)
     return weft_session_register(s->session, s->memory, bytes);
 }
 
+/* Receivers acknowledge what was lent by rounds, so all of a round must be on its way before any of it ends. */
+static uint32_t largest_round(const weft_program_t *program)
+{
+    uint32_t most = 0;
+    for (uint32_t r = 0; r < program->num_rounds; r++)
+        most = program->rounds[r].num_buckets > most ? program->rounds[r].num_buckets : most;
+    return most;
+}
+
 static weft_status_t build(weft_sender_t *s)
 {
     s->buffer_of = calloc(s->program->num_buckets + 1, sizeof *s->buffer_of);
-    /* Receivers acknowledge what was lent by rounds, so all of a round must be on its way before any of it ends. */
-    s->most_in_flight = s->lender ? (uint32_t)s->program->num_buckets + 1 : MAX_IN_FLIGHT;
+    s->most_in_flight = s->lender ? 2 * largest_round(s->program) + 1 : MAX_IN_FLIGHT;
     s->outbound = calloc(s->most_in_flight, sizeof *s->outbound);
     if (!s->buffer_of || !s->outbound)
         return WEFT_ERR_NO_MEMORY;
@@ -176,16 +184,18 @@ bool weft_sender_ready(const weft_sender_t *s, uint32_t bucket)
 
 /* A digest bucket is filled; any other is packed where it must be, and digested. A lender's buckets are read where they
  * lie, after its word, so nothing of them travels that could be digested. */
-static weft_status_t make_bytes(weft_sender_t *s, uint32_t index)
+static weft_status_t make_bytes(weft_sender_t *s, uint32_t index, bool *any)
 {
     const weft_bucket_t *bucket = &s->program->buckets[index];
+    *any = !s->lender;
     if (is_digests(s, index)) {
         weft_wire_digests_finish(&s->digests);
         return s->lender ? WEFT_OK
                          : s->queue->ops->put(s->queue, (void *)(uintptr_t)bytes_of(s, index),
                                               &s->digests.routes[bucket->route], sizeof(weft_digest_t));
     }
-    WEFT_TRY(weft_packer_run(&s->packer, index));
+    WEFT_TRY(weft_packer_run(&s->packer, index, any));
+    *any |= !s->lender;
     return s->lender ? WEFT_OK : weft_wire_digests_start(&s->digests, index);
 }
 
@@ -203,8 +213,9 @@ weft_status_t weft_sender_start(weft_sender_t *s, uint32_t index, weft_error_t *
 {
     uint64_t start = weft_now_ns();
     outbound_t out = {.bucket = index};
-    weft_status_t status = make_bytes(s, index);
-    if (status == WEFT_OK)
+    bool any; /* a lender has nothing to make but amax, and must not wake a GPU that its reader uses */
+    weft_status_t status = make_bytes(s, index, &any);
+    if (status == WEFT_OK && any)
         status = s->queue->ops->mark(s->queue, &out.ticket);
     if (status != WEFT_OK)
         return weft_fail(error, status, "trainer rank %u: bucket %u of round %u could not be packed: %s",

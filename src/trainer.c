@@ -186,16 +186,25 @@ weft_status_t weft_trainer_box(const weft_trainer_t *t, const char *name, weft_b
 }
 
 /* Whether the kernels that pack, or a colocated rank's, could read memory at `data`. */
-static weft_status_t check_memory(const weft_trainer_t *t, const char *name, const void *data, weft_error_t *error)
+static weft_status_t check_memory(const weft_trainer_t *t, const char *name, const void *data, size_t bytes,
+                                  weft_error_t *error)
 {
     weft_memory_kind_t kind = t->queue->ops->memory_kind(t->queue, data);
-    if (!data || t->queue->ops->reads(t->queue, kind))
+    const weft_transport_ops_t *ops = weft_transport_table(t->session->transport);
+    if (!data)
+        return WEFT_OK;
+    if (t->queue->ops->reads(t->queue, kind) && ops->lendable) {
+        const weft_lent_run_t run = {data, bytes, 0};
+        weft_status_t status = bytes ? ops->lendable(t->session->transport, &run, error) : WEFT_OK;
+        return status == WEFT_OK ? status : weft_error_prefix(error, "trainer rank %u: %s", t->session->rank, name);
+    }
+    if (t->queue->ops->reads(t->queue, kind))
         return WEFT_OK;
     return weft_fail(error, WEFT_ERR_ARGUMENT,
                      "trainer rank %u: %s is bound at %p, which is %s; transport %s reads %s memory: bind it there, or "
                      "choose a transport for this kind",
                      t->session->rank, name, data, weft_memory_kind_name(kind),
-                     weft_transport_table(t->session->transport)->name, t->queue->ops->name);
+                     ops->name, t->queue->ops->name);
 }
 
 weft_status_t weft_trainer_bind(weft_trainer_t *t, const char *name, const void *data, size_t ld_elems,
@@ -215,9 +224,11 @@ weft_status_t weft_trainer_bind(weft_trainer_t *t, const char *name, const void 
         return weft_fail(error, WEFT_ERR_ARGUMENT,
                          "trainer rank %u: %s has rows of %u elements, a leading dimension of %zu is less",
                          t->session->rank, name, shard->box.cols, ld_elems);
-    WEFT_TRY(check_memory(t, name, data, error));
+    size_t ld = ld_elems ? ld_elems : shard->box.cols;
+    size_t bytes = weft_rect_empty(shard->box) ? 0 : ((shard->box.rows - 1) * ld + shard->box.cols) * element;
+    WEFT_TRY(check_memory(t, name, data, bytes, error));
     shard->data = data;
-    shard->ld_elems = ld_elems ? ld_elems : shard->box.cols;
+    shard->ld_elems = ld;
     t->moved = true;
     return WEFT_OK;
 }
@@ -274,7 +285,9 @@ void weft_trainer_set_stream(weft_trainer_t *t, void *stream)
 weft_status_t weft_trainer_publish(weft_trainer_t *t, uint64_t version, weft_error_t *error)
 {
     WEFT_TRY(check_bound(t, error));
-    weft_status_t written = t->queue->ops->engine_end(t->queue, t->stream);
+    weft_status_t written = WEFT_OK;
+    if (!t->queue->ops->stream_idle(t->queue, t->stream))
+        written = t->queue->ops->engine_end(t->queue, t->stream);
     if (written != WEFT_OK)
         return weft_fail(error, written, "trainer rank %u: its stream cannot be waited for: %s", t->session->rank,
                          weft_status_text(written));

@@ -88,6 +88,9 @@ typedef struct weft_transport_ops {
      * index and the kind of memory when a run cannot be shared. */
     weft_status_t (*lend)(weft_transport_t *transport, uint64_t version, const weft_lent_run_t *runs,
                           uint32_t count, weft_error_t *error);
+    /* Whether one run could be lent: WEFT_OK, or WEFT_ERR_ARGUMENT naming its kind of memory. Any thread; may block
+     * (milliseconds). */
+    weft_status_t (*lendable)(weft_transport_t *transport, const weft_lent_run_t *run, weft_error_t *error);
     /* End it: from now on lent() shows version 0 to every receiver, before this returns. */
     void (*unlend)(weft_transport_t *transport);
     /* What `source` lends at this moment; version 0: nothing. Returns WEFT_ERR_PEER_LOST when the source has aborted,

@@ -58,6 +58,7 @@ WEFT_API weft_status_t weft_rollout_bind(weft_rollout_t *rollout, const char *na
 
 /* Say on which cudaStream_t steps are enqueued, between step_begin and step_end, where the live weights are in GPU
  * memory; without it, on the legacy default stream. weft orders swaps behind the work of ended steps on it.
+ * With swap "copy" nothing may be captured on it while no step is open: a swap may be enqueued then.
  * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT after the first step. **Ownership** the stream must outlive the rollout. */
 WEFT_API weft_status_t weft_rollout_set_stream(weft_rollout_t *rollout, void *stream);
 

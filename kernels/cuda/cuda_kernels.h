@@ -82,7 +82,7 @@ weft_status_t weft_cuda_quantize_run(weft_cuda_quantize_t *quantize, uint32_t fi
                                      weft_cuda_stream_t stream);
 
 /* Combine the sums of tensors [first, first + count), whose units have all been run with WEFT_CUDA_DIGEST, and bring
- * home the digests and what was refused. **Stream** two small launches and two copies into pinned memory. */
+ * home the digests and what was refused, into pinned memory. **Stream** two small launches. */
 weft_status_t weft_cuda_quantize_finish(weft_cuda_quantize_t *quantize, uint32_t first, uint32_t count,
                                         weft_cuda_stream_t stream);
 
@@ -153,7 +153,7 @@ weft_status_t weft_cuda_digest_create(const weft_cuda_tensor_t *tensors, uint32_
                                       weft_cuda_digest_t **digest);
 void weft_cuda_digest_destroy(weft_cuda_digest_t *digest);
 
-/* Digest runs [first, first + count). **Stream** two launches and a copy into pinned memory. */
+/* Digest runs [first, first + count). **Stream** two launches. */
 weft_status_t weft_cuda_digest_run(weft_cuda_digest_t *digest, uint32_t first, uint32_t count,
                                    weft_cuda_stream_t stream);
 const weft_digest_t *weft_cuda_digest_results(const weft_cuda_digest_t *digest);

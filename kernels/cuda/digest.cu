@@ -35,7 +35,6 @@ struct weft_cuda_sums {
     tensor_t *d_tensors;
     chunk_t *d_chunks;
     weft_digest_t *d_partials;
-    weft_digest_t *d_digests; /* [count] */
     weft_digest_t *digests;   /* [count], pinned */
 };
 
@@ -68,27 +67,46 @@ static __device__ void add_whole_chunk(const chunk_t *chunk, weft_digest_t *sums
     }
 }
 
+/* The first `words` words of an aligned chunk that is shorter than a whole one. */
+static __device__ void add_words(const chunk_t *chunk, uint32_t words, weft_digest_t *sums)
+{
+#pragma unroll
+    for (uint32_t i = 0; i < WEFT_CHUNK_BYTES / WEFT_DIGEST_WORD_BYTES / THREADS; i++) {
+        const uint32_t word = threadIdx.x + i * THREADS;
+        if (word < words)
+            weft_digest_add(((const uint64_t *)chunk->data)[word], chunk->word + word, sums);
+    }
+}
+
 static __global__ void __launch_bounds__(THREADS) digest_chunks(const chunk_t *chunks, weft_digest_t *partials)
 {
     __shared__ uint64_t shared[THREADS / WARP][2];
     chunk_t chunk = chunks[blockIdx.x];
     weft_digest_t sums = {{0, 0}};
+    let_next_launch();
+    wait_for_stream();
     if (chunk.aligned && chunk.bytes == WEFT_CHUNK_BYTES) {
         add_whole_chunk(&chunk, &sums);
     } else {
         uint32_t words = (chunk.bytes + WEFT_DIGEST_WORD_BYTES - 1) / WEFT_DIGEST_WORD_BYTES;
-        for (uint32_t word = threadIdx.x; word < words; word += THREADS)
+        uint32_t whole = chunk.aligned ? chunk.bytes / WEFT_DIGEST_WORD_BYTES : 0;
+        add_words(&chunk, whole, &sums);
+        for (uint32_t word = whole + threadIdx.x; word < words; word += THREADS)
             add_bytes(&chunk, word, &sums);
     }
     weft_block_partial<THREADS>(&sums, shared, &partials[chunk.partial]);
 }
 
-/* One block a tensor: its partials and the length word. */
+/* One block a tensor: its partials and the length word, straight to host memory; and one word besides. */
 static __global__ void __launch_bounds__(COMBINE_THREADS)
-    combine_partials(const tensor_t *tensors, const weft_digest_t *partials, weft_digest_t *digests)
+    combine_partials(const tensor_t *tensors, const weft_digest_t *partials, weft_digest_t *digests,
+                     const unsigned *from, unsigned *to)
 {
     __shared__ uint64_t shared[COMBINE_THREADS / WARP][2];
     tensor_t tensor = tensors[blockIdx.x];
+    wait_for_stream();
+    if (to && blockIdx.x == 0 && threadIdx.x == 0)
+        *to = *from;
     const ulonglong2 *partial = (const ulonglong2 *)partials + tensor.first_partial;
     weft_digest_t sums = {{0, 0}};
 #pragma unroll 8
@@ -147,7 +165,6 @@ static weft_status_t upload_sums(weft_cuda_sums_t *sums, const chunk_t *chunks, 
     if (status != WEFT_OK)
         return status;
     WEFT_TRY_CUDA(cudaMalloc((void **)&sums->d_partials, (partials + 1) * sizeof(weft_digest_t)));
-    WEFT_TRY_CUDA(cudaMalloc((void **)&sums->d_digests, (sums->count + 1) * sizeof(weft_digest_t)));
     WEFT_TRY_CUDA(cudaMallocHost((void **)&sums->digests, (sums->count + 1) * sizeof(weft_digest_t)));
     return WEFT_OK;
 }
@@ -189,7 +206,6 @@ void weft_cuda_sums_destroy(weft_cuda_sums_t *sums)
     cudaFree(sums->d_tensors);
     cudaFree(sums->d_chunks);
     cudaFree(sums->d_partials);
-    cudaFree(sums->d_digests);
     cudaFreeHost(sums->digests);
     free(sums->first_chunk);
     free(sums->tensors);
@@ -206,20 +222,33 @@ uint32_t weft_cuda_sums_first(const weft_cuda_sums_t *sums, uint32_t tensor)
     return sums->tensors[tensor].first_partial;
 }
 
-weft_status_t weft_cuda_sums_finish(weft_cuda_sums_t *sums, uint32_t first, uint32_t count, cudaStream_t stream)
+static cudaLaunchConfig_t overlapping(cudaLaunchAttribute *attribute, cudaStream_t stream)
+{
+    attribute->id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute->val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.stream = stream, config.attrs = attribute, config.numAttrs = 1;
+    return config;
+}
+
+weft_status_t weft_cuda_sums_finish(weft_cuda_sums_t *sums, uint32_t first, uint32_t count, const unsigned *from,
+                                    unsigned *to, cudaStream_t stream)
 {
     if (!weft_cuda_in_range(first, count, sums->count))
         return WEFT_ERR_ARGUMENT;
     if (count == 0)
         return WEFT_OK;
     uint32_t first_chunk = sums->first_chunk[first], chunks = sums->first_chunk[first + count] - first_chunk;
+    cudaLaunchAttribute overlap = {};
+    cudaLaunchConfig_t config = overlapping(&overlap, stream);
+    config.gridDim = dim3(chunks), config.blockDim = dim3(THREADS);
     if (chunks > 0)
-        digest_chunks<<<chunks, THREADS, 0, stream>>>(sums->d_chunks + first_chunk, sums->d_partials);
-    combine_partials<<<count, COMBINE_THREADS, 0, stream>>>(sums->d_tensors + first, sums->d_partials,
-                                                            sums->d_digests + first);
-    WEFT_TRY_CUDA(cudaGetLastError());
-    return weft_cuda_status(cudaMemcpyAsync(sums->digests + first, sums->d_digests + first,
-                                            count * sizeof(weft_digest_t), cudaMemcpyDeviceToHost, stream));
+        WEFT_TRY_CUDA(cudaLaunchKernelEx(&config, digest_chunks, (const chunk_t *)sums->d_chunks + first_chunk,
+                                         sums->d_partials));
+    config.gridDim = dim3(count), config.blockDim = dim3(COMBINE_THREADS);
+    return weft_cuda_status(cudaLaunchKernelEx(&config, combine_partials, (const tensor_t *)sums->d_tensors + first,
+                                               (const weft_digest_t *)sums->d_partials, sums->digests + first, from,
+                                               to));
 }
 
 const weft_digest_t *weft_cuda_sums_digests(const weft_cuda_sums_t *sums)
@@ -270,7 +299,7 @@ extern "C" void weft_cuda_digest_destroy(weft_cuda_digest_t *digest)
 extern "C" weft_status_t weft_cuda_digest_run(weft_cuda_digest_t *digest, uint32_t first, uint32_t count,
                                               weft_cuda_stream_t stream)
 {
-    return weft_cuda_sums_finish(digest->sums, first, count, stream);
+    return weft_cuda_sums_finish(digest->sums, first, count, NULL, NULL, stream);
 }
 
 extern "C" const weft_digest_t *weft_cuda_digest_results(const weft_cuda_digest_t *digest)

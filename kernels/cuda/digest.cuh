@@ -54,7 +54,10 @@ void weft_cuda_sums_destroy(weft_cuda_sums_t *sums);
 weft_digest_t *weft_cuda_sums_partials(const weft_cuda_sums_t *sums);
 uint32_t weft_cuda_sums_first(const weft_cuda_sums_t *sums, uint32_t tensor);
 
-weft_status_t weft_cuda_sums_finish(weft_cuda_sums_t *sums, uint32_t first, uint32_t count, cudaStream_t stream);
+/* Combine the partials of tensors [first, first + count), digesting those that no pass did, into pinned memory; and copy
+ * the word at `from`, device memory, to `to`, pinned memory (or both NULL). **Stream** one or two launches. */
+weft_status_t weft_cuda_sums_finish(weft_cuda_sums_t *sums, uint32_t first, uint32_t count, const unsigned *from,
+                                    unsigned *to, cudaStream_t stream);
 const weft_digest_t *weft_cuda_sums_digests(const weft_cuda_sums_t *sums);
 
 #endif

@@ -22,17 +22,6 @@ template <weft_dtype_t D> constexpr uint32_t resident_threads = D == WEFT_DTYPE_
 
 /* ---- Launches that overlap ---- */
 
-/* What came before this launch on its stream is complete and visible. */
-static __device__ __forceinline__ void wait_for_stream(void)
-{
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-}
-
-static __device__ __forceinline__ void let_next_launch(void)
-{
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
 static inline weft_status_t launch_tiles(void (*kernel)(const work_t), const work_t *work, uint32_t threads,
                                          cudaStream_t stream)
 {

@@ -243,7 +243,7 @@ extern "C" weft_status_t weft_cuda_pack_run(weft_cuda_pack_t *p, uint32_t first,
 extern "C" weft_status_t weft_cuda_pack_finish(weft_cuda_pack_t *pack, uint32_t first, uint32_t count,
                                                weft_cuda_stream_t stream)
 {
-    return weft_cuda_sums_finish(pack->sums, first, count, stream);
+    return weft_cuda_sums_finish(pack->sums, first, count, NULL, NULL, stream);
 }
 
 extern "C" const weft_digest_t *weft_cuda_pack_digests(const weft_cuda_pack_t *pack)

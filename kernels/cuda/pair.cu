@@ -68,10 +68,9 @@ static weft_status_t show_instead(const weft_cuda_queue_t *q, weft_pair_t *pair,
                                   CUmemGenericAllocationHandle before, CUmemGenericAllocationHandle now)
 {
     contents_t *c = (contents_t *)pair->contents;
-    CUresult result = q->driver.unmap(address_of(range), pair->bytes);
-    if (result == CUDA_SUCCESS)
-        result = show(q, pair, range, now);
-    if (result == CUDA_SUCCESS)
+    if (q->driver.unmap(address_of(range), pair->bytes) != CUDA_SUCCESS)
+        return WEFT_ERR_NO_MEMORY; /* nothing has changed */
+    if (show(q, pair, range, now) == CUDA_SUCCESS)
         return WEFT_OK;
     (void)q->driver.unmap(address_of(range), pair->bytes); /* what is not mapped need not be unmapped */
     if (show(q, pair, range, before) == CUDA_SUCCESS)

@@ -513,7 +513,8 @@ extern "C" weft_status_t weft_cuda_quantize_run(weft_cuda_quantize_t *quantize, 
 extern "C" weft_status_t weft_cuda_quantize_finish(weft_cuda_quantize_t *quantize, uint32_t first,
                                                    uint32_t count, weft_cuda_stream_t stream)
 {
-    WEFT_TRY(weft_cuda_sums_finish(quantize->sums, first, count, stream));
+    if (count > 0)
+        return weft_cuda_sums_finish(quantize->sums, first, count, quantize->work.refused, quantize->refused, stream);
     return weft_cuda_status(cudaMemcpyAsync(quantize->refused, quantize->work.refused,
                                             sizeof *quantize->refused, cudaMemcpyDeviceToHost, stream));
 }

@@ -419,6 +419,7 @@ const weft_queue_ops_t weft_cuda_queue_ops = {
     .pair_destroy = weft_cuda_pair_destroy,
     .pair_exchange = weft_cuda_pair_exchange,
     .pair_settle = weft_cuda_pair_settle,
+    .stream_idle = weft_cuda_stream_idle,
     .engine_end = weft_cuda_engine_end,
     .engine_idle = weft_cuda_engine_idle,
     .engine_copy = weft_cuda_engine_copy,

@@ -126,6 +126,7 @@ weft_status_t weft_cuda_queue_load(weft_cuda_queue_t *queue);
 /* queue_engine.cu */
 weft_status_t weft_cuda_engine_create(weft_cuda_engine_t *engine);
 void weft_cuda_engine_destroy(weft_cuda_engine_t *engine); /* of one that is zeroed or half made, too */
+bool weft_cuda_stream_idle(weft_queue_t *queue, void *stream);
 weft_status_t weft_cuda_engine_end(weft_queue_t *queue, void *stream);
 bool weft_cuda_engine_idle(weft_queue_t *queue);
 weft_status_t weft_cuda_engine_copy(weft_queue_t *queue, void *stream, void *to, const void *from,

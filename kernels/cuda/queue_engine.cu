@@ -40,6 +40,12 @@ void weft_cuda_engine_destroy(weft_cuda_engine_t *engine)
     (void)pthread_mutex_destroy(&engine->lock);
 }
 
+bool weft_cuda_stream_idle(weft_queue_t *queue, void *stream)
+{
+    weft_cuda_scope_t scope(weft_cuda_queue_of(queue));
+    return scope.status == WEFT_OK && weft_cuda_settle(cudaStreamQuery((cudaStream_t)stream)) == WEFT_OK;
+}
+
 /* The current device matters where `stream` is NULL: it is then that device's legacy stream. */
 weft_status_t weft_cuda_engine_end(weft_queue_t *queue, void *stream)
 {
@@ -78,7 +84,12 @@ weft_status_t weft_cuda_engine_copy(weft_queue_t *queue, void *stream, void *to,
     weft_cuda_scope_t scope(q);
     WEFT_TRY(scope.status);
     lock(engine);
-    cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, (cudaStream_t)stream);
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    cudaError_t error = cudaStreamIsCapturing((cudaStream_t)stream, &capture);
+    if (error == cudaSuccess && capture != cudaStreamCaptureStatusNone)
+        error = cudaErrorStreamCaptureUnsupported; /* a copy must happen now, not become part of a graph */
+    if (error == cudaSuccess)
+        error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, (cudaStream_t)stream);
     if (error == cudaSuccess)
         error = cudaEventRecord(engine->copied, (cudaStream_t)stream);
     if (error == cudaSuccess)
@@ -94,7 +105,11 @@ weft_status_t weft_cuda_engine_begin(weft_queue_t *queue, void *stream)
     weft_cuda_scope_t scope(q);
     WEFT_TRY(scope.status);
     lock(engine);
-    weft_status_t status = weft_cuda_settle(cudaEventRecord(engine->begin, (cudaStream_t)stream));
+    /* The last copy may have been on another stream, before the engine said which one it uses. */
+    weft_status_t status =
+        weft_cuda_settle(cudaStreamWaitEvent((cudaStream_t)stream, engine->copied, cudaEventWaitDefault));
+    if (status == WEFT_OK)
+        status = weft_cuda_settle(cudaEventRecord(engine->begin, (cudaStream_t)stream));
     if (status == WEFT_OK)
         engine->before = engine->last;
     unlock(engine);

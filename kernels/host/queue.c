@@ -119,6 +119,13 @@ static weft_status_t host_engine_note(weft_queue_t *queue, void *stream)
     return WEFT_OK;
 }
 
+static bool host_stream_idle(weft_queue_t *queue, void *stream)
+{
+    (void)queue;
+    (void)stream;
+    return true;
+}
+
 static bool host_engine_idle(weft_queue_t *queue)
 {
     (void)queue;
@@ -177,6 +184,7 @@ const weft_queue_ops_t weft_host_queue_ops = {
     .pair_destroy = weft_host_pair_destroy,
     .pair_exchange = weft_host_pair_exchange,
     .pair_settle = weft_host_pair_settle,
+    .stream_idle = host_stream_idle,
     .engine_end = host_engine_note,
     .engine_idle = host_engine_idle,
     .engine_copy = host_engine_copy,

@@ -197,7 +197,9 @@ static void decode_token(engine_t *e, const engine_command_t *command)
         decoder_reset(e->decoder);
     begin_step(e);
     weft_status_t status = decoder_step_start(e->decoder, command->token);
-    weft_rollout_step_end(e->rollout, e->step); /* on a GPU: enqueued, which is all that a swap needs to know */
+    weft_status_t ended = weft_rollout_step_end(e->rollout, e->step); /* on a GPU: enqueued, all that a swap needs */
+    if (status == WEFT_OK)
+        status = ended;
     if (status == WEFT_OK)
         status = decoder_step_finish(e->decoder, e->logits);
     if (status != WEFT_OK)

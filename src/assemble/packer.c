@@ -118,11 +118,12 @@ weft_status_t weft_packer_prepare(weft_packer_t *packer, const weft_shard_t *sha
     return status;
 }
 
-weft_status_t weft_packer_run(const weft_packer_t *packer, uint32_t bucket)
+weft_status_t weft_packer_run(const weft_packer_t *packer, uint32_t bucket, bool *any)
 {
     const weft_queue_ops_t *ops = packer->queue->ops;
     uint32_t pack = packer->first_pack[bucket], packs = packer->first_pack[bucket + 1] - pack;
     uint32_t max = packer->first_max[bucket], maxima = packer->first_max[bucket + 1] - max;
+    *any = packs || maxima;
     if (packs)
         WEFT_TRY(ops->pack_run(packer->packs, pack, packs));
     return maxima ? ops->amax_run(packer->maxima, max, maxima) : WEFT_OK;

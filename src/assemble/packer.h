@@ -31,7 +31,7 @@ void weft_packer_destroy(weft_packer_t *packer);
  * **Returns** WEFT_OK, WEFT_ERR_NO_MEMORY, WEFT_ERR_ARGUMENT (a shard that the kernels cannot read). */
 weft_status_t weft_packer_prepare(weft_packer_t *packer, const weft_shard_t *shards, weft_place_fn place, void *user);
 
-/* Start making the bytes of `bucket`. */
-weft_status_t weft_packer_run(const weft_packer_t *packer, uint32_t bucket);
+/* Start making the bytes of `bucket`; *any says whether there was something to make. */
+weft_status_t weft_packer_run(const weft_packer_t *packer, uint32_t bucket, bool *any);
 
 #endif

@@ -1,6 +1,5 @@
 #include "src/swap/weights.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -86,8 +85,8 @@ static weft_status_t flip_swap(weft_weights_t *w, void *stream, weft_error_t *er
     weft_status_t status = w->queue->ops->pair_exchange(w->queue, &w->pair);
     pthread_mutex_unlock(&w->mutex);
     if (status != WEFT_OK)
-        weft_fail(error, status, "swap mode flip: the system refused to remap %zu bytes: %s", w->pair.bytes,
-                  strerror(errno));
+        weft_fail(error, status, "swap mode flip: the system refused to remap %zu bytes (%s)", w->pair.bytes,
+                  weft_status_text(status));
     return status;
 }
 

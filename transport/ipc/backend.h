@@ -290,6 +290,7 @@ void weft_ipc_acknowledge(weft_transport_t *transport, weft_group_t *group);
 void weft_ipc_ops_drop(weft_transport_t *transport);
 
 /* lend.c */
+weft_status_t weft_ipc_lendable(weft_transport_t *transport, const weft_lent_run_t *run, weft_error_t *error);
 weft_status_t weft_ipc_lend(weft_transport_t *transport, uint64_t version, const weft_lent_run_t *runs,
                             uint32_t count, weft_error_t *error);
 void weft_ipc_unlend(weft_transport_t *transport);

@@ -200,6 +200,16 @@ static weft_status_t renew(weft_transport_t *transport, const weft_lent_run_t *r
     return WEFT_OK;
 }
 
+weft_status_t weft_ipc_lendable(weft_transport_t *transport, const weft_lent_run_t *run, weft_error_t *error)
+{
+    weft_ipc_lent_t tried = {.table = -1};
+    pthread_mutex_lock(&transport->mutex);
+    weft_status_t status = cover(transport, &tried, run, error);
+    free_lent(transport, &tried);
+    pthread_mutex_unlock(&transport->mutex);
+    return status == WEFT_OK ? status : weft_error_prefix(error, "rank %u: ipc", transport->base.rank);
+}
+
 weft_status_t weft_ipc_lend(weft_transport_t *transport, uint64_t version, const weft_lent_run_t *runs,
                             uint32_t count, weft_error_t *error)
 {

@@ -343,6 +343,7 @@ const weft_transport_ops_t weft_ipc_ops = {
     .abort = weft_ipc_abort,
     .close = weft_ipc_close,
     .lend = weft_ipc_lend,
+    .lendable = weft_ipc_lendable,
     .unlend = weft_ipc_unlend,
     .lent = weft_ipc_lent,
     .borrow = weft_ipc_borrow,
