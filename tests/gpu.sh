@@ -91,7 +91,7 @@ program() { find "$build" -name "$1" -type f -perm -u+x | head -n 1; }
 sanitizers=()
 sanitize() { # TOOL PROGRAM
     local name=$1-$2
-    timeout -k 5 230 compute-sanitizer --tool "$1" --error-exitcode 9 "$(program "$2")" >"$results/$name.log" 2>&1 </dev/null &
+    timeout -k 5 170 compute-sanitizer --tool "$1" --error-exitcode 9 "$(program "$2")" >"$results/$name.log" 2>&1 </dev/null &
     sanitizers+=("$!:$name")
 }
 
@@ -138,7 +138,7 @@ if wants sanitize && command -v compute-sanitizer >/dev/null; then
     done
 fi
 if wants test; then
-    stage test 240 ctest --test-dir "$build" -L '^gpu$' -j3 --output-on-failure || true
+    stage test 200 ctest --test-dir "$build" -L '^gpu$' -j3 --output-on-failure || true
     grep -h 'tests passed' "$results/test.log" || true
 fi
 await_sanitizers
