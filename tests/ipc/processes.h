@@ -43,8 +43,8 @@
 
 /* What the processes of a scene tell each other. */
 typedef struct shared {
-    _Atomic uint32_t
-        midway; /* rollout ranks that have a part of the version that is slow, and not all of it */
+    _Atomic uint32_t midway; /* rollout ranks that have a part of the version that is slow, not all of it */
+    _Atomic uint64_t killed_us; /* when */
 } shared_t;
 
 typedef struct process process_t;

@@ -2,13 +2,14 @@
 """Sync over real ranks, compared three ways: what each rank serves after the last version, what `weft quantize` writes, and
 what tests/oracle computes in NumPy must be the same bytes.
 
-    matrix.py WEFT [--full | --take N] [--only TEXT] [--keep DIR] [--transport NAME [--options TEXT]]
+    matrix.py WEFT [--full | --take N] [--only TEXT] [--keep DIR] [--jobs N] [--transport NAME [--options TEXT]]
 
 Without --full every value of every column appears, and every pair of trainer and rollout; with it, every combination.
---take spreads N syncs over that list. --options go to `weft run`, such as "--shared-gpu".
+--take spreads N syncs over that list; --jobs runs N at once. --options go to `weft run`, such as "--shared-gpu".
 Exits 77 when NumPy or mpirun is missing, or a GPU that the transport needs."""
 
 import argparse
+import concurrent.futures
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DEMO = os.path.join(HERE, "..", "..", "launch", "demo")
@@ -57,6 +59,7 @@ class Matrix:
         self.weft, self.folder, self.environment, self.options = weft, folder, environment, options
         self.expected = {}
         self.failures = []
+        self.lock = threading.Lock()  # of `expected` as a whole; then one of each key
 
     def check(self, what, command):
         code, output = run(command, self.environment)
@@ -67,26 +70,31 @@ class Matrix:
     def expect(self, model, rollout, scheme, profile):
         """The offline files, checked against the oracle once for each rollout, scheme and profile."""
         key = (model, rollout, scheme, profile)
-        if key not in self.expected:
-            name = "-".join(key).replace(",", "_").replace(":", "")
-            offline, oracle = (os.path.join(self.folder, kind, name) for kind in ("offline", "oracle"))
-            checkpoint = os.path.join(DEMO, model, MODELS[model][0][-1])
-            for path in (offline, oracle):
-                os.makedirs(path)
-            arguments = ["--scheme", scheme] + (["--profile", profile] if profile != "default" else [])
-            what = f"{model} {rollout} {scheme} {profile} offline"
-            self.check(what, [self.weft, "quantize", checkpoint, offline, "--rollout", rollout] + arguments)
-            self.check(what, [sys.executable, os.path.join(ORACLE, "checkpoint.py"), checkpoint, rollout, scheme, profile, oracle])
-            self.check(what, [sys.executable, os.path.join(ORACLE, "compare.py"), oracle, offline])
-            self.expected[key] = offline
-        return self.expected[key]
+        with self.lock:
+            entry = self.expected.setdefault(key, {"lock": threading.Lock(), "path": None})
+        with entry["lock"]:
+            entry["path"] = entry["path"] or self.make_expected(*key)
+        return entry["path"]
+
+    def make_expected(self, model, rollout, scheme, profile):
+        name = "-".join((model, rollout, scheme, profile)).replace(",", "_").replace(":", "")
+        offline, oracle = (os.path.join(self.folder, kind, name) for kind in ("offline", "oracle"))
+        checkpoint = os.path.join(DEMO, model, MODELS[model][0][-1])
+        for path in (offline, oracle):
+            os.makedirs(path)
+        arguments = ["--scheme", scheme] + (["--profile", profile] if profile != "default" else [])
+        what = f"{model} {rollout} {scheme} {profile} offline"
+        self.check(what, [self.weft, "quantize", checkpoint, offline, "--rollout", rollout] + arguments)
+        self.check(what, [sys.executable, os.path.join(ORACLE, "checkpoint.py"), checkpoint, rollout, scheme, profile, oracle])
+        self.check(what, [sys.executable, os.path.join(ORACLE, "compare.py"), oracle, offline])
+        return offline
 
     def sync(self, model, trainer, rollout, scheme, profile, relay, swap):
         versions, rollouts = MODELS[model]
         what = f"{model} {trainer} -> {rollout} {scheme} {profile} {'relay' if relay else 'direct'} {swap}"
         offline = self.expect(model, rollout, scheme, profile)
-        dump, table = os.path.join(self.folder, "dump"), os.path.join(self.folder, "table.json")
-        shutil.rmtree(dump, ignore_errors=True)
+        work = tempfile.mkdtemp(dir=self.folder)
+        dump, table = os.path.join(work, "dump"), os.path.join(work, "table.json")
         command = ["mpirun", "-n", str(TRAINERS[trainer] + rollouts[rollout]), self.weft, "run",
                    "--model", ",".join(os.path.join(DEMO, model, v) for v in versions),
                    "--trainer", trainer, "--rollout", rollout, "--scheme", scheme, "--swap", swap,
@@ -98,6 +106,7 @@ class Matrix:
             found = json.load(file)
         if found["torn_steps"] or found["received_bytes"] != found["needed_bytes"]:
             self.failures.append(f"{what}: torn {found['torn_steps']}, received {found['received_bytes']}, needed {found['needed_bytes']}")
+        shutil.rmtree(work, ignore_errors=True)
         return what
 
 
@@ -112,6 +121,7 @@ def main():
     parser.add_argument("--only", default="")
     parser.add_argument("--keep")
     parser.add_argument("--take", type=int)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--transport", default="mpi")
     parser.add_argument("--options", default="")
     arguments = parser.parse_args()
@@ -133,11 +143,11 @@ def main():
              if arguments.only in f"{case[0]} {case[1]} {case[2]} {case[3][0]} {case[3][1]}"]
     if arguments.take and arguments.take < len(cases):
         cases = [cases[i * len(cases) // arguments.take] for i in range(arguments.take)]
-    for model, trainer, rollout, (scheme, profile), relay, swap in cases:
-        before = len(matrix.failures)
-        what = matrix.sync(model, trainer, rollout, scheme, profile, relay, swap)
-        count += 1
-        print(f"{'ok  ' if len(matrix.failures) == before else 'FAIL'} {what}", flush=True)
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        for what in pool.map(lambda case: matrix.sync(case[0], case[1], case[2], *case[3], *case[4:]), cases):
+            count += 1
+            failed = any(failure.startswith(what) for failure in matrix.failures)
+            print(f"{'FAIL' if failed else 'ok  '} {what}", flush=True)
     if not arguments.keep:
         shutil.rmtree(folder)
     for failure in matrix.failures:
