@@ -1,6 +1,7 @@
 # What a user may switch, and the compile flags that every target shares.
 option(WEFT_CUDA "Build the CUDA kernels and the device transports" OFF)
 option(WEFT_TESTS "Build the tests" ON)
+option(WEFT_WERROR "Warnings of the compiler are errors" ON)
 set(WEFT_SANITIZE "" CACHE STRING "address, undefined or thread: build everything under that sanitizer")
 
 set(CMAKE_C_STANDARD 11)
@@ -15,7 +16,7 @@ endif()
 
 add_library(weft_flags INTERFACE)
 target_compile_options(weft_flags INTERFACE
-  -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-missing-field-initializers
+  -Wall -Wextra $<$<BOOL:${WEFT_WERROR}>:-Werror> -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-missing-field-initializers
   # Host and device must give the same bytes: no contraction into fused multiply-adds, no fast-math.
   -ffp-contract=off -fno-fast-math)
 target_compile_definitions(weft_flags INTERFACE _GNU_SOURCE)

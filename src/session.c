@@ -309,9 +309,10 @@ weft_status_t weft_session_open_queue(weft_session_t *s, weft_queue_t **queue, w
         return weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: no thread can be started", s->rank);
     pthread_join(thread, NULL);
     if (opening.status != WEFT_OK)
-        return weft_error_prefix(error, "rank %u", s->rank);
-    *queue = opening.queue;
-    return WEFT_OK;
+        weft_error_prefix(error, "rank %u", s->rank);
+    else
+        *queue = opening.queue;
+    return opening.status;
 }
 
 void weft_session_progress_begin(weft_session_t *s, weft_queue_t *queue)

@@ -196,7 +196,9 @@ static weft_status_t check_memory(const weft_trainer_t *t, const char *name, con
     if (t->queue->ops->reads(t->queue, kind) && ops->lendable) {
         const weft_lent_run_t run = {data, bytes, 0};
         weft_status_t status = bytes ? ops->lendable(t->session->transport, &run, error) : WEFT_OK;
-        return status == WEFT_OK ? status : weft_error_prefix(error, "trainer rank %u: %s", t->session->rank, name);
+        if (status != WEFT_OK)
+            weft_error_prefix(error, "trainer rank %u: %s", t->session->rank, name);
+        return status;
     }
     if (t->queue->ops->reads(t->queue, kind))
         return WEFT_OK;

@@ -57,9 +57,11 @@ weft_status_t weft_error_prefix(weft_error_t *error, const char *format, ...)
     int used = vsnprintf(text, sizeof text, format, args);
     va_end(args);
     if (used >= 0 && (size_t)used + 3 < sizeof text) {
-        strcpy(text + used, ": ");
-        strncat(text, error->message, sizeof text - strlen(text) - 1);
-        memcpy(error->message, text, sizeof text);
+        size_t at = (size_t)used + 2, length = strnlen(error->message, sizeof text - at - 1);
+        memcpy(text + used, ": ", 2);
+        memcpy(text + at, error->message, length);
+        text[at + length] = '\0';
+        memcpy(error->message, text, at + length + 1);
     }
     return error->status;
 }

@@ -207,7 +207,9 @@ weft_status_t weft_ipc_lendable(weft_transport_t *transport, const weft_lent_run
     weft_status_t status = cover(transport, &tried, run, error);
     free_lent(transport, &tried);
     pthread_mutex_unlock(&transport->mutex);
-    return status == WEFT_OK ? status : weft_error_prefix(error, "rank %u: ipc", transport->base.rank);
+    if (status != WEFT_OK)
+        weft_error_prefix(error, "rank %u: ipc", transport->base.rank);
+    return status;
 }
 
 weft_status_t weft_ipc_lend(weft_transport_t *transport, uint64_t version, const weft_lent_run_t *runs,
