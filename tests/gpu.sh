@@ -73,7 +73,7 @@ unpack_packages() {
         dpkg -x "$package" "$deps"
     done
     local lib=$deps/usr/lib/x86_64-linux-gnu
-    sed -i "s|^prefix=/usr|prefix=$deps/usr|; s|=/usr/|=$deps/usr/|; /^Requires.private/d" "$lib"/pkgconfig/*.pc
+    sed -i "s|/usr\>|$deps/usr|g; /^Requires.private/d" "$lib"/pkgconfig/*.pc
     export PATH=$PATH:$deps/usr/bin LD_LIBRARY_PATH=$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
     export PKG_CONFIG_PATH=$lib/pkgconfig:/usr/lib/x86_64-linux-gnu/pkgconfig:/usr/share/pkgconfig
     export LIBRARY_PATH=$lib${LIBRARY_PATH:+:$LIBRARY_PATH}
