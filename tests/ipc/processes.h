@@ -44,7 +44,7 @@
 /* What the processes of a scene tell each other. */
 typedef struct shared {
     _Atomic uint32_t midway; /* rollout ranks that have a part of the version that is slow, not all of it */
-    _Atomic uint64_t killed_us; /* when */
+    uint64_t start_us;       /* of the scene */
 } shared_t;
 
 typedef struct process process_t;
@@ -205,6 +205,13 @@ static inline int run_step(process_t *p, uint64_t *version)
 
 /* ---- A rank ---- */
 
+/* When a rank has come how far: what to look at where a scene takes long. */
+static inline void note(const process_t *p, const char *what)
+{
+    printf("# %.3f s: rank %u %s\n", (double)(weft_now_us() - p->shared->start_us) * 1e-6, p->world.base.rank,
+           what);
+}
+
 static inline void print_line(void *user, weft_log_level_t level, const char *line)
 {
     (void)user, (void)level;
@@ -274,8 +281,11 @@ static inline int run_process(process_t *p)
 {
     TRY(open_own_queue(p));
     TRY(open_process(p));
+    note(p, "is open");
     TRY(p->r->trainer ? p->scene->trainer_main(p) : p->scene->rollout_main(p));
+    note(p, "closes");
     close_process(p);
+    note(p, "has closed");
     TRY(check_context(p));
     job_destroy(p->job);
     return 0;
@@ -364,7 +374,6 @@ static inline int judge(play_t *play, pid_t process, int status)
 static inline void kill_victim(play_t *play)
 {
     weft_sleep_us(play->scene->delay_us);
-    play->shared->killed_us = weft_now_us();
     play->killed = kill(play->processes[play->scene->victim], SIGKILL) == 0;
 }
 
@@ -413,7 +422,10 @@ static inline int scene_run(const scene_t *scene)
         if (scene->versions >> version & 1)
             job_expect(play.job, version);
     play.shared = mmap(NULL, sizeof *play.shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    int failed = play.shared == MAP_FAILED || !fork_all(&play) ? 1 : watch(&play);
+    if (play.shared == MAP_FAILED)
+        return 1;
+    play.shared->start_us = weft_now_us();
+    int failed = fork_all(&play) ? watch(&play) : 1;
     end_all(&play);
     munmap(play.shared, sizeof *play.shared);
     job_destroy(play.job);

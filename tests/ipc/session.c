@@ -76,6 +76,7 @@ static int step_until(process_t *p, uint64_t last)
 {
     uint64_t deadline_us = weft_now_us() + PROCESS_PATIENCE, version = 0, before = 0;
     OK(weft_rollout_wait(p->r->rollout, 1, PROCESS_PATIENCE, &p->r->error));
+    note(p, "steps");
     while (version < last) {
         CHECK(weft_now_us() < deadline_us, "version %llu still serves", (unsigned long long)version);
         TRY(run_step(p, &version));
@@ -112,6 +113,7 @@ static int step_until_midway(process_t *p)
     CHECK(status.phase == WEFT_ROLLOUT_RECEIVING && status.layers_staged > 0 &&
               status.layers_staged < status.num_layers,
           "phase %u, %u of %u layers", status.phase, status.layers_staged, status.num_layers);
+    note(p, "is midway");
     p->shared->midway++;
     return 0;
 }
@@ -132,6 +134,7 @@ static int bereaved_trainer(process_t *p)
     weft_status_t status = weft_trainer_wait(p->r->trainer, 2, WEFT_PUBLISH_APPLIED,
                                              alone ? 1500000 : PROCESS_PATIENCE, &p->r->error);
     bool told = status == WEFT_ERR_PEER_LOST || (alone && status == WEFT_ERR_TIMEOUT);
+    note(p, "knows of the loss");
     CHECK(told, "version 2: %s: %s", weft_status_name(status), p->r->error.message);
     TRY(spoil_lent(p));
     if (alone)
@@ -162,8 +165,7 @@ static int step_until_given_up(process_t *p)
         CHECK(weft_now_us() < deadline_us, "the loss of rank %u is not seen", p->scene->victim);
         TRY(step_on_first(p));
     }
-    printf("# rank %u: the loss was seen after %llu us\n", p->r->rank,
-           (unsigned long long)(weft_now_us() - p->shared->killed_us));
+    note(p, "has given version 2 up");
     return 0;
 }
 
