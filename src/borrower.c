@@ -94,6 +94,18 @@ bool weft_borrower_has(const weft_borrower_t *b, uint64_t version, uint32_t *fir
     return true;
 }
 
+weft_status_t weft_borrower_alive(const weft_borrower_t *b, weft_error_t *error)
+{
+    for (uint32_t t = 0; t < b->num_trainers; t++) {
+        uint64_t lent, generation;
+        weft_status_t status = b->sources[t].used ? ops_of(b)->lent(b->session->transport, t, &lent, &generation) : WEFT_OK;
+        if (status != WEFT_OK)
+            return weft_fail(error, status, "rollout rank %u: trainer rank %u is gone before it lent its weights",
+                             b->session->rank, t);
+    }
+    return WEFT_OK;
+}
+
 static weft_status_t map_shards(weft_borrower_t *b, uint32_t from, weft_error_t *error)
 {
     for (uint32_t i = 0; i < b->num_tensors; i++) {

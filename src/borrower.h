@@ -16,6 +16,9 @@ void weft_borrower_destroy(weft_borrower_t *borrower);
 /* Whether every source of this rank lends `version` now; never blocks. *first: the first that does not. */
 bool weft_borrower_has(const weft_borrower_t *borrower, uint64_t version, uint32_t *first);
 
+/* WEFT_OK, or that a source of this rank is gone before it lent anything: WEFT_ERR_PEER_LOST naming it. */
+weft_status_t weft_borrower_alive(const weft_borrower_t *borrower, weft_error_t *error);
+
 /* Map what the sources lend, if any of it has moved since the last time; *moved says so. Only when
  * weft_borrower_has, with nothing in flight. Blocks when it has. */
 weft_status_t weft_borrower_map(weft_borrower_t *borrower, bool *moved, weft_error_t *error);

@@ -284,8 +284,10 @@ static weft_status_t map_sources(weft_rollout_t *r, bool *moved, weft_error_t *e
         r->refused = r->mapped = *moved = true;
         return WEFT_OK;
     }
-    if (r->mapped || !weft_borrower_has(r->borrower, r->transfer.version, &first))
+    if (r->mapped)
         return WEFT_OK;
+    if (!weft_borrower_has(r->borrower, r->transfer.version, &first))
+        return weft_borrower_alive(r->borrower, error);
     weft_status_t status = weft_borrower_map(r->borrower, &changed, error);
     if (status == WEFT_ERR_ABORTED) { /* taken back already: rounds go through unread */
         refuse(r, status, error);

@@ -21,6 +21,7 @@
 
 #define WARM_UPDATES   2u
 #define PARKED_STEPS   8u
+#define WARM_US        60000
 #define PARKED_REST_US 50000      /* longer than it takes to count as parked */
 #define COPY_BYTES     (1u << 30) /* of one copy of the floor, at most */
 
@@ -140,6 +141,28 @@ static weft_status_t run_engine(bench_sync_t *s, weft_error_t *error)
     return WEFT_OK;
 }
 
+/* An engine or a trainer is at work until an update begins. A GPU that idles lowers its clocks, and takes milliseconds to
+ * raise them: digests of scratch memory are work enough. */
+static weft_status_t keep_warm(bench_sync_t *s, weft_error_t *error)
+{
+    weft_queue_t *queue = s->world.job.queue;
+    uint64_t end_us = weft_now_us() + WARM_US;
+    weft_status_t status = WEFT_OK;
+    if (s->idle || queue->ops->synchronous || !s->scratch)
+        return WEFT_OK;
+    const weft_run_t run = {s->scratch, s->scratch_bytes};
+    if (!s->warmth)
+        status = queue->ops->digest_create(queue, &run, 1, &s->warmth);
+    while (status == WEFT_OK && weft_now_us() < end_us) {
+        status = queue->ops->digest_run(s->warmth, 0, 1);
+        if (status == WEFT_OK)
+            status = bench_settle(queue);
+    }
+    return status == WEFT_OK ? status
+                             : weft_fail(error, status, "rollout rank %u: its GPU cannot be kept at work: %s",
+                                         s->world.job.rank, weft_status_text(status));
+}
+
 /* ---- its counterpart ---- */
 
 static bool lends(const bench_sync_t *s)
@@ -224,7 +247,9 @@ static weft_status_t run_rounds(bench_sync_t *s, series_t *all, weft_error_t *er
 {
     for (uint32_t round = 0; round < WARM_UPDATES + s->world.job.options.updates; round++) {
         double fields[UPDATE_FIELDS], counterpart;
+        WEFT_TRY(keep_warm(s, error));
         WEFT_TRY(run_counterpart(s, &counterpart, error));
+        WEFT_TRY(keep_warm(s, error));
         WEFT_TRY(run_update(s, fields, error));
         WEFT_TRY(run_engine(s, error));
         if (round >= WARM_UPDATES)
@@ -307,6 +332,9 @@ static void print_notes(bench_sync_t *s)
         weft_plan_profile(job->plan), job->options.swap, s->decode);
     bench_report_note(&s->world.report, "a rank receives %.3f GB of bf16 and holds %.3f GB; GB/s is of bf16",
                       (double)plan.ingress_bytes_max / 1e9, (double)plan.kernel_bytes_max / 1e9);
+    if (!job->queue->ops->synchronous)
+        bench_report_note(&s->world.report, s->idle ? "the GPU idles before an update"
+                                                    : "the GPU is at work until an update begins (--idle: it is not)");
     bench_report_note(&s->world.report,
                       lends(s) ? "floor: bytes read and bytes written, at the speed of a copy in the same run"
                                : "bare: the same buckets by the same routes, nothing else done");
@@ -366,6 +394,8 @@ static void destroy_role(bench_sync_t *s)
     weft_rollout_destroy(s->rollout);
     bench_engine_destroy(s->engine); /* its stream outlives the rollout */
     shards_destroy(&s->shards);
+    if (job->queue)
+        job->queue->ops->digest_destroy(s->warmth);
     if (s->scratch)
         job->queue->ops->free(job->queue, s->scratch);
     weft_session_close(job->session);
@@ -475,6 +505,7 @@ static int parse(bench_sync_t *s, int argc, char **argv, bool quiet)
         {"rate", OPTION_RATE, &o->rate, "RATE",
          "flat: also with trainers that send no faster, such as 50GB/s"},
         {"tokens", OPTION_COUNT, &s->tokens, "N", "flat, parked: tokens of the KV cache (default 256)"},
+        {"idle", OPTION_FLAG, &s->idle, NULL, "let the GPU idle before each update, instead of keeping it at work"},
         {"host", OPTION_TEXT, &o->host, "ADDRESS",
          "address of this node for control messages (default 127.0.0.1)"},
         {"json", OPTION_TEXT, &o->json, "FILE", "write the rows as JSON too"},

@@ -21,6 +21,8 @@ typedef struct bench_sync {
     shards_t shards;
     uint8_t *scratch; /* for bare or floor */
     size_t scratch_bytes;
+    weft_digest_list_t *warmth; /* what keeps a GPU at work until an update begins */
+    bool idle;                  /* --idle: nothing does */
     bench_engine_t *engine; /* rollout, with --decode */
     uint64_t version;       /* published last */
 

@@ -101,6 +101,14 @@ static void steps_are_the_hosts(void **state)
     check_steps("tiny-qwen3-moe/v1", FP8_CHANNEL, false);
 }
 
+/* For sanitizers, under which everything takes a hundred times as long. */
+static void kernels_of_each_kind(void **state)
+{
+    (void)state;
+    check_steps("tiny-qwen3/v3", FP8_CHANNEL, true);
+    check_steps("tiny-qwen3-moe/v1", FP8_BLOCK, false);
+}
+
 /* Addresses that allow no 16-byte load. */
 static void odd_addresses_are_read(void **state)
 {
@@ -282,7 +290,10 @@ int main(void)
         cmocka_unit_test(a_swap_between_steps_changes_the_model),
         cmocka_unit_test(refuses_what_it_cannot_step),
     };
+    const struct CMUnitTest brief[] = {cmocka_unit_test(kernels_of_each_kind)};
     if (!device_found())
         return 77;
+    if (getenv("WEFT_TEST_SHORT"))
+        return cmocka_run_group_tests_name("short", brief, NULL, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
