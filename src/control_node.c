@@ -98,10 +98,14 @@ static void carry_out(void *user, const weft_action_t *action)
     case WEFT_ACTION_START_TRANSFER:
         start_transfer(s, action);
         break;
+    case WEFT_ACTION_DISCARD_STAGE:
+        pthread_mutex_lock(&s->mutex);
+        s->discarded = action->version;
+        pthread_mutex_unlock(&s->mutex);
+        break;
     case WEFT_ACTION_REPORT_POSTED:
     case WEFT_ACTION_STOP_TRANSFER_AT:
     case WEFT_ACTION_ABORT_TRANSFER:
-    case WEFT_ACTION_DISCARD_STAGE:
     case WEFT_ACTION_TRY_SWAP:
         weft_session_command(s, action->type, action->version, action->round);
         break;

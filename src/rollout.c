@@ -437,6 +437,7 @@ static weft_status_t begin_version(weft_rollout_t *r, uint64_t version, weft_err
     r->started_us = r->last_arrival_us = weft_now_us();
     pthread_mutex_lock(&r->session->mutex);
     r->received_bytes = 0;
+    r->received_version = version;
     r->layers_staged = 0;
     pthread_mutex_unlock(&r->session->mutex);
     WEFT_TRY(weft_weights_settle(r->weights, error));

@@ -56,7 +56,7 @@ struct weft_rollout {
 
     /* under the session's mutex */
     weft_rollout_stats_t pending_stats, stats;
-    uint64_t received_bytes;
+    uint64_t received_bytes, received_version;
     uint32_t layers_staged;
     weft_version_span_t spans[WEFT_ROLLOUT_SPANS];
     uint32_t num_spans;

@@ -90,14 +90,15 @@ void weft_rollout_get_status(const weft_rollout_t *r, weft_rollout_status_t *sta
     uint64_t live = weft_guard_live(&r->session->guard);
     weft_guard_view_t view = weft_guard_look(&r->session->guard);
     pthread_mutex_lock(&r->session->mutex);
-    uint64_t pending = r->session->transferring;
+    uint64_t begun = r->session->transferring, pending = begun > r->session->discarded ? begun : 0;
+    bool receiving = r->received_version == pending; /* it may have begun without this thread having seen it */
     *status = (weft_rollout_status_t){
         .phase = phase_of(view, live, pending, r->pending_stats.version),
         .live_version = live,
         .pending_version = pending > live ? pending : 0,
-        .received_bytes = r->received_bytes,
+        .received_bytes = receiving ? r->received_bytes : 0,
         .expected_bytes = r->program->payload_bytes,
-        .layers_staged = r->layers_staged,
+        .layers_staged = receiving ? r->layers_staged : 0,
         .num_layers = r->program->plan->layers->count,
     };
     pthread_mutex_unlock(&r->session->mutex);

@@ -81,6 +81,7 @@ struct weft_session {
     weft_publication_t publications[WEFT_PUBLICATIONS]; /* newest overwrite oldest */
     uint32_t num_publications;
     uint64_t transferring; /* the version begun last; on a trainer 0 once it is over */
+    uint64_t discarded;    /* rollout: the last version that was given up after it had begun */
     bool fenced;
     weft_status_t fenced_status;
     char fenced_text[WEFT_MESSAGE_TEXT_BYTES];

@@ -15,11 +15,18 @@ constexpr uint32_t WARPS = THREADS / WARP;
 constexpr uint32_t ROW_GROUPS = BLOCK / GROUP;
 constexpr uint32_t STEP = THREADS / ROW_GROUPS; /* rows between the groups of a thread */
 
-/* Both scales of a tile and what x is multiplied by; `pow2` holds for vllm-pow2 only. */
+/* The scale of a tile and what x is multiplied by; for vllm-pow2 also the second scale, and what a first code
+ * is multiplied by for the second. */
 typedef struct scales {
     float scale, factor;
-    float pow2, pow2_factor;
+    float pow2, ratio;
 } scales_t;
+
+/* 1 / scale, which is a power of two. */
+static __device__ __forceinline__ float inverse_pow2(float scale)
+{
+    return weft_f32(0x7F000000u - weft_f32_bits(scale));
+}
 
 static __device__ __forceinline__ scales_t scales_of(uint32_t profile, float amax, bool has_inf)
 {
@@ -40,17 +47,17 @@ static __device__ __forceinline__ scales_t scales_of(uint32_t profile, float ama
         /* Rounding is monotone: the largest code is that of the amax, or of an Inf. */
         uint32_t max_code = has_inf ? WEFT_E4M3_MAX : e4m3_pair(weft_mul(amax, s.factor), 0.0f) & 0xFF;
         s.pow2 = weft_block_scale_pow2(weft_mul(e4m3_values(max_code).x, s.scale));
-        s.pow2_factor = weft_block_factor(s.pow2);
+        s.ratio = weft_mul(s.scale, inverse_pow2(s.pow2));
     }
     return s;
 }
 
-/* What two codes stand for under `scale`, rounded again. */
+/* What two codes stand for under `scale`, rounded again. The ratio is exact and about 1/2 .. 1, and nothing
+ * here is subnormal: code x scale rounded and then divided by a power of two is the same. */
 static __device__ __forceinline__ uint32_t recode_pair(uint32_t codes, const scales_t *s)
 {
     float2 x = e4m3_values(codes);
-    return e4m3_pair(weft_mul(weft_mul(x.x, s->scale), s->pow2_factor),
-                     weft_mul(weft_mul(x.y, s->scale), s->pow2_factor));
+    return e4m3_pair(weft_mul(x.x, s->ratio), weft_mul(x.y, s->ratio));
 }
 
 /* TWICE: for vllm-pow2. */

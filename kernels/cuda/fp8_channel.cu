@@ -6,9 +6,10 @@
  *     | row 1                          |   threads 128 .. 255
  *     +--------------------------------+
  *
- * Blocks of 256 threads for rows of at most 8192 elements, 512 for at most 16384. Longer rows have kernels of
- * 1024 that gather always; what does not fit their registers is read twice. Where columns are split over
- * ranks the row's amax has come ahead.
+ * Blocks of 256 threads for rows of at most 8192 elements; from there on a row has a block to itself, of 384
+ * threads up to 12288 elements, which gives each four groups at just that length, and of 512 up to 16384.
+ * Longer rows have kernels of 1024 that gather always; what does not fit their registers is read twice. Where
+ * columns are split over ranks the row's amax has come ahead.
  *
  * x / s must be what one true division gives, rounded, and then rounded to e4m3; quotient.h does it in two
  * operations for a row whose amax covers it. Other rows (a NaN or Inf in them, an amax that does not cover
@@ -54,6 +55,37 @@ template <uint32_t SIZE> struct shared_t {
     listing_t listing;
 };
 
+/* What a thread has of a tile: a row, and in it the groups at col, col + step, ... */
+typedef struct share {
+    uint32_t row, col, step;
+    uint32_t rows; /* of a whole tile */
+} share_t;
+
+/* Only the smallest blocks hold several rows: `log` says how many threads each has. */
+template <uint32_t SIZE> static __device__ __forceinline__ share_t share_of(uint32_t log)
+{
+    if (SIZE == CHANNEL_THREADS)
+        return share_t{.row = threadIdx.x >> log,
+                       .col = (threadIdx.x & ((1u << log) - 1)) * GROUP,
+                       .step = GROUP << log,
+                       .rows = SIZE >> log};
+    uint32_t step = SIZE * GROUP;
+    asm("" : "+r"(step)); /* known, it spills: every group's address then has registers of its own */
+    return share_t{.row = 0, .col = threadIdx.x * GROUP, .step = step, .rows = 1};
+}
+
+/* Warps that share a row. */
+template <uint32_t SIZE> static __device__ __forceinline__ uint32_t row_warps_of(uint32_t log)
+{
+    return SIZE > CHANNEL_THREADS ? SIZE / WARP : (1u << log) / WARP;
+}
+
+/* The first of those that share this warp's row. */
+template <uint32_t SIZE> static __device__ __forceinline__ uint32_t first_warp(uint32_t row_warps)
+{
+    return SIZE > CHANNEL_THREADS ? 0 : threadIdx.x / WARP & ~(row_warps - 1);
+}
+
 /* ---- Direct ---- */
 
 /* The maximum that each warp found, and the amax that its row was given if it was. */
@@ -66,10 +98,11 @@ template <uint32_t SIZE>
 static __device__ __forceinline__ warp_row_t look_at_warp(const unit_t *unit, const unit_tile_t *tile,
                                                           const uint32_t *warp_max)
 {
-    const uint32_t warp = threadIdx.x % (SIZE / WARP), row = warp * WARP >> tile->log_row_threads;
+    const uint32_t warp = threadIdx.x % WARP % (SIZE / WARP);
+    const uint32_t row = SIZE > CHANNEL_THREADS ? 0 : warp * WARP >> tile->log_row_threads;
     warp_row_t w = {warp_max[warp], 0};
     if (unit->row_amax && row < tile->rows)
-        w.given = unit->row_amax[tile->place * (SIZE >> tile->log_row_threads) + row];
+        w.given = unit->row_amax[tile->place * share_of<SIZE>(tile->log_row_threads).rows + row];
     return w;
 }
 
@@ -80,12 +113,13 @@ static __device__ __forceinline__ bool agree_on_amax(const unit_t *unit, const u
                                                      const uint32_t *warp_max, uint32_t *amax)
 {
     const uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const uint32_t row_warps = (1u << tile->log_row_threads) / WARP, first = warp & ~(row_warps - 1);
+    const uint32_t row_warps = row_warps_of<SIZE>(tile->log_row_threads);
+    const uint32_t other = SIZE > CHANNEL_THREADS ? lane % (SIZE / WARP) : lane & (row_warps - 1);
     const warp_row_t w = look_at_warp<SIZE>(unit, tile, warp_max);
     if (unit->row_amax)
         *amax = __shfl_sync(ALL_LANES, w.given, warp);
     else
-        *amax = __reduce_max_sync(ALL_LANES, warp_max[first + (lane & (row_warps - 1))]);
+        *amax = __reduce_max_sync(ALL_LANES, warp_max[first_warp<SIZE>(row_warps) + other]);
     return !FINITE || __all_sync(ALL_LANES, w.max < inf_bits<D>() && (!unit->row_amax || w.max <= w.given));
 }
 
@@ -116,13 +150,13 @@ template <weft_dtype_t D, bool DIGEST, bool FINITE, uint32_t SIZE>
 static __device__ __forceinline__ bool direct_tile(const work_t *work, const unit_tile_t *tile,
                                                    shared_t<SIZE> *shared)
 {
-    const uint32_t log = tile->log_row_threads;
-    const groups_t g = {.top = tile->place * (SIZE >> log),
+    const share_t share = share_of<SIZE>(tile->log_row_threads);
+    const groups_t g = {.top = tile->place * share.rows,
                         .left = 0,
-                        .row = threadIdx.x >> log,
-                        .col = (threadIdx.x & ((1u << log) - 1)) * GROUP,
+                        .row = share.row,
+                        .col = share.col,
                         .down = 0,
-                        .right = GROUP << log};
+                        .right = share.step};
     uint4 v[GROUPS];
     const uint32_t real = load_tile<D>(work, tile, &g, v);
     uint32_t max = 0, amax;
@@ -157,12 +191,13 @@ typedef struct place {
 
 template <uint32_t SIZE> static __device__ __forceinline__ place_t place_of(const unit_t *unit, uint32_t tile)
 {
-    const uint32_t log = unit->log_row_threads, row = tile * (SIZE >> log) + (threadIdx.x >> log);
+    const share_t share = share_of<SIZE>(unit->log_row_threads);
+    const uint32_t row = tile * share.rows + share.row;
     return place_t{
         .row = row,
-        .col = (threadIdx.x & ((1u << log) - 1)) * GROUP,
-        .step = GROUP << log,
-        .row_warps = (1u << log) / WARP,
+        .col = share.col,
+        .step = share.step,
+        .row_warps = row_warps_of<SIZE>(unit->log_row_threads),
         .real = row < unit->rows,
     };
 }
@@ -171,9 +206,9 @@ template <uint32_t SIZE> static __device__ __forceinline__ place_t place_of(cons
 template <uint32_t SIZE>
 static __device__ __forceinline__ uint32_t row_max(uint32_t warp_value, const place_t *at, uint32_t *warp_max)
 {
-    const uint32_t warp = threadIdx.x / WARP, first = warp & ~(at->row_warps - 1);
+    const uint32_t first = first_warp<SIZE>(at->row_warps);
     if (threadIdx.x % WARP == 0)
-        warp_max[warp] = warp_value;
+        warp_max[threadIdx.x / WARP] = warp_value;
     weft_sync<SIZE>();
     uint32_t max = warp_value;
     for (uint32_t i = 0; i < at->row_warps; i++)
@@ -201,7 +236,8 @@ static __device__ __noinline__ void gathered_tile(const work_t *work, shared_t<S
     const uint32_t index = work->tiles[blockIdx.x].unit, place = work->tiles[blockIdx.x].place;
     const unit_t unit_here = work->units[index], *unit = &unit_here;
     const place_t at = place_of<SIZE>(unit, place);
-    const uint32_t tile_rows = SIZE >> unit->log_row_threads, chunk = at.step * GROUPS, cols = unit->cols;
+    const uint32_t tile_rows = share_of<SIZE>(unit->log_row_threads).rows, chunk = at.step * GROUPS;
+    const uint32_t cols = unit->cols;
     const sources_t sources =
         list_sources<SIZE>(work, unit, place * tile_rows, tile_rows, 0, cols, &shared->listing);
     uint4 v[GROUPS];
@@ -272,8 +308,9 @@ weft_status_t weft_cuda_launch_fp8_channel(const work_t *work, weft_dtype_t dtyp
                                            unsigned extras, cudaStream_t stream)
 {
     void (*kernel)(const work_t) =
-        threads == CHANNEL_THREADS ? WEFT_CUDA_PICK(fp8_channel, dtype, extras, CHANNEL_THREADS)
-        : threads == LONG_THREADS  ? WEFT_CUDA_PICK(fp8_channel, dtype, extras, LONG_THREADS)
-                                   : WEFT_CUDA_PICK(fp8_channel_wide, dtype, extras);
+        threads == CHANNEL_THREADS  ? WEFT_CUDA_PICK(fp8_channel, dtype, extras, CHANNEL_THREADS)
+        : threads == MIDDLE_THREADS ? WEFT_CUDA_PICK(fp8_channel, dtype, extras, MIDDLE_THREADS)
+        : threads == LONG_THREADS   ? WEFT_CUDA_PICK(fp8_channel, dtype, extras, LONG_THREADS)
+                                    : WEFT_CUDA_PICK(fp8_channel_wide, dtype, extras);
     return launch_tiles(kernel, work, threads, stream);
 }

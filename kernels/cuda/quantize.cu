@@ -6,7 +6,15 @@
  */
 #include "kernels/cuda/tile.cuh"
 
-enum { CLASS_CAST, CLASS_BLOCK, CLASS_CHANNEL, CLASS_CHANNEL_LONG, CLASS_CHANNEL_WIDE, NUM_SHAPES };
+enum {
+    CLASS_CAST,
+    CLASS_BLOCK,
+    CLASS_CHANNEL,
+    CLASS_CHANNEL_MIDDLE,
+    CLASS_CHANNEL_LONG,
+    CLASS_CHANNEL_WIDE,
+    NUM_SHAPES
+};
 
 constexpr uint32_t NUM_DTYPES = 3;
 constexpr uint32_t NUM_CLASSES = NUM_SHAPES * NUM_DTYPES;
@@ -42,10 +50,11 @@ typedef struct draft {
 
 /* ---- One unit ---- */
 
+/* Of threads that share a row of fp8-channel, where a block has several rows. */
 static uint32_t row_threads_log(uint32_t cols)
 {
     uint32_t log = 5;
-    while (log < 10 && (GROUP * GROUPS << log) < cols)
+    while (CHANNEL_THREADS >> log > 1 && (GROUP * GROUPS << log) < cols)
         log++;
     return log;
 }
@@ -54,9 +63,16 @@ static uint32_t row_threads_log(uint32_t cols)
 static uint32_t channel_threads(uint32_t cols)
 {
     const uint32_t each = GROUP * GROUPS;
-    return cols <= each * CHANNEL_THREADS ? CHANNEL_THREADS
-           : cols <= each * LONG_THREADS  ? LONG_THREADS
-                                          : WIDE_THREADS;
+    return cols <= each * CHANNEL_THREADS  ? CHANNEL_THREADS
+           : cols <= each * MIDDLE_THREADS ? MIDDLE_THREADS
+           : cols <= each * LONG_THREADS   ? LONG_THREADS
+                                           : WIDE_THREADS;
+}
+
+/* Rows of a tile of fp8-channel. */
+static uint32_t channel_rows(uint32_t cols)
+{
+    return channel_threads(cols) == CHANNEL_THREADS ? CHANNEL_THREADS >> row_threads_log(cols) : 1;
 }
 
 static uint32_t shape_of(const weft_cuda_unit_t *u)
@@ -72,6 +88,8 @@ static uint32_t shape_of(const weft_cuda_unit_t *u)
     switch (channel_threads(u->unit.cols)) {
     case CHANNEL_THREADS:
         return CLASS_CHANNEL;
+    case MIDDLE_THREADS:
+        return CLASS_CHANNEL_MIDDLE;
     case LONG_THREADS:
         return CLASS_CHANNEL_LONG;
     default:
@@ -94,7 +112,7 @@ static uint32_t tiles_of(const weft_cuda_unit_t *u)
         return 0;
     if (u->kernel != WEFT_KERNEL_FP8_CHANNEL)
         return (uint32_t)(((uint64_t)cols + BLOCK - 1) / BLOCK);
-    uint32_t tile_rows = channel_threads(cols) >> row_threads_log(cols);
+    uint32_t tile_rows = channel_rows(cols);
     return (rows + tile_rows - 1) / tile_rows;
 }
 
@@ -227,7 +245,7 @@ static rect_t rect_of(const weft_cuda_unit_t *u, uint32_t place)
         uint32_t rest = cols - place * BLOCK;
         return rect_t{0, place * BLOCK, rows, rest < BLOCK ? rest : BLOCK};
     }
-    uint32_t tile_rows = channel_threads(cols) >> row_threads_log(cols), rest = rows - place * tile_rows;
+    uint32_t tile_rows = channel_rows(cols), rest = rows - place * tile_rows;
     return rect_t{place * tile_rows, 0, rest < tile_rows ? rest : tile_rows, cols};
 }
 
@@ -477,6 +495,8 @@ static weft_status_t launch(const work_t *work, uint32_t index, unsigned extras,
         return weft_cuda_launch_fp8_block(work, dtype, extras, stream);
     case CLASS_CHANNEL:
         return weft_cuda_launch_fp8_channel(work, dtype, CHANNEL_THREADS, extras, stream);
+    case CLASS_CHANNEL_MIDDLE:
+        return weft_cuda_launch_fp8_channel(work, dtype, MIDDLE_THREADS, extras, stream);
     case CLASS_CHANNEL_LONG:
         return weft_cuda_launch_fp8_channel(work, dtype, LONG_THREADS, extras, stream);
     default:

@@ -54,7 +54,7 @@ typedef struct alignas(16) unit {
     uint32_t word;    /* index of the word at `out` in its tensor's digest */
     uint32_t partial; /* of the unit's first tile */
     uint8_t flags, profile, out_dtype;
-    uint8_t log_row_threads; /* fp8-channel: threads that share a row */
+    uint8_t log_row_threads; /* fp8-channel, in blocks of several rows: threads that share one */
 } unit_t;
 
 static_assert(sizeof(unit_t) == 64, "four 16-byte loads");
@@ -335,8 +335,9 @@ weft_status_t weft_cuda_launch_fp8_block(const work_t *work, weft_dtype_t dtype,
 weft_status_t weft_cuda_launch_fp8_channel(const work_t *work, weft_dtype_t dtype, uint32_t threads,
                                            unsigned extras, cudaStream_t stream);
 
-/* fp8-channel: the threads of a block, by the length of rows. The first two hold whole rows in registers. */
-constexpr uint32_t CHANNEL_THREADS = 256, LONG_THREADS = 512, WIDE_THREADS = 1024;
+/* fp8-channel: the threads of a block, by the length of rows. The first may hold several, the others one; all
+ * but the last hold them in registers. */
+constexpr uint32_t CHANNEL_THREADS = 256, MIDDLE_THREADS = 384, LONG_THREADS = 512, WIDE_THREADS = 1024;
 
 /* The instance of a kernel template for a source dtype and extras. KERNEL<dtype, digest, finite, ...> */
 #define WEFT_CUDA_PICK_EXTRAS(KERNEL, D, extras, ...)                                                        \

@@ -6,7 +6,9 @@
  * launch (or one copy) a set, as when layers arrive one by one; `run`: one launch (or one copy) over all of them, as when
  * they are all there. One round takes a sample of the copy and of every operation, in turn, so that a
  * change of clock meets all of them. Times are events around a sample, over its sets. `full` has digests and
- * finite check, and once a sample what ends a version: digests of the scales, sums combined, results copied home.
+ * finite check, as they are launched for a layer or a run. What a version has once, however many layers it has, is timed by
+ * itself: `finish` is begin (results forgotten) and finish (digests of the scales, sums combined, results brought
+ * home), us a version of all sets of the shape, of whose tensors it says how many; it has no rate.
  *
  *     GB/s    bytes read + bytes written over the median          ratio   median of the copy over that of the operation
  *     #wrong  bytes, and digests, that differ from kernels/ref in the first set
@@ -100,7 +102,7 @@ static void sets_destroy(sets_t *s)
 
 /* ---- Operations ---- */
 
-typedef enum op_kind { OP_COPY, OP_QUANTIZE, OP_PACK, OP_AMAX, OP_DIGEST } op_kind_t;
+typedef enum op_kind { OP_COPY, OP_QUANTIZE, OP_FINISH, OP_PACK, OP_AMAX, OP_DIGEST } op_kind_t;
 
 typedef struct op {
     op_kind_t kind;
@@ -220,7 +222,8 @@ static void op_create(op_t *op, const sets_t *s)
 {
     switch (op->kind) {
     case OP_COPY: break;
-    case OP_QUANTIZE: create_quantize(op, s); break;
+    case OP_QUANTIZE:
+    case OP_FINISH: create_quantize(op, s); break;
     case OP_PACK: create_pack(op, s); break;
     case OP_AMAX: create_amax(op, s); break;
     case OP_DIGEST: create_digest(op, s); break;
@@ -231,7 +234,8 @@ static void op_destroy(op_t *op)
 {
     switch (op->kind) {
     case OP_COPY: break;
-    case OP_QUANTIZE: weft_cuda_quantize_destroy((weft_cuda_quantize_t *)op->list); break;
+    case OP_QUANTIZE:
+    case OP_FINISH: weft_cuda_quantize_destroy((weft_cuda_quantize_t *)op->list); break;
     case OP_PACK: weft_cuda_pack_destroy((weft_cuda_pack_t *)op->list); break;
     case OP_AMAX: weft_cuda_amax_destroy((weft_cuda_amax_t *)op->list); break;
     case OP_DIGEST: weft_cuda_digest_destroy((weft_cuda_digest_t *)op->list); break;
@@ -255,26 +259,36 @@ static void launch(const op_t *op, const sets_t *s, uint32_t set, uint32_t sets,
     case OP_AMAX:
         WEFT(weft_cuda_amax_run((weft_cuda_amax_t *)op->list, first, count, NULL, stream));
         break;
-    case OP_DIGEST: break;
+    case OP_FINISH: /* in the place of all layers */
+        WEFT(weft_cuda_quantize_begin((weft_cuda_quantize_t *)op->list, stream));
+        WEFT(weft_cuda_quantize_finish((weft_cuda_quantize_t *)op->list, 0, 2 * sets, stream));
+        break;
+    case OP_DIGEST: WEFT(weft_cuda_digest_run((weft_cuda_digest_t *)op->list, 0, sets, stream)); break;
     }
 }
 
-/* One version: begin, every layer, finish. */
+/* Every layer. */
 static void run_sample(const op_t *op, const sets_t *s, cudaStream_t stream)
 {
-    weft_cuda_quantize_t *quantize = op->kind == OP_QUANTIZE ? (weft_cuda_quantize_t *)op->list : NULL;
-    if (quantize && op->extras)
-        WEFT(weft_cuda_quantize_begin(quantize, stream));
     for (uint32_t set = 0; set < s->count && !op->run; set++)
         launch(op, s, set, 1, stream);
     if (op->run)
         launch(op, s, 0, s->count, stream);
-    if (quantize && op->extras & WEFT_CUDA_DIGEST)
-        WEFT(weft_cuda_quantize_finish(quantize, 0, 2 * s->count, stream));
+}
+
+/* What comes before the layers of a version, and after them. */
+static void begin_version(const op_t *op)
+{
+    if (op->kind == OP_QUANTIZE)
+        WEFT(weft_cuda_quantize_begin((weft_cuda_quantize_t *)op->list, 0));
+}
+
+static void end_version(const op_t *op, const sets_t *s)
+{
+    if (op->kind == OP_QUANTIZE && op->extras & WEFT_CUDA_DIGEST)
+        WEFT(weft_cuda_quantize_finish((weft_cuda_quantize_t *)op->list, 0, 2 * s->count, 0));
     if (op->kind == OP_PACK && op->extras & WEFT_CUDA_DIGEST)
-        WEFT(weft_cuda_pack_finish((weft_cuda_pack_t *)op->list, 0, 2 * s->count, stream));
-    if (op->kind == OP_DIGEST)
-        WEFT(weft_cuda_digest_run((weft_cuda_digest_t *)op->list, 0, s->count, stream));
+        WEFT(weft_cuda_pack_finish((weft_cuda_pack_t *)op->list, 0, 2 * s->count, 0));
 }
 
 /* ---- Correctness ---- */
@@ -364,11 +378,14 @@ static void check_op(op_t *op, const sets_t *s)
 {
     CUDA(cudaMemset(s->out[0], 0xA5, s->elems * 2));
     CUDA(cudaMemset(s->scale[0], 0xA5, (size_t)s->shape.rows * 128 * 4));
+    begin_version(op);
     run_sample(op, s, 0);
+    end_version(op, s);
     CUDA(cudaDeviceSynchronize());
     switch (op->kind) {
     case OP_COPY: op->wrong = count_wrong(s->out[0], s->host.data(), s->elems); break;
     case OP_QUANTIZE: op->wrong = wrong_quantize(op, s); break;
+    case OP_FINISH: break; /* of no layers */
     case OP_PACK: op->wrong = wrong_pack(op, s); break;
     case OP_AMAX: op->wrong = wrong_amax(s); break;
     case OP_DIGEST:
@@ -397,8 +414,20 @@ static const char *with_of(const op_t *op)
     return op->extras == WEFT_CUDA_ALL ? "full" : op->extras ? "part" : "bare";
 }
 
+/* Times of a version, not of a set. */
+static void print_finish(const op_t *op, const sets_t *s)
+{
+    const std::string tensors = std::to_string(2 * s->count) + " tensors";
+    const float sets = (float)s->count;
+    printf("%-12s %-10s %-8s %-10s %-6s %-5s %8s %7s %9.2f %9.2f %7s\n", "finish", op->name, s->shape.name,
+           tensors.c_str(), "once", with_of(op), "-", "-", sets * percentile(op->us, 0.5), sets * percentile(op->us, 0.99),
+           "-");
+}
+
 static void print_op(const op_t *op, const sets_t *s, const op_t *copy)
 {
+    if (op->kind == OP_FINISH)
+        return print_finish(op, s);
     printf("%-12s %-10s %-8s %-10s %-6s %-5s %8.0f %7.3f %9.2f %9.2f %7ld\n", op->name, op->profile_name, s->shape.name,
            op->source, op->run ? "run" : "layer", with_of(op), rate_of(op, s) * 1e-3, rate_of(op, s) / rate_of(copy, s),
            percentile(op->us, 0.5), percentile(op->us, 0.99), op->wrong);
@@ -525,8 +554,15 @@ static std::vector<op_t> list_ops(const shape_t *shape)
             ops.push_back(op);
         }
     }
+    for (op_t op : {quantize_op("fp8-block", block, WEFT_PROFILE_IEEE, "ieee", WEFT_CUDA_ALL),
+                    quantize_op("fp8-channel", channel, WEFT_PROFILE_DEFAULT, "-", WEFT_CUDA_ALL)}) {
+        op.kind = OP_FINISH, op.run = true;
+        ops.push_back(op);
+    }
     if (quick)
-        std::erase_if(ops, [](const op_t &op) { return op.kind != OP_COPY && !is_plain_fp8(&op); });
+        std::erase_if(ops, [](const op_t &op) {
+            return op.kind != OP_COPY && op.kind != OP_FINISH && !is_plain_fp8(&op);
+        });
     return ops;
 }
 
