@@ -61,17 +61,15 @@ typedef struct share {
     uint32_t rows; /* of a whole tile */
 } share_t;
 
-/* Only the smallest blocks hold several rows: `log` says how many threads each has. */
+/* Only the smallest blocks hold several rows: `log` says how many threads each has. In the others 2^log is at
+ * least SIZE; what comes of it there is known, 0 and threadIdx.x, but with constants in these places the
+ * loads spill. */
 template <uint32_t SIZE> static __device__ __forceinline__ share_t share_of(uint32_t log)
 {
-    if (SIZE == CHANNEL_THREADS)
-        return share_t{.row = threadIdx.x >> log,
-                       .col = (threadIdx.x & ((1u << log) - 1)) * GROUP,
-                       .step = GROUP << log,
-                       .rows = SIZE >> log};
-    uint32_t step = SIZE * GROUP;
-    asm("" : "+r"(step)); /* known, it spills: every group's address then has registers of its own */
-    return share_t{.row = 0, .col = threadIdx.x * GROUP, .step = step, .rows = 1};
+    return share_t{.row = threadIdx.x >> log,
+                   .col = (threadIdx.x & ((1u << log) - 1)) * GROUP,
+                   .step = SIZE > CHANNEL_THREADS ? SIZE * GROUP : GROUP << log,
+                   .rows = SIZE > CHANNEL_THREADS ? 1 : SIZE >> log};
 }
 
 /* Warps that share a row. */

@@ -50,11 +50,11 @@ typedef struct draft {
 
 /* ---- One unit ---- */
 
-/* Of threads that share a row of fp8-channel, where a block has several rows. */
+/* Of a power of two of threads that hold a row of fp8-channel, as far as there is one. */
 static uint32_t row_threads_log(uint32_t cols)
 {
     uint32_t log = 5;
-    while (CHANNEL_THREADS >> log > 1 && (GROUP * GROUPS << log) < cols)
+    while (log < 10 && (GROUP * GROUPS << log) < cols)
         log++;
     return log;
 }

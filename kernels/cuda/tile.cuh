@@ -54,7 +54,7 @@ typedef struct alignas(16) unit {
     uint32_t word;    /* index of the word at `out` in its tensor's digest */
     uint32_t partial; /* of the unit's first tile */
     uint8_t flags, profile, out_dtype;
-    uint8_t log_row_threads; /* fp8-channel, in blocks of several rows: threads that share one */
+    uint8_t log_row_threads; /* fp8-channel: threads that share a row; a block of one row may have fewer */
 } unit_t;
 
 static_assert(sizeof(unit_t) == 64, "four 16-byte loads");

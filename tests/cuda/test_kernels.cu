@@ -2,6 +2,9 @@
  * and cuts otherwise. Outputs are poisoned and guarded before every run. Exit status 77: there is no GPU.
  *
  *     test_kernels [LISTS]       random lists of units to try; default 150
+ *
+ * WEFT_TEST_SHORT in the environment: a sample of the sweeps and fewer random cases, about a tenth of the time, for tools
+ * that slow everything down. Every instance of every kernel of the schemes still runs.
  */
 #include <math.h>
 
@@ -11,12 +14,22 @@
 #include "kernels/cuda/quotient.h"
 #include "kernels/cuda/tile.cuh"
 
-/* ---- Elements: every value there is ---- */
+static bool is_short;
 
-static __global__ void sweep_f32(unsigned long long *wrong)
+/* How many of `all` rounds. */
+static int rounds(int all)
 {
-    uint64_t stride = (uint64_t)gridDim.x * blockDim.x;
-    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < 1ull << 32; i += stride) {
+    return is_short ? (all + 9) / 10 : all;
+}
+
+/* ---- Elements: every value there is; every STEPth, from one chosen at random, where it is short ---- */
+
+#define SHORT_STEP 1021 /* a prime: samples share no low bits */
+
+static __global__ void sweep_f32(unsigned long long *wrong, uint32_t first, uint32_t step)
+{
+    uint64_t stride = (uint64_t)gridDim.x * blockDim.x * step;
+    for (uint64_t i = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) * step + first; i < 1ull << 32; i += stride) {
         float x = weft_f32((uint32_t)i);
         uint32_t e4m3 = e4m3_pair(x, 0.0f), bf16 = bf16_pair(x, 0.0f), f16;
         asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(f16) : "f"(0.0f), "f"(x));
@@ -45,9 +58,9 @@ static __global__ void sweep_small(unsigned long long *wrong)
 }
 
 /* One block an amax, its threads over all x that it covers, both signs. */
-template <weft_dtype_t D> static __global__ void sweep_quotient(unsigned long long *wrong)
+template <weft_dtype_t D> static __global__ void sweep_quotient(unsigned long long *wrong, uint32_t first, uint32_t step)
 {
-    uint32_t amax = blockIdx.x;
+    uint32_t amax = blockIdx.x * step + first;
     float s = weft_channel_scale(value_f32<D>(amax));
     weft_inverse_t inverse = weft_inverse_of(s);
     for (uint32_t i = threadIdx.x; i <= 2 * amax + 1; i += blockDim.x) {
@@ -62,13 +75,16 @@ static void test_elements(void)
     unsigned long long *wrong, found[8];
     CUDA(cudaMalloc((void **)&wrong, sizeof found));
     CUDA(cudaMemset(wrong, 0, sizeof found));
-    sweep_f32<<<2048, 256>>>(wrong);
+    const uint32_t step = is_short ? SHORT_STEP : 1, first = random_in(0, step - 1);
+    const uint32_t bf16_amaxes = (WEFT_BF16_INF - first + step - 1) / step;
+    const uint32_t f16_amaxes = (WEFT_F16_INF - first + step - 1) / step;
+    sweep_f32<<<2048, 256>>>(wrong, first, step);
     CUDA(cudaGetLastError());
     sweep_small<<<1, 1024>>>(wrong + 3);
     CUDA(cudaGetLastError());
-    sweep_quotient<WEFT_DTYPE_BF16><<<WEFT_BF16_INF, 256>>>(wrong + 6);
+    sweep_quotient<WEFT_DTYPE_BF16><<<bf16_amaxes, 256>>>(wrong + 6, first, step);
     CUDA(cudaGetLastError());
-    sweep_quotient<WEFT_DTYPE_F16><<<WEFT_F16_INF, 256>>>(wrong + 7);
+    sweep_quotient<WEFT_DTYPE_F16><<<f16_amaxes, 256>>>(wrong + 7, first, step);
     CUDA(cudaGetLastError());
     CUDA(cudaMemcpy(found, wrong, sizeof found, cudaMemcpyDeviceToHost));
     CUDA(cudaFree(wrong));
@@ -76,7 +92,9 @@ static void test_elements(void)
                                          "bf16 to fp32", "e4m3 to fp32", "quotient bf16", "quotient fp16"};
     for (int i = 0; i < 8; i++)
         CHECK(found[i] == 0, "%s: %llu wrong", names[i], found[i]);
-    printf("ok  every fp32, bf16, fp16, e4m3 value; every quotient of fp8-channel\n");
+    printf(is_short ? "ok  short: one of %u fp32 values and amaxes of fp8-channel; every bf16, fp16, e4m3 value\n"
+                    : "ok  every fp32, bf16, fp16, e4m3 value; every quotient of fp8-channel\n",
+           step);
 }
 
 /* ---- Units ---- */
@@ -376,37 +394,43 @@ static void check_results(weft_cuda_quantize_t *q, const std::vector<trial_t> &t
     CHECK(any == (refused != WEFT_CUDA_NONE) && found == refused, "refused unit %u, expected %u", found, refused);
 }
 
-/* Quantize a list on the device; compare everything there is. `digests`: with extras, else bare. */
-static void check_list(std::vector<trial_t> *trials, bool odd, bool bare)
+/* Quantize a list on the device; compare everything that there is with these extras. */
+static void check_list_with(std::vector<trial_t> *trials, bool odd, unsigned extras)
 {
+    const bool digests = extras & WEFT_CUDA_DIGEST;
     outputs_t o = place_outputs(trials, odd);
     uint32_t count = (uint32_t)trials->size(), num_tensors = (uint32_t)o.tensors.size();
     weft_cuda_quantize_t *q;
     WEFT(weft_cuda_quantize_create(o.units.data(), count, o.tensors.data(), num_tensors, &q));
     for (int version = 0; version < 2; version++) { /* a list is used again */
         WEFT(weft_cuda_quantize_begin(q, 0));
-        run_in_ranges(q, count, bare ? 0 : WEFT_CUDA_ALL);
-        if (!bare)
+        run_in_ranges(q, count, extras);
+        if (digests)
             WEFT(weft_cuda_quantize_finish(q, 0, num_tensors, 0));
         CUDA(cudaDeviceSynchronize());
     }
-    if (!bare)
+    if (extras == WEFT_CUDA_ALL)
         check_results(q, *trials);
     for (uint32_t i = 0; i < count; i++) {
         trial_t *t = &(*trials)[i];
         bytes_t out = guarded_take(&o.out[i]), scale = guarded_take(&o.scale[i]);
         check_bytes(t, "scale", scale.data(), t->host_scale.data(), scale.size());
         check_bytes(t, "out", out.data(), t->host_out.data(), out.size());
-        if (bare)
+        if (!digests)
             continue;
-        const weft_digest_t *digests = weft_cuda_quantize_digests(q);
-        bool whole = same_digest(digests[2 * i], ref_digest(out.data(), out.size()));
+        const weft_digest_t *found = weft_cuda_quantize_digests(q);
+        bool whole = same_digest(found[2 * i], ref_digest(out.data(), out.size()));
         if (!whole)
             print_trial(t);
         CHECK(whole, "digest of the weight");
-        CHECK(same_digest(digests[2 * i + 1], ref_digest(scale.data(), scale.size())), "digest of the scale");
+        CHECK(same_digest(found[2 * i + 1], ref_digest(scale.data(), scale.size())), "digest of the scale");
     }
     weft_cuda_quantize_destroy(q);
+}
+
+static void check_list(std::vector<trial_t> *trials, bool odd, bool bare)
+{
+    check_list_with(trials, odd, bare ? 0 : WEFT_CUDA_ALL);
 }
 
 static request_t random_request(weft_dtype_t *dtype)
@@ -475,7 +499,11 @@ static void test_every_value(weft_dtype_t dtype)
 {
     uint32_t inf = dtype == WEFT_DTYPE_F16 ? WEFT_F16_INF : WEFT_BF16_INF;
     std::vector<trial_t> trials;
+    int ranges = 0;
     for (uint32_t top : {0x8000u, inf, 0x4300u, 0x3F80u, 0x3C01u, 0x38D2u, 0x2000u, 0x0381u, 0x0011u}) {
+        if (is_short && ranges == 2)
+            break;
+        ranges++;
         for (int scheme = 0; scheme < 8; scheme++) {
             request_t r = {};
             r.kernel = scheme < 2 ? WEFT_KERNEL_CAST : scheme < 7 ? WEFT_KERNEL_FP8_BLOCK : WEFT_KERNEL_FP8_CHANNEL;
@@ -494,7 +522,7 @@ static void test_every_value(weft_dtype_t dtype)
     check_list(&trials, false, false);
     for (trial_t &t : trials)
         trial_end(&t);
-    printf("ok  every %s value, all schemes and profiles, 9 ranges\n", weft_dtype_name(dtype));
+    printf("ok  every %s value, all schemes and profiles, %d ranges\n", weft_dtype_name(dtype), ranges);
 }
 
 /* Rows longer than 256 threads hold, than 1024 hold, and odd ones among them. */
@@ -502,6 +530,8 @@ static void test_long_rows(void)
 {
     for (uint32_t cols : {2048u, 2056u, 4096u, 8200u, 16384u, 16392u, 16391u, 32768u, 65536u, 65544u, 140001u}) {
         for (int variant = 0; variant < 4; variant++) {
+            if (is_short && (cols > 40000 || variant != (int)(cols / 8 % 4)))
+                continue;
             std::vector<trial_t> trials(1);
             request_t r = {WEFT_KERNEL_FP8_CHANNEL, WEFT_PROFILE_DEFAULT, WEFT_DTYPE_F8_E4M3, 0, false, 0, 0, 0};
             r.splits = variant == 1 ? 9 : 0;
@@ -513,6 +543,67 @@ static void test_long_rows(void)
         }
     }
     printf("ok  long rows\n");
+}
+
+/* A NaN in the middle of a row; nothing else of the unit is one. */
+static void spoil(matrix_t *m)
+{
+    set_element(m, (size_t)(m->rows / 2) * m->cols + m->cols * 3 / 4, m->dtype == WEFT_DTYPE_F32 ? 0x7FC00000u : 0x7FFF);
+}
+
+/* Rows of 8192 to 16384 elements, where the threads of a block are as many as they need: every instance of those kernels,
+ * with whole sources, split ones, an amax that was given (and is too small), and a NaN to be named. */
+static void test_middle_rows(void)
+{
+    static const weft_dtype_t dtypes[] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
+    static const uint32_t lengths[] = {8192, 8200, 10240, 12280, 12284, 12288, 12296, 14336, 16384};
+    int at = 0;
+    for (weft_dtype_t dtype : dtypes) {
+        for (uint32_t cols : lengths) {
+            std::vector<trial_t> trials;
+            for (int variant = 0; variant < 6; variant++) {
+                if (is_short && variant != at % 6 && variant != (at + 3) % 6)
+                    continue;
+                request_t r = {WEFT_KERNEL_FP8_CHANNEL, WEFT_PROFILE_DEFAULT, WEFT_DTYPE_F8_E4M3, 0, variant != 5, 0, 0, 0};
+                r.splits = variant == 1 ? 5 : 0;
+                r.amax = variant == 2 ? 1 : variant == 3 ? 2 : 0;
+                matrix_t m = random_matrix(dtype, 3, cols, FILL_FINITE);
+                if (variant == 4)
+                    spoil(&m);
+                trials.emplace_back();
+                trial_begin(&trials.back(), r, std::move(m));
+            }
+            check_list(&trials, false, false);
+            for (trial_t &t : trials)
+                trial_end(&t);
+            at++;
+        }
+    }
+    printf("ok  rows of 8192 to 16384 elements\n");
+}
+
+/* Every choice of extras on finite sources of every dtype: the instances of all kernels. */
+static void test_instances(void)
+{
+    static const weft_dtype_t dtypes[] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
+    for (unsigned extras = 0; extras <= WEFT_CUDA_ALL; extras++) {
+        std::vector<trial_t> trials;
+        for (weft_dtype_t dtype : dtypes) {
+            for (uint32_t cols : {0u, 1u, 4096u, 12288u, 16384u, 16392u}) { /* 0, 1: the other two kernels */
+                request_t r = {};
+                r.kernel = cols == 0 ? WEFT_KERNEL_CAST : cols == 1 ? WEFT_KERNEL_FP8_BLOCK : WEFT_KERNEL_FP8_CHANNEL;
+                r.out_dtype = cols == 0 ? WEFT_DTYPE_F16 : WEFT_DTYPE_F8_E4M3;
+                r.profile = cols == 1 ? WEFT_PROFILE_VLLM_POW2 : WEFT_PROFILE_DEFAULT;
+                r.aligned = true;
+                trials.emplace_back();
+                trial_begin(&trials.back(), r, random_matrix(dtype, 2, cols > 1 ? cols : 264, FILL_FINITE));
+            }
+        }
+        check_list_with(&trials, false, extras);
+        for (trial_t &t : trials)
+            trial_end(&t);
+    }
+    printf("ok  every instance\n");
 }
 
 /* Units in pieces as shards cut them, few and many; the right end and a strip of rows are padding. */
@@ -529,6 +620,8 @@ static void test_shards(void)
     for (auto [dtype, cols] : matrices) {
         std::vector<trial_t> trials;
         for (int i = 0; i < 18; i++) {
+            if (is_short && i % 6 != (int)(cols / 8 % 6)) /* another kernel and cut with each */
+                continue;
             request_t r = {kernels[i % 3], WEFT_PROFILE_DEFAULT, WEFT_DTYPE_F8_E4M3, 0, true, i % 2, 0, 0};
             if (r.kernel == WEFT_KERNEL_CAST)
                 r.out_dtype = WEFT_DTYPE_F16;
@@ -602,7 +695,7 @@ static void test_tensor_of_units(void)
 
 static void test_pack(void)
 {
-    for (int round = 0; round < 40; round++) {
+    for (int round = 0; round < rounds(40); round++) {
         uint32_t count = random_in(1, 8);
         std::vector<weft_cuda_pack_job_t> jobs(count);
         std::vector<guarded_t> outs(count);
@@ -653,7 +746,7 @@ static void test_pack(void)
 static void test_amax(void)
 {
     static const weft_dtype_t dtypes[] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
-    for (int round = 0; round < 40; round++) {
+    for (int round = 0; round < rounds(40); round++) {
         uint32_t count = random_in(1, 6);
         std::vector<weft_cuda_amax_job_t> jobs(count);
         std::vector<std::vector<uint16_t>> expected(count);
@@ -803,6 +896,7 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     require_gpu();
     random_begin();
+    is_short = getenv("WEFT_TEST_SHORT") != NULL;
     weft_kernels_thread_begin();
     test_refusals();
     test_elements();
@@ -810,13 +904,15 @@ int main(int argc, char **argv)
     test_every_value(WEFT_DTYPE_F16);
     test_tensor_of_units();
     test_long_rows();
+    test_middle_rows();
+    test_instances();
     test_shards();
     test_pack();
     test_amax();
     test_shared_amax();
     test_digest();
-    test_random_units(argc > 1 ? (uint32_t)atoi(argv[1]) : 150);
+    test_random_units(argc > 1 ? (uint32_t)atoi(argv[1]) : (uint32_t)rounds(150));
     CUDA(cudaDeviceSynchronize());
-    printf("all passed\n");
+    printf(is_short ? "all passed (short)\n" : "all passed\n");
     return 0;
 }
