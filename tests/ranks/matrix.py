@@ -134,7 +134,8 @@ def main():
         print("skipped: mpirun is missing")
         return 77
     folder = arguments.keep or tempfile.mkdtemp(prefix="weft-matrix-")
-    if arguments.transport == "nccl" and not has_gpu():
+    wants_gpu = arguments.transport == "nccl" or "--memory cuda" in arguments.options
+    if wants_gpu and not has_gpu():
         print("skipped: there is no GPU")
         return 77
     matrix = Matrix(arguments.weft, folder, dict(os.environ), ["--transport", arguments.transport] + arguments.options.split())
