@@ -123,7 +123,7 @@ void run_close_transport(run_job_t *job)
 weft_status_t run_alloc(run_job_t *job, size_t bytes, uint8_t **memory, weft_error_t *error)
 {
     const weft_transport_ops_t *ops = weft_transport_table(job->transport);
-    if (ops->alloc_lendable && job->queue->ops->synchronous)
+    if (ops->alloc_lendable)
         return ops->alloc_lendable(job->transport, bytes, (void **)memory, error);
     weft_status_t status = job->queue->ops->alloc(job->queue, bytes, (void **)memory);
     return status == WEFT_OK ? status
@@ -134,7 +134,7 @@ weft_status_t run_alloc(run_job_t *job, size_t bytes, uint8_t **memory, weft_err
 void run_free(run_job_t *job, uint8_t *memory)
 {
     const weft_transport_ops_t *ops = weft_transport_table(job->transport);
-    if (memory && ops->alloc_lendable && job->queue->ops->synchronous)
+    if (memory && ops->alloc_lendable)
         ops->free_lendable(job->transport, memory);
     else
         job->queue->ops->free(job->queue, memory);

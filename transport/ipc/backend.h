@@ -113,8 +113,9 @@ typedef struct weft_ipc_block {
     struct weft_ipc_block *next;
     void *data;
     size_t bytes;
-    int fd;          /* host; otherwise -1 */
-    uint64_t serial; /* never used again */
+    int fd;              /* host; otherwise -1 */
+    size_t mapped_bytes; /* of cuMemCreate; 0: cudaMalloc, or host */
+    uint64_t serial;     /* never used again */
 } weft_ipc_block_t;
 
 /* What this rank lends, or lent last. */

@@ -22,6 +22,8 @@ static const struct {
     FUNCTION("cuCtxPopCurrent", context_pop),
     FUNCTION("cuPointerGetAttribute", attribute),
     FUNCTION("cuMemGetAddressRange", address_range),
+    FUNCTION("cuMemGetAllocationGranularity", granularity),
+    FUNCTION("cuMemCreate", create),
     FUNCTION("cuMemRetainAllocationHandle", retain),
     FUNCTION("cuMemExportToShareableHandle", to_fd),
     FUNCTION("cuMemImportFromShareableHandle", from_fd),

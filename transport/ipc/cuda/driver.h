@@ -23,6 +23,8 @@ typedef struct weft_ipc_cuda {
     PFN_cuCtxPopCurrent_v4000 context_pop;
     PFN_cuPointerGetAttribute_v4000 attribute;
     PFN_cuMemGetAddressRange_v3020 address_range;
+    PFN_cuMemGetAllocationGranularity_v10020 granularity;
+    PFN_cuMemCreate_v10020 create;
     PFN_cuMemRetainAllocationHandle_v11000 retain;
     PFN_cuMemExportToShareableHandle_v10020 to_fd;
     PFN_cuMemImportFromShareableHandle_v10020 from_fd;

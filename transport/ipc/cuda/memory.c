@@ -272,15 +272,79 @@ static weft_status_t clear(void *data, size_t bytes, weft_error_t *error)
     return weft_ipc_cuda_check(code, "cudaMemset", error);
 }
 
+/* The mapping keeps the memory, and retain() finds its handle again. */
+static CUresult map_new(const weft_ipc_cuda_t *cuda, CUdeviceptr address, size_t bytes,
+                        const CUmemAllocationProp *properties)
+{
+    CUmemGenericAllocationHandle handle;
+    CUmemAccessDesc access = {.location = properties->location, .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+    CUresult code = cuda->create(&handle, bytes, properties, 0);
+    if (code != CUDA_SUCCESS)
+        return code;
+    code = cuda->map(address, bytes, 0, handle, 0);
+    cuda->release(handle);
+    if (code != CUDA_SUCCESS)
+        return code;
+    code = cuda->set_access(address, bytes, &access, 1);
+    if (code != CUDA_SUCCESS)
+        cuda->unmap(address, bytes);
+    return code;
+}
+
+/* In whole pages of 2 MiB, here and for whoever borrows it. */
+static CUresult create(const weft_ipc_cuda_t *cuda, weft_ipc_block_t *block)
+{
+    size_t page = 0;
+    CUdeviceptr address = 0;
+    CUmemAllocationProp properties = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+                                      .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+                                      .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = cuda->device}};
+    CUresult code = cuda->granularity(&page, &properties, CU_MEM_ALLOC_GRANULARITY_RECOMMENDED);
+    if (code != CUDA_SUCCESS)
+        return code;
+    size_t bytes = (block->bytes + page - 1) / page * page;
+    code = cuda->reserve(&address, bytes, 0, 0, 0);
+    if (code != CUDA_SUCCESS)
+        return code;
+    code = map_new(cuda, address, bytes, &properties);
+    if (code != CUDA_SUCCESS) {
+        cuda->unreserve(address, bytes);
+        return code;
+    }
+    block->data = (void *)(uintptr_t)address;
+    block->mapped_bytes = bytes;
+    return CUDA_SUCCESS;
+}
+
+static void release_block(const weft_ipc_cuda_t *cuda, weft_ipc_block_t *block)
+{
+    if (!block->mapped_bytes) {
+        weft_ipc_cuda_check(cudaFree(block->data), "cudaFree", NULL);
+        return;
+    }
+    cudaDeviceSynchronize(); /* as cudaFree: kernels may still use it */
+    cuda->unmap((uintptr_t)block->data, block->mapped_bytes);
+    cuda->unreserve((uintptr_t)block->data, block->mapped_bytes);
+}
+
+/* Where the system lends no descriptors of device memory, cudaMalloc has handles of its own. */
+static weft_status_t make_block(const weft_ipc_cuda_t *cuda, weft_ipc_block_t *block, weft_error_t *error)
+{
+    CUresult code = create(cuda, block);
+    if (code == CUDA_ERROR_OUT_OF_MEMORY)
+        return weft_ipc_cuda_check_driver(cuda, code, "cuMemCreate", error);
+    if (code != CUDA_SUCCESS)
+        WEFT_TRY(weft_ipc_cuda_check(cudaMalloc(&block->data, block->bytes), "cudaMalloc", error));
+    weft_status_t status = clear(block->data, block->bytes, error);
+    if (status != WEFT_OK)
+        release_block(cuda, block);
+    return status;
+}
+
 static weft_status_t cuda_alloc(weft_transport_t *transport, weft_ipc_block_t *block, weft_error_t *error)
 {
     WEFT_TRY(weft_ipc_cuda_enter(transport->cuda, error));
-    weft_status_t status = weft_ipc_cuda_check(cudaMalloc(&block->data, block->bytes), "cudaMalloc", error);
-    if (status == WEFT_OK) {
-        status = clear(block->data, block->bytes, error);
-        if (status != WEFT_OK)
-            cudaFree(block->data);
-    }
+    weft_status_t status = make_block(transport->cuda, block, error);
     weft_ipc_cuda_leave(transport->cuda);
     if (status != WEFT_OK)
         weft_error_prefix(error, "rank %u: ipc: %zu bytes of device memory", transport->base.rank,
@@ -292,7 +356,7 @@ static void cuda_free(weft_transport_t *transport, weft_ipc_block_t *block)
 {
     if (weft_ipc_cuda_enter(transport->cuda, NULL) != WEFT_OK)
         return;
-    weft_ipc_cuda_check(cudaFree(block->data), "cudaFree", NULL);
+    release_block(transport->cuda, block);
     weft_ipc_cuda_leave(transport->cuda);
 }
 
