@@ -64,8 +64,13 @@ class Matrix:
     def check(self, what, command):
         code, output = run(command, self.environment)
         if code != 0:
-            self.failures.append(f"{what}: exit {code}: {' '.join(command)}\n{output}")
+            self.fail(f"{what}: exit {code}: {' '.join(command)}\n{output}")
         return code == 0
+
+    def fail(self, text):
+        """Said at once: a run that is cut short must not take its reasons with it."""
+        self.failures.append(text)
+        print(f"\n{text}", flush=True)
 
     def expect(self, model, rollout, scheme, profile):
         """The offline files, checked against the oracle once for each rollout, scheme and profile."""
@@ -105,7 +110,7 @@ class Matrix:
         with open(table) as file:
             found = json.load(file)
         if found["torn_steps"] or found["received_bytes"] != found["needed_bytes"]:
-            self.failures.append(f"{what}: torn {found['torn_steps']}, received {found['received_bytes']}, needed {found['needed_bytes']}")
+            self.fail(f"{what}: torn {found['torn_steps']}, received {found['received_bytes']}, needed {found['needed_bytes']}")
         shutil.rmtree(work, ignore_errors=True)
         return what
 
@@ -151,8 +156,6 @@ def main():
             print(f"{'FAIL' if failed else 'ok  '} {what}", flush=True)
     if not arguments.keep:
         shutil.rmtree(folder)
-    for failure in matrix.failures:
-        print(f"\n{failure}")
     print(f"{count} syncs, {len(matrix.expected)} expected sets, {len(matrix.failures)} failures")
     return 1 if matrix.failures or not count else 0
 
