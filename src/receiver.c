@@ -1,6 +1,7 @@
-/* In: granted rounds. Out: buckets that have arrived. Invariant: on each communicator broadcasts start in the
- * global order of buckets, so a relay's broadcast waits for those before it, and nothing waits for those
- * after it. */
+/* In: granted rounds. Out: buckets that have arrived. Invariant: broadcasts start in the global order of
+ * buckets, over all groups: a transport may carry them out in the order started (NCCL's kernels share the
+ * GPU's hardware queues), and two ranks that start two of them in different orders would wait for each other.
+ * So a relay that still receives a bucket holds back its own later broadcasts, and no rank's earlier ones. */
 #include "src/receiver.h"
 
 #include <stdlib.h>
@@ -27,7 +28,6 @@ struct weft_receiver {
     const weft_staging_t *staging;
     inbound_t *inbound; /* in global order of buckets */
     uint32_t count, capacity;
-    bool *blocked; /* [groups] scratch: an earlier bucket of the group is not started */
     uint32_t *ranks;
 };
 
@@ -46,10 +46,9 @@ weft_status_t weft_receiver_create(weft_session_t *session, const weft_program_t
         .staging = staging,
         .capacity = 2 * most,
         .inbound = calloc(2 * (size_t)most + 1, sizeof *made->inbound),
-        .blocked = calloc(session->num_groups + 1, sizeof *made->blocked),
         .ranks = calloc(program->plan->rollout->num_ranks + 1, sizeof *made->ranks),
     };
-    if (!made->inbound || !made->blocked || !made->ranks) {
+    if (!made->inbound || !made->ranks) {
         weft_receiver_destroy(made);
         return WEFT_ERR_NO_MEMORY;
     }
@@ -62,7 +61,6 @@ void weft_receiver_destroy(weft_receiver_t *receiver)
     if (!receiver)
         return;
     free(receiver->inbound);
-    free(receiver->blocked);
     free(receiver->ranks);
     free(receiver);
 }
@@ -102,23 +100,19 @@ static weft_status_t post_bucket(weft_receiver_t *r, uint32_t index)
     return WEFT_OK;
 }
 
-/* Start every broadcast that no earlier bucket of its group holds back. */
+/* Start every broadcast that no earlier one holds back. A bucket for a set of one rank has none. */
 static weft_status_t start_broadcasts(weft_receiver_t *r)
 {
-    for (uint32_t i = 0; i < r->session->num_groups; i++)
-        r->blocked[i] = false;
     for (uint32_t i = 0; i < r->count; i++) {
         inbound_t *in = &r->inbound[i];
         const weft_bucket_t *bucket = &r->program->buckets[in->bucket];
-        uint32_t group = group_index(r, bucket);
-        if (in->state == INBOUND_RECEIVING)
-            r->blocked[group] = true;
-        bool ready = in->state == INBOUND_WAITING || in->state == INBOUND_RECEIVED;
-        if (!ready || r->blocked[group] || !r->session->groups[group])
+        weft_group_t *group = r->session->groups[group_index(r, bucket)];
+        if (!group || in->state == INBOUND_BROADCASTING)
             continue;
-        WEFT_TRY(ops_of(r)->broadcast_start(r->session->transport, r->session->groups[group],
-                                            root_of(r, bucket), weft_staging_bucket(r->staging, bucket),
-                                            bucket->bytes, &in->op));
+        if (in->state == INBOUND_RECEIVING)
+            return WEFT_OK;
+        WEFT_TRY(ops_of(r)->broadcast_start(r->session->transport, group, root_of(r, bucket),
+                                            weft_staging_bucket(r->staging, bucket), bucket->bytes, &in->op));
         in->state = INBOUND_BROADCASTING;
     }
     return WEFT_OK;

@@ -39,15 +39,15 @@ typedef struct weft_transport_ops {
     void (*group_destroy)(weft_transport_t *transport, weft_group_t *group);
 
     /* Start a broadcast of `bytes` from ranks[root] to all of the group; the root's `data` is only read. All
-     * ranks of a group start its broadcasts in the same order. `data` stays valid until test says done. Never
-     * blocks. Every start returns WEFT_ERR_ARGUMENT for a root or peer out of range and above
+     * ranks start their broadcasts, of all groups, in one global order restricted to themselves: a backend may
+     * carry them out one after the other. `data` stays valid until test says done. Never blocks. Every start returns WEFT_ERR_ARGUMENT for a root or peer out of range and above
      * WEFT_MAX_MESSAGE_BYTES, WEFT_ERR_CLOSED after abort, WEFT_ERR_NO_MEMORY or WEFT_ERR_TRANSPORT. */
     weft_status_t (*broadcast_start)(weft_transport_t *transport, weft_group_t *group, uint32_t root,
                                      void *data, size_t bytes, weft_op_t **op);
 
     /* Start a send to, a receive from, world rank `peer`. All ranks start their messages in one global order
-     * restricted to themselves, and both sides give the same size: mpi and loopback forgive both, nccl does not. Between two ranks messages arrive in the order
-     * started. Never blocks. */
+     * restricted to themselves, and both sides give the same size: mpi and loopback forgive both, nccl does
+     * not. Between two ranks messages arrive in the order started. Never blocks. */
     weft_status_t (*send_start)(weft_transport_t *transport, uint32_t peer, const void *data, size_t bytes,
                                 weft_op_t **op);
     weft_status_t (*recv_start)(weft_transport_t *transport, uint32_t peer, void *data, size_t bytes,

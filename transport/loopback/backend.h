@@ -3,7 +3,8 @@
  * All ranks share one hub. Every operation in flight, of any rank, stands in the hub's one list; an operation
  * either gives bytes (a broadcast's root, a send) or takes them. A take is matched with the give of the same
  * channel (group, or pair of ranks) and the same sequence number, which each rank counts for itself. The
- * taker copies, in its own test, so a give is done when all have taken.
+ * taker copies, in a test of its own, so a give is done when all have taken. A rank's broadcasts are done one
+ * after the other, as on one stream.
  *
  * **Threads** one mutex in the hub guards everything below, the copies included: while a taker copies, the
  * giver can neither finish nor abort, so its buffer is there. */
@@ -38,6 +39,9 @@ struct weft_op {
     uint64_t sequence;
     void *data;
     size_t bytes;
+    bool over; /* ended as `status` and `why` say; waits for test */
+    weft_status_t status;
+    weft_error_t why;
     /* Gives only. A give ends when each taker has ended or is gone, so no live taker ever misses its give. */
     bool refused; /* a taker expected another size */
     uint32_t refused_by;

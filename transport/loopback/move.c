@@ -1,7 +1,9 @@
 /* Starting operations and moving them forward.
  *
  * In: a give or a take, numbered within its channel by its owner. Out: the taker's buffer holds the giver's
- * bytes. Invariant: a give leaves the list only when no live rank can still ask for it. */
+ * bytes. Invariants: a give leaves the list only when no live rank can still ask for it; a broadcast begins
+ * when its owner's earlier broadcasts, of all groups, are over. That makes the loopback as strict as the
+ * strictest backend: ranks that start broadcasts in different orders wait for each other here too. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -122,6 +124,17 @@ weft_status_t weft_loopback_recv_start(weft_transport_t *transport, uint32_t pee
     return start_pair(transport, &form, transport->hub->received, op);
 }
 
+/* Whether nothing that the owner started before holds the operation back. */
+static bool has_begun(const weft_loopback_t *hub, const weft_op_t *op)
+{
+    if (!op->group)
+        return true;
+    for (const weft_op_t *earlier = hub->ops; earlier != op; earlier = earlier->next)
+        if (earlier->owner == op->owner && earlier->group && !earlier->over)
+            return false;
+    return true;
+}
+
 static weft_op_t *find_give(const weft_loopback_t *hub, const weft_op_t *take)
 {
     for (weft_op_t *give = hub->ops; give; give = give->next)
@@ -131,30 +144,38 @@ static weft_op_t *find_give(const weft_loopback_t *hub, const weft_op_t *take)
     return NULL;
 }
 
-static weft_status_t test_take(weft_loopback_t *hub, const weft_op_t *take, bool *ended, weft_error_t *error)
+static void end(weft_op_t *op, weft_status_t status)
+{
+    op->over = true;
+    op->status = status;
+}
+
+static void advance_take(weft_loopback_t *hub, weft_op_t *take)
 {
     weft_op_t *give = find_give(hub, take);
-    *ended = give || hub->presence[take->peer] == LOOPBACK_GONE;
-    if (!*ended)
-        return WEFT_OK;
-    if (!give)
-        return weft_fail(error, WEFT_ERR_PEER_LOST, "rank %u: rank %u left without sending %zu bytes",
-                         take->owner, take->peer, take->bytes);
+    if (give ? !has_begun(hub, give) : hub->presence[take->peer] != LOOPBACK_GONE)
+        return;
+    if (!give) {
+        end(take, weft_fail(&take->why, WEFT_ERR_PEER_LOST, "rank %u: rank %u left without sending %zu bytes",
+                            take->owner, take->peer, take->bytes));
+        return;
+    }
     give->ended[take->group ? position_of(take->group, take->owner) : 0] = true;
     if (give->bytes != take->bytes) {
         give->refused = true;
         give->refused_by = take->owner;
         give->refused_bytes = take->bytes;
-        return weft_fail(error, WEFT_ERR_TRANSPORT, "rank %u: rank %u sent %zu bytes where %zu were expected",
-                         take->owner, give->owner, give->bytes, take->bytes);
+        end(take, weft_fail(&take->why, WEFT_ERR_TRANSPORT,
+                            "rank %u: rank %u sent %zu bytes where %zu were expected", take->owner,
+                            give->owner, give->bytes, take->bytes));
+        return;
     }
     if (take->bytes)
         memcpy(take->data, give->data, take->bytes);
-    return WEFT_OK;
+    end(take, WEFT_OK);
 }
 
-static weft_status_t test_give(const weft_loopback_t *hub, const weft_op_t *give, bool *ended,
-                               weft_error_t *error)
+static void advance_give(const weft_loopback_t *hub, weft_op_t *give)
 {
     uint32_t lost = hub->num_ranks;
     for (uint32_t i = 0; i < num_takers(give); i++) {
@@ -162,28 +183,47 @@ static weft_status_t test_give(const weft_loopback_t *hub, const weft_op_t *give
         if (give->ended[i] || (give->group && taker == give->owner))
             continue;
         if (hub->presence[taker] != LOOPBACK_GONE)
-            return WEFT_OK;
+            return;
         lost = taker;
     }
-    *ended = true;
+    weft_status_t status = WEFT_OK;
     if (lost < hub->num_ranks)
-        return weft_fail(error, WEFT_ERR_PEER_LOST, "rank %u: rank %u left without receiving %zu bytes",
-                         give->owner, lost, give->bytes);
-    if (give->refused)
-        return weft_fail(error, WEFT_ERR_TRANSPORT, "rank %u: sent %zu bytes where rank %u expected %zu",
-                         give->owner, give->bytes, give->refused_by, give->refused_bytes);
-    return WEFT_OK;
+        status =
+            weft_fail(&give->why, WEFT_ERR_PEER_LOST, "rank %u: rank %u left without receiving %zu bytes",
+                      give->owner, lost, give->bytes);
+    else if (give->refused)
+        status =
+            weft_fail(&give->why, WEFT_ERR_TRANSPORT, "rank %u: sent %zu bytes where rank %u expected %zu",
+                      give->owner, give->bytes, give->refused_by, give->refused_bytes);
+    end(give, status);
+}
+
+/* All of one rank's, in the order started: what one ends lets the next begin. */
+static void advance_all(weft_loopback_t *hub, uint32_t owner)
+{
+    for (weft_op_t *op = hub->ops; op; op = op->next) {
+        if (op->owner != owner || op->over || !has_begun(hub, op))
+            continue;
+        if (op->gives)
+            advance_give(hub, op);
+        else
+            advance_take(hub, op);
+    }
 }
 
 weft_status_t weft_loopback_test(weft_transport_t *transport, weft_op_t *op, bool *done, weft_error_t *error)
 {
     weft_loopback_t *hub = transport->hub;
-    bool ended = false;
+    weft_status_t status = WEFT_OK;
     pthread_mutex_lock(&hub->mutex);
-    weft_status_t status = op->gives ? test_give(hub, op, &ended, error) : test_take(hub, op, &ended, error);
-    if (ended)
+    advance_all(hub, op->owner);
+    *done = op->over;
+    if (op->over) {
+        status = op->status;
+        if (status != WEFT_OK)
+            weft_fail(error, status, "%s", op->why.message);
         delist(hub, op);
+    }
     pthread_mutex_unlock(&hub->mutex);
-    *done = ended;
     return status;
 }

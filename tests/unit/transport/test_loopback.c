@@ -37,7 +37,7 @@ static weft_transport_t *open_rank(world_t *world, uint32_t rank, uint64_t timeo
 
 typedef struct creation {
     world_t *world;
-    uint32_t rank;
+    uint32_t rank, id;
     weft_status_t status;
     pthread_t thread;
 } creation_t;
@@ -47,26 +47,32 @@ static void *create_group(void *argument)
     creation_t *creation = argument;
     world_t *world = creation->world;
     weft_error_t error;
-    creation->status = ops->group_create(world->ranks[creation->rank], 0, all_ranks, world->num_ranks,
-                                         &world->groups[creation->rank], &error);
+    creation->status = ops->group_create(world->ranks[creation->rank], creation->id, all_ranks,
+                                         world->num_ranks, &world->groups[creation->rank], &error);
     return NULL;
+}
+
+/* Make a group of all ranks; world->groups forgets the one before, which the hub frees. */
+static void form_groups(world_t *world, uint32_t id)
+{
+    creation_t creations[MAX_RANKS];
+    for (uint32_t i = 0; i < world->num_ranks; i++) {
+        creations[i] = (creation_t){.world = world, .rank = i, .id = id};
+        pthread_create(&creations[i].thread, NULL, create_group, &creations[i]);
+    }
+    for (uint32_t i = 0; i < world->num_ranks; i++) {
+        pthread_join(creations[i].thread, NULL);
+        assert_int_equal(creations[i].status, WEFT_OK);
+    }
 }
 
 static void open_world(world_t *world, uint32_t num_ranks)
 {
     *world = (world_t){.num_ranks = num_ranks};
     assert_int_equal(weft_loopback_create(num_ranks, &world->hub), WEFT_OK);
-    creation_t creations[MAX_RANKS];
     for (uint32_t i = 0; i < num_ranks; i++)
         open_rank(world, i, 10000000);
-    for (uint32_t i = 0; i < num_ranks; i++) {
-        creations[i] = (creation_t){.world = world, .rank = i};
-        pthread_create(&creations[i].thread, NULL, create_group, &creations[i]);
-    }
-    for (uint32_t i = 0; i < num_ranks; i++) {
-        pthread_join(creations[i].thread, NULL);
-        assert_int_equal(creations[i].status, WEFT_OK);
-    }
+    form_groups(world, 0);
 }
 
 static void close_rank(world_t *world, uint32_t rank)
@@ -82,12 +88,17 @@ static void close_world(world_t *world)
     weft_loopback_destroy(world->hub);
 }
 
-static weft_op_t *broadcast(world_t *world, uint32_t rank, uint32_t root, void *data, size_t bytes)
+static weft_op_t *broadcast_in(world_t *world, uint32_t rank, weft_group_t *group, uint32_t root, void *data,
+                               size_t bytes)
 {
     weft_op_t *op = NULL;
-    assert_int_equal(ops->broadcast_start(world->ranks[rank], world->groups[rank], root, data, bytes, &op),
-                     WEFT_OK);
+    assert_int_equal(ops->broadcast_start(world->ranks[rank], group, root, data, bytes, &op), WEFT_OK);
     return op;
+}
+
+static weft_op_t *broadcast(world_t *world, uint32_t rank, uint32_t root, void *data, size_t bytes)
+{
+    return broadcast_in(world, rank, world->groups[rank], root, data, bytes);
 }
 
 static void expect_pending(world_t *world, uint32_t rank, weft_op_t *op)
@@ -133,6 +144,26 @@ static void test_root_is_done_when_all_have_copied(void **state)
     expect_done(&world, 0, give);
     assert_string_equal(to[0], "abc");
     assert_string_equal(to[1], "abc");
+    close_world(&world);
+}
+
+/* Two groups of the same ranks; one rank starts their broadcasts the other way round. A backend that carries
+ * out a rank's broadcasts one after the other would wait for ever, so this one does. */
+static void test_orders_of_broadcasts_must_agree(void **state)
+{
+    (void)state;
+    world_t world;
+    open_world(&world, 2);
+    weft_group_t *first[2] = {world.groups[0], world.groups[1]};
+    form_groups(&world, 1);
+    weft_group_t *const *second = world.groups;
+    char from[2] = "a", to[2] = "";
+    weft_op_t *in_flight[2][2] = {
+        {broadcast_in(&world, 0, first[0], 0, from, 2), broadcast_in(&world, 0, second[0], 1, to, 2)},
+        {broadcast_in(&world, 1, second[1], 1, from, 2), broadcast_in(&world, 1, first[1], 0, to, 2)},
+    };
+    for (int i = 0; i < 12; i++)
+        expect_pending(&world, i & 1, in_flight[i & 1][i / 2 & 1]);
     close_world(&world);
 }
 
@@ -363,6 +394,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_root_is_done_when_all_have_copied),
+        cmocka_unit_test(test_orders_of_broadcasts_must_agree),
         cmocka_unit_test(test_root_aborts),
         cmocka_unit_test(test_root_closes),
         cmocka_unit_test(test_receiver_aborts),
