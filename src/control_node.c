@@ -1,22 +1,58 @@
 /* In: messages from other ranks, events from this process. Out: messages, and commands to the progress
  * thread. Invariant: only this thread touches the machines and the mailbox; it never waits for anything but
- * the mailbox. */
+ * the mailbox.
+ *
+ * What one process says to itself is carried out before anything leaves it: the leader's whole exchange with the rank
+ * beside it takes microseconds, and a message to another process tens of them. Of several reports that wait to leave the
+ * last is enough. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "src/base/clock.h"
 #include "src/base/error.h"
 #include "src/base/log.h"
+#include "src/pause.h"
 #include "src/session_private.h"
 
 #define POLL_US 10000
 
+/* A lost message is sent again by the machines. */
+static void flush_outbox(weft_session_t *s)
+{
+    for (uint32_t i = 0; i < s->num_outgoing; i++)
+        weft_mailbox_send(s->mailbox, s->outbox[i].to, s->outbox[i].data, s->outbox[i].bytes);
+    s->num_outgoing = 0;
+}
+
+static bool is_report(const weft_message_t *message)
+{
+    return message->type == WEFT_MESSAGE_TRAINER_STATE || message->type == WEFT_MESSAGE_RANK_STATE;
+}
+
+/* Where to put it: over the earlier report that says less, or behind the others. */
+static weft_outgoing_t *find_place(weft_session_t *s, const weft_message_t *message)
+{
+    for (uint32_t i = 0; i < s->num_outgoing && is_report(message); i++)
+        if (s->outbox[i].to == message->to && s->outbox[i].role == message->role &&
+            s->outbox[i].type == message->type)
+            return &s->outbox[i];
+    if (s->num_outgoing == WEFT_OUTBOX_LENGTH)
+        flush_outbox(s);
+    return &s->outbox[s->num_outgoing++];
+}
+
 static void send_message(weft_session_t *s, const weft_message_t *message)
 {
     uint8_t bytes[WEFT_MESSAGE_MAX_BYTES];
-    size_t size = weft_message_encode(message, bytes);
-    weft_mailbox_send(s->mailbox, message->to, bytes,
-                      size); /* a lost message is sent again by the machines */
+    if (message->to == s->rank) {
+        weft_mailbox_send(s->mailbox, message->to, bytes, weft_message_encode(message, bytes));
+        return;
+    }
+    weft_outgoing_t *place = find_place(s, message);
+    place->to = message->to;
+    place->role = message->role;
+    place->type = message->type;
+    place->bytes = weft_message_encode(message, place->data);
 }
 
 static weft_publication_t *find_publication(weft_session_t *s, uint64_t version)
@@ -155,6 +191,34 @@ static void handle_message(weft_session_t *s, const weft_message_t *message)
         weft_coordinator_handle(s->coordinator, &event, &sink);
 }
 
+/* Whether a version is on its way here. */
+static bool is_busy(const weft_session_t *s)
+{
+    return s->trainer_machine ? s->trainer_machine->state != WEFT_TRAINER_IDLE
+                              : s->rank_machine->state != WEFT_RANK_IDLE;
+}
+
+static void stay_awake(weft_session_t *s)
+{
+    if (s->eager && is_busy(s))
+        s->control_awake_us = weft_now_us() + WEFT_PAUSE_EAGER_US;
+}
+
+/* Wait for a message, or look on for one; what has to leave leaves when this process has nothing to say to itself. */
+static weft_status_t poll_mailbox(weft_session_t *s, uint32_t *peer, uint8_t *bytes, size_t *size)
+{
+    bool looks_on = s->control_awake_us > weft_now_us();
+    uint64_t wait_us = s->num_outgoing || looks_on ? 0 : POLL_US;
+    weft_status_t status = weft_mailbox_poll(s->mailbox, wait_us, peer, bytes, size);
+    if (status == WEFT_OK)
+        return status;
+    if (s->num_outgoing)
+        flush_outbox(s);
+    else if (looks_on)
+        sched_yield();
+    return status;
+}
+
 static void receive_one(weft_session_t *s)
 {
     uint8_t bytes[WEFT_MAILBOX_MAX_BYTES];
@@ -162,7 +226,7 @@ static void receive_one(weft_session_t *s)
     size_t size;
     weft_message_t message;
     weft_error_t error;
-    if (weft_mailbox_poll(s->mailbox, POLL_US, &peer, bytes, &size) != WEFT_OK)
+    if (poll_mailbox(s, &peer, bytes, &size) != WEFT_OK)
         return;
     if (weft_message_decode(bytes, size, &message, &error) != WEFT_OK)
         weft_log_line(&s->config.log, WEFT_LOG_WARNING, "rank %u: message from rank %u dropped: %s", s->rank,
@@ -172,6 +236,7 @@ static void receive_one(weft_session_t *s)
                       "rank %u: rank %u speaks in the name of rank %u: dropped", s->rank, peer, message.from);
     else
         handle_message(s, &message);
+    stay_awake(s);
 }
 
 /* Copy the oldest event out of the queue; its text moves along. */
@@ -207,12 +272,14 @@ static void *control_main(void *user)
         while (take_event(s, &queued)) {
             queued.event.now_us = weft_now_us();
             handle_all(s, &queued.event);
+            stay_awake(s);
         }
         if (weft_now_us() - ticked_us >= POLL_US) {
             weft_event_t tick = {.type = WEFT_EVENT_TICK, .now_us = ticked_us = weft_now_us()};
             handle_all(s, &tick);
         }
     }
+    flush_outbox(s);
     return NULL;
 }
 
@@ -270,9 +337,24 @@ void weft_session_wake(weft_session_t *s)
     pthread_mutex_unlock(&s->mutex);
 }
 
+void weft_session_stay_awake(weft_session_t *s)
+{
+    if (s->eager)
+        s->progress_awake_us = weft_now_us() + WEFT_PAUSE_EAGER_US;
+}
+
+static void look_on(weft_session_t *s)
+{
+    uint32_t wakes = s->wakes;
+    while (s->num_commands == 0 && wakes == s->wakes && weft_now_us() < s->progress_awake_us)
+        sched_yield();
+}
+
 bool weft_session_next_command(weft_session_t *s, uint64_t timeout_us, weft_command_t *command)
 {
     uint64_t deadline = weft_now_us() + timeout_us;
+    if (timeout_us)
+        look_on(s);
     pthread_mutex_lock(&s->mutex);
     uint32_t wakes = s->wakes;
     while (s->num_commands == 0 && !s->closing && timeout_us && wakes == s->wakes)

@@ -13,6 +13,7 @@
 #define WEFT_PAUSE_MAX_US 200u
 
 #define WEFT_PAUSE_EAGER_YIELDS 20000u
+#define WEFT_PAUSE_EAGER_US     10000u /* how long the threads of a version look on after something moved */
 
 typedef struct weft_pause {
     bool eager; /* a GPU works, its host has cores to spare */

@@ -457,6 +457,7 @@ static void receive_version(weft_rollout_t *r, uint64_t version)
         status = move_version(r, &error);
     weft_session_span(r->session, "receive", start, version, 0);
     conclude(r, status, &error);
+    weft_session_stay_awake(r->session); /* the swap is next */
 }
 
 static void *progress_main(void *user)

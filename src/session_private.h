@@ -48,6 +48,17 @@ typedef struct weft_queued_event {
     char text[WEFT_MESSAGE_TEXT_BYTES];
 } weft_queued_event_t;
 
+/* A message that waits to leave. */
+typedef struct weft_outgoing {
+    uint32_t to;
+    weft_role_t role;
+    weft_message_type_t type;
+    size_t bytes;
+    uint8_t data[WEFT_MESSAGE_MAX_BYTES];
+} weft_outgoing_t;
+
+#define WEFT_OUTBOX_LENGTH 16
+
 struct weft_session {
     const weft_plan_t *plan;
     weft_transport_t *transport;
@@ -64,8 +75,13 @@ struct weft_session {
     weft_rank_machine_t *rank_machine;
     weft_leader_machine_t *leader_machine; /* TP rank 0 of a replica */
     weft_coordinator_t *coordinator;       /* rank 0 */
+    weft_outgoing_t outbox[WEFT_OUTBOX_LENGTH]; /* the control thread's */
+    uint32_t num_outgoing;
+    uint64_t control_awake_us; /* until then it looks on */
 
     weft_place_t *place; /* of the queue's GPU; NULL without one */
+    _Atomic bool eager;  /* a GPU works: threads look on instead of sleeping while a version is on its way */
+    uint64_t progress_awake_us; /* the progress thread's: until then it looks on */
 
     pthread_t control_thread;
     bool control_started;
@@ -73,11 +89,12 @@ struct weft_session {
     pthread_mutex_t mutex; /* everything below */
     pthread_cond_t command_cond, step_cond, publish_cond;
     bool closing;
-    uint32_t wakes; /* of the progress thread */
+    _Atomic uint32_t wakes; /* of the progress thread, which reads it without the mutex while it looks on */
     weft_queued_event_t events[WEFT_QUEUE_LENGTH];
     uint32_t first_event, num_events;
     weft_command_t commands[WEFT_QUEUE_LENGTH];
-    uint32_t first_command, num_commands;
+    uint32_t first_command;
+    _Atomic uint32_t num_commands; /* likewise */
     weft_publication_t publications[WEFT_PUBLICATIONS]; /* newest overwrite oldest */
     uint32_t num_publications;
     uint64_t transferring; /* the version begun last; on a trainer 0 once it is over */
@@ -96,6 +113,9 @@ void weft_session_post_event(weft_session_t *session, const weft_event_t *event)
 /* Take the next command, waiting up to `timeout_us` (0: not at all); false when there is none. Progress
  * thread. */
 bool weft_session_next_command(weft_session_t *session, uint64_t timeout_us, weft_command_t *command);
+
+/* The progress thread has ended its part of a version and expects the next command soon. */
+void weft_session_stay_awake(weft_session_t *session);
 
 /* Put a command into the queue of this rank's own progress thread. Any thread. */
 void weft_session_command(weft_session_t *session, weft_action_type_t type, uint64_t version, uint32_t round);
