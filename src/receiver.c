@@ -1,7 +1,7 @@
-/* In: granted rounds. Out: buckets that have arrived. Invariant: broadcasts start in the global order of
- * buckets, over all groups: a transport may carry them out in the order started (NCCL's kernels share the
- * GPU's hardware queues), and two ranks that start two of them in different orders would wait for each other.
- * So a relay that still receives a bucket holds back its own later broadcasts, and no rank's earlier ones. */
+/* In: granted rounds. Out: buckets that have arrived. Invariant: operations start in the global order of
+ * buckets, a relay's receive right before its broadcast, as transport.h asks: a transport may carry them out
+ * one after the other. So a relay that still receives a bucket holds back what it has of later ones, and no
+ * rank's earlier ones. */
 #include "src/receiver.h"
 
 #include <stdlib.h>
@@ -9,9 +9,9 @@
 #include "src/base/error.h"
 
 typedef enum inbound_state {
+    INBOUND_WAITING,      /* not started */
     INBOUND_RECEIVING,    /* relay: from the source */
     INBOUND_RECEIVED,     /* relay: here, its broadcast not started yet */
-    INBOUND_WAITING,      /* its broadcast is not started yet */
     INBOUND_BROADCASTING, /* in a broadcast */
 } inbound_state_t;
 
@@ -87,33 +87,37 @@ static uint32_t root_of(const weft_receiver_t *r, const weft_bucket_t *bucket)
     return root;
 }
 
-static weft_status_t post_bucket(weft_receiver_t *r, uint32_t index)
+static weft_status_t start_receive(weft_receiver_t *r, inbound_t *in)
 {
-    const weft_bucket_t *bucket = &r->program->buckets[index];
-    inbound_t in = {.bucket = index, .state = INBOUND_WAITING};
-    if (r->program->plan->relay && bucket->relay == r->program->rank) {
-        in.state = INBOUND_RECEIVING;
-        WEFT_TRY(ops_of(r)->recv_start(r->session->transport, bucket->source,
-                                       weft_staging_bucket(r->staging, bucket), bucket->bytes, &in.op));
-    }
-    r->inbound[r->count++] = in;
-    return WEFT_OK;
+    const weft_bucket_t *bucket = &r->program->buckets[in->bucket];
+    in->state = INBOUND_RECEIVING;
+    return ops_of(r)->recv_start(r->session->transport, bucket->source,
+                                 weft_staging_bucket(r->staging, bucket), bucket->bytes, &in->op);
 }
 
-/* Start every broadcast that no earlier one holds back. A bucket for a set of one rank has none. */
-static weft_status_t start_broadcasts(weft_receiver_t *r)
+static weft_status_t start_broadcast(weft_receiver_t *r, inbound_t *in)
+{
+    const weft_bucket_t *bucket = &r->program->buckets[in->bucket];
+    in->state = INBOUND_BROADCASTING;
+    return ops_of(r)->broadcast_start(r->session->transport, r->session->groups[group_index(r, bucket)],
+                                      root_of(r, bucket), weft_staging_bucket(r->staging, bucket),
+                                      bucket->bytes, &in->op);
+}
+
+/* Start all that nothing earlier holds back. A relay alone in its set has nobody to broadcast to. */
+static weft_status_t start_in_order(weft_receiver_t *r)
 {
     for (uint32_t i = 0; i < r->count; i++) {
         inbound_t *in = &r->inbound[i];
         const weft_bucket_t *bucket = &r->program->buckets[in->bucket];
-        weft_group_t *group = r->session->groups[group_index(r, bucket)];
-        if (!group || in->state == INBOUND_BROADCASTING)
-            continue;
-        if (in->state == INBOUND_RECEIVING)
+        bool relays = r->program->plan->relay && bucket->relay == r->program->rank;
+        bool passes_on = r->session->groups[group_index(r, bucket)] != NULL;
+        if (in->state == INBOUND_WAITING && relays)
+            WEFT_TRY(start_receive(r, in));
+        else if (in->state == INBOUND_WAITING || in->state == INBOUND_RECEIVED)
+            WEFT_TRY(start_broadcast(r, in));
+        if (in->state == INBOUND_RECEIVING && passes_on)
             return WEFT_OK;
-        WEFT_TRY(ops_of(r)->broadcast_start(r->session->transport, group, root_of(r, bucket),
-                                            weft_staging_bucket(r->staging, bucket), bucket->bytes, &in->op));
-        in->state = INBOUND_BROADCASTING;
     }
     return WEFT_OK;
 }
@@ -121,11 +125,9 @@ static weft_status_t start_broadcasts(weft_receiver_t *r)
 weft_status_t weft_receiver_post(weft_receiver_t *r, uint32_t round, weft_error_t *error)
 {
     const weft_round_t *posted = &r->program->rounds[round];
-    weft_status_t status = WEFT_OK;
-    for (uint32_t i = 0; i < posted->num_buckets && status == WEFT_OK; i++)
-        status = post_bucket(r, posted->first_bucket + i);
-    if (status == WEFT_OK)
-        status = start_broadcasts(r);
+    for (uint32_t i = 0; i < posted->num_buckets; i++)
+        r->inbound[r->count++] = (inbound_t){.bucket = posted->first_bucket + i, .state = INBOUND_WAITING};
+    weft_status_t status = start_in_order(r);
     return status == WEFT_OK ? status
                              : weft_fail(error, status, "rollout rank %u: round %u could not be posted: %s",
                                          r->program->rank, round, weft_status_text(status));
@@ -169,7 +171,7 @@ static weft_status_t advance(weft_receiver_t *r, inbound_t *in, bool *arrived, b
     bool relayed = in->state == INBOUND_RECEIVING && r->session->groups[group_index(r, bucket)];
     in->state = INBOUND_RECEIVED;
     *over = !relayed;
-    return relayed ? start_broadcasts(r) : WEFT_OK;
+    return relayed ? start_in_order(r) : WEFT_OK;
 }
 
 bool weft_receiver_poll(weft_receiver_t *r, uint32_t *bucket, weft_status_t *status, weft_error_t *error)

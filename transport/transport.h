@@ -39,15 +39,17 @@ typedef struct weft_transport_ops {
     void (*group_destroy)(weft_transport_t *transport, weft_group_t *group);
 
     /* Start a broadcast of `bytes` from ranks[root] to all of the group; the root's `data` is only read. All
-     * ranks start their broadcasts, of all groups, in one global order restricted to themselves: a backend may
-     * carry them out one after the other. `data` stays valid until test says done. Never blocks. Every start returns WEFT_ERR_ARGUMENT for a root or peer out of range and above
-     * WEFT_MAX_MESSAGE_BYTES, WEFT_ERR_CLOSED after abort, WEFT_ERR_NO_MEMORY or WEFT_ERR_TRANSPORT. */
+     * ranks start their broadcasts, of all groups, and their messages in one global order restricted to
+     * themselves: a backend may carry out a rank's operations one after the other, and one that blocks a rank
+     * for a while, as CUDA can, must not make others wait for ever. Both sides give the same size: mpi and
+     * loopback notice when not, nccl does not. `data` stays valid until test says done. Never blocks. Every
+     * start returns WEFT_ERR_ARGUMENT for a root or peer out of range and above WEFT_MAX_MESSAGE_BYTES,
+     * WEFT_ERR_CLOSED after abort, WEFT_ERR_NO_MEMORY or WEFT_ERR_TRANSPORT. */
     weft_status_t (*broadcast_start)(weft_transport_t *transport, weft_group_t *group, uint32_t root,
                                      void *data, size_t bytes, weft_op_t **op);
 
-    /* Start a send to, a receive from, world rank `peer`. All ranks start their messages in one global order
-     * restricted to themselves, and both sides give the same size: mpi and loopback forgive both, nccl does
-     * not. Between two ranks messages arrive in the order started. Never blocks. */
+    /* Start a send to, a receive from, world rank `peer`. Between two ranks messages arrive in the order
+     * started. Never blocks. */
     weft_status_t (*send_start)(weft_transport_t *transport, uint32_t peer, const void *data, size_t bytes,
                                 weft_op_t **op);
     weft_status_t (*recv_start)(weft_transport_t *transport, uint32_t peer, void *data, size_t bytes,
@@ -68,40 +70,41 @@ typedef struct weft_transport_ops {
     void (*close)(weft_transport_t *transport);
 
     /* (optional, default: nothing to do) Long-lived memory that operations will use: staging, pack buffers. A
-     * backend that cannot register it returns WEFT_OK all the same. Before the first operation, after the groups;
-     * undone by close. */
+     * backend that cannot register it returns WEFT_OK all the same. Before the first operation, after the
+     * groups; undone by close. */
     weft_status_t (*register_memory)(weft_transport_t *transport, void *memory, size_t bytes);
 
-    /* ---- Transports that move nothing (optional, all or none): receivers read the source's memory in place ----
+    /* ---- Transports that move nothing (optional, all or none): receivers read the source's memory in place
+     * ----
      *
-     * A source lends runs of its memory for a version. A broadcast on a group then carries no bytes: the root's
-     * start says "this bucket may be read" (one root a group), a receiver's operation is done when the root has said so, and the
-     * root's operation is done when every receiver of the group has acknowledged that many buckets. `data` and
-     * `bytes` are not touched.
+     * A source lends runs of its memory for a version. A broadcast on a group then carries no bytes: the
+     * root's start says "this bucket may be read" (one root a group), a receiver's operation is done when the
+     * root has said so, and the root's operation is done when every receiver of the group has acknowledged
+     * that many buckets. `data` and `bytes` are not touched.
      *
      *     source:   lend(version, runs) > broadcast_start .. test (done: all have read it) > unlend
      *     receiver: lent() until the version is there > borrow (once a generation) > broadcast_start .. test
      *               (done: may be read) > reads > lent() still that version? > acknowledge */
 
-    /* Lend `runs` [count] for `version`; an index means the same on all ranks. The generation rises when the runs
-     * differ from those lent before. May block (milliseconds) when they do. Returns WEFT_ERR_ARGUMENT naming the
-     * index and the kind of memory when a run cannot be shared. */
+    /* Lend `runs` [count] for `version`; an index means the same on all ranks. The generation rises when the
+     * runs differ from those lent before. May block (milliseconds) when they do. Returns WEFT_ERR_ARGUMENT
+     * naming the index and the kind of memory when a run cannot be shared. */
     weft_status_t (*lend)(weft_transport_t *transport, uint64_t version, const weft_lent_run_t *runs,
                           uint32_t count, weft_error_t *error);
-    /* Whether one run could be lent: WEFT_OK, or WEFT_ERR_ARGUMENT naming its kind of memory. Any thread; may block
-     * (milliseconds). */
+    /* Whether one run could be lent: WEFT_OK, or WEFT_ERR_ARGUMENT naming its kind of memory. Any thread; may
+     * block (milliseconds). */
     weft_status_t (*lendable)(weft_transport_t *transport, const weft_lent_run_t *run, weft_error_t *error);
     /* End it: from now on lent() shows version 0 to every receiver, before this returns. */
     void (*unlend)(weft_transport_t *transport);
-    /* What `source` lends at this moment; version 0: nothing. Returns WEFT_ERR_PEER_LOST when the source has aborted,
-     * closed or died, WEFT_ERR_CLOSED after abort. Never blocks; the read is ordered after every read of
-     * lent memory that this thread has seen complete. */
+    /* What `source` lends at this moment; version 0: nothing. Returns WEFT_ERR_PEER_LOST when the source has
+     * aborted, closed or died, WEFT_ERR_CLOSED after abort. Never blocks; the read is ordered after every
+     * read of lent memory that this thread has seen complete. */
     weft_status_t (*lent)(weft_transport_t *transport, uint32_t source, uint64_t *version,
                           uint64_t *generation);
-    /* Where run `index` of `source` is in this process; valid until the source's generation changes and borrow is
-     * called again. Blocks (milliseconds) on the first call of a generation, with a deadline. Returns WEFT_ERR_ABORTED
-     * when the source has taken back what it lent (the version is lost, the session goes on), WEFT_ERR_PEER_LOST,
-     * WEFT_ERR_TIMEOUT, WEFT_ERR_ARGUMENT. */
+    /* Where run `index` of `source` is in this process; valid until the source's generation changes and
+     * borrow is called again. Blocks (milliseconds) on the first call of a generation, with a deadline.
+     * Returns WEFT_ERR_ABORTED when the source has taken back what it lent (the version is lost, the session
+     * goes on), WEFT_ERR_PEER_LOST, WEFT_ERR_TIMEOUT, WEFT_ERR_ARGUMENT. */
     weft_status_t (*borrow)(weft_transport_t *transport, uint32_t source, uint32_t index,
                             weft_lent_run_t *run, weft_error_t *error);
     /* The oldest bucket that arrived on `group` and is not acknowledged has been read. */

@@ -17,8 +17,14 @@ typedef struct rank {
     uint64_t seed;
     suite_t suite;
     bool passed;
+    pthread_barrier_t *barrier;
     pthread_t thread;
 } rank_t;
+
+static void meet(void *barrier)
+{
+    pthread_barrier_wait(barrier);
+}
 
 static void *run_rank(void *argument)
 {
@@ -29,7 +35,8 @@ static void *run_rank(void *argument)
         snprintf(rank->suite.note, sizeof rank->suite.note, "%.500s", error.message);
         return NULL;
     }
-    rank->passed = suite_run(&rank->suite, transport, NULL, rank->seed, getenv("WEFT_CASE"));
+    const suite_options_t options = {.meet = meet, .user = rank->barrier};
+    rank->passed = suite_run(&rank->suite, transport, &options, rank->seed, getenv("WEFT_CASE"));
     weft_transport_close(transport);
     return NULL;
 }
@@ -37,11 +44,14 @@ static void *run_rank(void *argument)
 static void run_world(weft_loopback_t *hub, uint32_t num_ranks, uint64_t seed)
 {
     rank_t ranks[6] = {0};
+    pthread_barrier_t barrier;
+    assert_int_equal(pthread_barrier_init(&barrier, NULL, num_ranks), 0);
     for (uint32_t i = 0; i < num_ranks; i++) {
         ranks[i].config = WEFT_TRANSPORT_CONFIG;
         ranks[i].config.loopback = hub;
         ranks[i].config.rank = i;
         ranks[i].seed = seed;
+        ranks[i].barrier = &barrier;
         assert_int_equal(pthread_create(&ranks[i].thread, NULL, run_rank, &ranks[i]), 0);
     }
     bool passed = true;
@@ -51,6 +61,7 @@ static void run_world(weft_loopback_t *hub, uint32_t num_ranks, uint64_t seed)
         if (!ranks[i].passed)
             print_error("%s\n", ranks[i].suite.note);
     }
+    pthread_barrier_destroy(&barrier);
     assert_true(passed);
 }
 

@@ -30,8 +30,15 @@ static uint64_t agree_on_seed(void)
     return seed;
 }
 
+static void meet(void *user)
+{
+    (void)user;
+    MPI_Barrier(MPI_COMM_WORLD);
+}
+
 static bool run_suite(void)
 {
+    const suite_options_t options = {.meet = meet};
     uint64_t seed = agree_on_seed();
     for (int round = 0; round < 2; round++) {
         MPI_Comm comm = MPI_COMM_WORLD;
@@ -39,7 +46,7 @@ static bool run_suite(void)
         if (!transport)
             return false;
         suite_t suite;
-        bool passed = suite_run(&suite, transport, NULL, seed + (uint64_t)round, getenv("WEFT_CASE"));
+        bool passed = suite_run(&suite, transport, &options, seed + (uint64_t)round, getenv("WEFT_CASE"));
         if (!passed)
             fprintf(stderr, "%s\n", suite.note);
         weft_transport_close(transport);

@@ -83,10 +83,16 @@ static uint64_t agree_on_seed(void)
     return seed;
 }
 
+static void meet(void *user)
+{
+    (void)user;
+    MPI_Barrier(MPI_COMM_WORLD);
+}
+
 static bool run_once(weft_transport_t *bootstrap, uint64_t seed)
 {
     const suite_options_t options = {
-        .memory = &device_memory, .one_order = true, .equal_sizes = true, .costly_group = true};
+        .meet = meet, .memory = &device_memory, .equal_sizes = true, .costly_group = true};
     weft_transport_t *transport = NULL;
     weft_error_t error;
     if (open_nccl(bootstrap, true, 0, &transport, &error) != WEFT_OK)

@@ -469,13 +469,19 @@ typedef struct rank {
     uint32_t number;
     uint64_t seed;
     bool passed;
+    pthread_barrier_t *barrier;
     pthread_t thread;
     char note[SUITE_NOTE_BYTES];
 } rank_t;
 
+static void meet(void *barrier)
+{
+    pthread_barrier_wait(barrier);
+}
+
 static bool run_on(rank_t *rank, weft_transport_t *bootstrap)
 {
-    const suite_options_t options = {.one_order = true, .equal_sizes = true};
+    const suite_options_t options = {.meet = meet, .user = rank->barrier, .equal_sizes = true};
     weft_transport_config_t config = WEFT_TRANSPORT_CONFIG;
     config.bootstrap = bootstrap;
     config.device = (int)rank->number;
@@ -510,11 +516,14 @@ static bool run_world(uint32_t num_ranks, uint64_t seed)
 {
     rank_t ranks[MAX_RANKS] = {0};
     weft_loopback_t *hub;
+    pthread_barrier_t barrier;
     REQUIRE(weft_loopback_create(num_ranks, &hub) == WEFT_OK);
+    REQUIRE(!pthread_barrier_init(&barrier, NULL, num_ranks));
     for (uint32_t i = 0; i < num_ranks; i++) {
         ranks[i].hub = hub;
         ranks[i].number = i;
         ranks[i].seed = seed;
+        ranks[i].barrier = &barrier;
         REQUIRE(!pthread_create(&ranks[i].thread, NULL, run_rank, &ranks[i]));
     }
     bool passed = true;
@@ -524,6 +533,7 @@ static bool run_world(uint32_t num_ranks, uint64_t seed)
         if (!ranks[i].passed)
             fprintf(stderr, "%s\n", ranks[i].note);
     }
+    pthread_barrier_destroy(&barrier);
     weft_loopback_destroy(hub);
     return passed;
 }

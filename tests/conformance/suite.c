@@ -264,8 +264,10 @@ static bool case_pair_sizes(suite_t *suite)
              from = (suite->rank + suite->num_ranks - 1) % suite->num_ranks;
     for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
         message_t *messages = new_messages(2);
-        bool ok = start_send(suite, to, sizes[k], mix(suite->rank, k), &messages[0]) &&
-                  start_receive(suite, from, sizes[k], mix(from, k), &messages[1]) &&
+        bool sends_first = suite->rank < from; /* messages stand in the order of their senders */
+        bool ok = (sends_first || start_receive(suite, from, sizes[k], mix(from, k), &messages[0])) &&
+                  start_send(suite, to, sizes[k], mix(suite->rank, k), &messages[1]) &&
+                  (!sends_first || start_receive(suite, from, sizes[k], mix(from, k), &messages[0])) &&
                   finish(suite, messages, 2);
         release(suite, messages, 2);
         TRY(ok);
@@ -358,25 +360,8 @@ static bool case_pairs_and_broadcasts(suite_t *suite)
     return true;
 }
 
-/* Equal sizes, so that only the content tells one message from the next; receives start before and after
- * sends. */
-static bool start_in_any_order(suite_t *suite, message_t *messages, size_t *started)
-{
-    uint32_t n = suite->num_ranks;
-    bool sends_first = suite->rank % 2 == 0;
-    for (int pass = 0; pass < 2; pass++)
-        for (uint32_t peer = 0; peer < n; peer++)
-            for (uint32_t i = 0; i < ORDER_COUNT; i++) {
-                uint64_t out = mix((uint64_t)suite->rank * n + peer, i),
-                         in = mix((uint64_t)peer * n + suite->rank, i);
-                message_t *message = &messages[(*started)++];
-                TRY((pass == 0) == sends_first ? start_send(suite, peer, ORDER_BYTES, out, message)
-                                               : start_receive(suite, peer, ORDER_BYTES, in, message));
-            }
-    return true;
-}
-
-static bool start_in_one_order(suite_t *suite, message_t *messages, size_t *started)
+/* Equal sizes, so that only the content tells one message from the next. */
+static bool start_messages(suite_t *suite, message_t *messages, size_t *started)
 {
     uint32_t n = suite->num_ranks;
     for (uint32_t i = 0; i < ORDER_COUNT; i++)
@@ -395,8 +380,7 @@ static bool case_message_order(suite_t *suite)
 {
     size_t started = 0, most = 2 * (size_t)ORDER_COUNT * suite->num_ranks;
     message_t *messages = new_messages(most);
-    bool ok = suite->options.one_order ? start_in_one_order(suite, messages, &started)
-                                       : start_in_any_order(suite, messages, &started);
+    bool ok = start_messages(suite, messages, &started);
     ok = ok && finish(suite, messages, started);
     release(suite, messages, most);
     return ok;
@@ -442,27 +426,25 @@ static bool test_in_vain(suite_t *suite, const ring_t *world, message_t *message
             TRY(test(suite, &messages[k], &done));
             CHECK(!done, "an operation ended before its other side began");
         }
-    TRY(start_send(suite, 0, 1, 7, &messages[2]));
-    return finish(suite, messages, 3);
+    suite->options.meet(suite->options.user);
+    return finish(suite, messages, 2);
 }
 
 static bool root_comes_late(suite_t *suite, const ring_t *world, message_t *messages)
 {
     uint32_t others = suite->num_ranks - 1;
+    suite->options.meet(suite->options.user);
+    TRY(start_broadcast(suite, world, 0, 5000, 5, &messages[0]));
     for (uint32_t i = 0; i < others; i++)
-        TRY(start_receive(suite, i + 1, 1, 7, &messages[i]));
-    TRY(finish(suite, messages, others));
-    for (uint32_t i = 0; i < others; i++)
-        TRY(start_send(suite, i + 1, 5000, 6, &messages[others + i]));
-    TRY(start_broadcast(suite, world, 0, 5000, 5, &messages[2 * others]));
-    return finish(suite, messages, 2 * others + 1);
+        TRY(start_send(suite, i + 1, 5000, 6, &messages[1 + i]));
+    return finish(suite, messages, 1 + others);
 }
 
 static bool case_test_never_blocks(suite_t *suite)
 {
     ring_t world;
     TRY(create_world(suite, &world));
-    size_t count = 2 * suite->num_ranks + 1;
+    size_t count = suite->num_ranks + 2;
     message_t *messages = new_messages(count);
     bool ok = suite->rank ? test_in_vain(suite, &world, messages) : root_comes_late(suite, &world, messages);
     release(suite, messages, count);
@@ -511,8 +493,11 @@ static bool case_unequal_sizes(suite_t *suite)
         bool done[2] = {false, false};
         weft_status_t status[2] = {WEFT_OK, WEFT_OK};
         weft_error_t error = {0};
-        suite->ops->send_start(suite->transport, partner, out, extra ? 32 : 33, &ops[0]);
+        if (suite->rank < partner)
+            suite->ops->send_start(suite->transport, partner, out, extra ? 32 : 33, &ops[0]);
         suite->ops->recv_start(suite->transport, partner, in, extra ? 33 : 32, &ops[1]);
+        if (suite->rank > partner)
+            suite->ops->send_start(suite->transport, partner, out, extra ? 32 : 33, &ops[0]);
         uint64_t deadline_us = weft_now_us() + DEADLINE_US;
         while (!done[0] || !done[1]) {
             for (int k = 0; k < 2; k++)
@@ -638,7 +623,7 @@ bool suite_run(suite_t *suite, weft_transport_t *transport, const suite_options_
                        .ops = weft_transport_table(transport),
                        .rank = weft_transport_rank(transport),
                        .num_ranks = weft_transport_num_ranks(transport),
-                       .options = options ? *options : (suite_options_t){0},
+                       .options = *options,
                        .seed = seed};
     if (!suite->options.memory)
         suite->options.memory = &host_memory;

@@ -7,7 +7,7 @@
 
 #define SUITE_NOTE_BYTES 512
 
-/* Where messages lie; the default is host memory. */
+/* Where messages lie. */
 typedef struct suite_memory {
     void *(*allocate)(size_t bytes); /* NULL: out of memory */
     void (*release)(void *data);     /* NULL is accepted; never waits for operations in flight */
@@ -15,12 +15,13 @@ typedef struct suite_memory {
     bool (*read)(void *to, const void *from, size_t bytes);  /* to host memory */
 } suite_memory_t;
 
-/* What a backend asks of its callers beyond transport.h (all optional). */
+/* How the ranks meet, and what a backend asks of its callers beyond transport.h. */
 typedef struct suite_options {
-    const suite_memory_t *memory;
-    bool one_order;    /* all ranks start their messages in one global order */
-    bool equal_sizes;  /* both sides of a message give the same size */
-    bool costly_group; /* a group takes long to create: few come and go */
+    void (*meet)(void *user); /* wait for all ranks, by other means than the transport */
+    void *user;
+    const suite_memory_t *memory; /* NULL: host memory */
+    bool equal_sizes;             /* both sides of a message give the same size */
+    bool costly_group;            /* a group takes long to create: few come and go */
 } suite_options_t;
 
 typedef struct suite {
@@ -34,7 +35,7 @@ typedef struct suite {
     char note[SUITE_NOTE_BYTES]; /* the first failure, "" while there is none */
 } suite_t;
 
-/* Run all cases, or those whose name contains `only`; `options` may be NULL. Returns whether all passed;
+/* Run all cases, or those whose name contains `only`. Returns whether all passed;
  * `suite->note` says what did not. After a failure the transport is aborted and the cases that follow are not
  * run, since the ranks are out of step. Collective. */
 bool suite_run(suite_t *suite, weft_transport_t *transport, const suite_options_t *options, uint64_t seed,

@@ -1,9 +1,9 @@
 /* The loopback transport: ranks are threads of one process, a bucket moves by memcpy.
  *
- * All ranks share one hub. Every operation in flight, of any rank, stands in the hub's one list; an operation
+ * All ranks share one hub. Every operation in flight stands in the hub's list of its rank; an operation
  * either gives bytes (a broadcast's root, a send) or takes them. A take is matched with the give of the same
  * channel (group, or pair of ranks) and the same sequence number, which each rank counts for itself. The
- * taker copies, in a test of its own, so a give is done when all have taken. A rank's broadcasts are done one
+ * taker copies, in a test of its own, so a give is done when all have taken. A rank's operations are done one
  * after the other, as on one stream.
  *
  * **Threads** one mutex in the hub guards everything below, the copies included: while a taker copies, the
@@ -55,7 +55,7 @@ struct weft_loopback {
     uint32_t num_ranks, num_closed;
     weft_loopback_presence_t *presence; /* [num_ranks] */
     weft_group_t *groups;
-    weft_op_t *ops;
+    weft_op_t **ops;           /* [num_ranks] each rank's, in the order started */
     uint64_t *sent, *received; /* [num_ranks * num_ranks] sequences: [from * num_ranks + to] */
     struct {
         unsigned char *data; /* [num_ranks * bytes] */

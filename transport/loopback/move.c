@@ -1,9 +1,9 @@
 /* Starting operations and moving them forward.
  *
  * In: a give or a take, numbered within its channel by its owner. Out: the taker's buffer holds the giver's
- * bytes. Invariants: a give leaves the list only when no live rank can still ask for it; a broadcast begins
- * when its owner's earlier broadcasts, of all groups, are over. That makes the loopback as strict as the
- * strictest backend: ranks that start broadcasts in different orders wait for each other here too. */
+ * bytes. Invariants: a give leaves the list only when no live rank can still ask for it; an operation begins
+ * when its owner's earlier ones are over. That makes the loopback as strict as the strictest backend: ranks
+ * that start their operations in different orders wait for each other here too. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,7 +54,7 @@ static weft_status_t enlist(weft_transport_t *transport, const weft_op_t *form, 
         return WEFT_ERR_NO_MEMORY;
     pthread_mutex_lock(&transport->hub->mutex);
     made->sequence = (*sequence)++;
-    weft_op_t **link = &transport->hub->ops;
+    weft_op_t **link = &transport->hub->ops[made->owner];
     while (*link)
         link = &(*link)->next;
     *link = made;
@@ -65,7 +65,7 @@ static weft_status_t enlist(weft_transport_t *transport, const weft_op_t *form, 
 
 static void delist(weft_loopback_t *hub, weft_op_t *op)
 {
-    weft_op_t **link = &hub->ops;
+    weft_op_t **link = &hub->ops[op->owner];
     while (*link != op)
         link = &(*link)->next;
     *link = op->next;
@@ -74,11 +74,8 @@ static void delist(weft_loopback_t *hub, weft_op_t *op)
 
 void weft_loopback_ops_drop(weft_loopback_t *hub, uint32_t rank)
 {
-    for (weft_op_t *op = hub->ops, *next; op; op = next) {
-        next = op->next;
-        if (op->owner == rank)
-            delist(hub, op);
-    }
+    while (hub->ops[rank])
+        delist(hub, hub->ops[rank]);
 }
 
 weft_status_t weft_loopback_broadcast_start(weft_transport_t *transport, weft_group_t *group, uint32_t root,
@@ -124,22 +121,27 @@ weft_status_t weft_loopback_recv_start(weft_transport_t *transport, uint32_t pee
     return start_pair(transport, &form, transport->hub->received, op);
 }
 
-/* Whether nothing that the owner started before holds the operation back. */
+static bool is_own(const weft_op_t *op)
+{
+    return !op->group && op->peer == op->owner;
+}
+
+/* Whether nothing that the owner started before holds the operation back. A message to oneself neither waits
+ * nor is waited for. */
 static bool has_begun(const weft_loopback_t *hub, const weft_op_t *op)
 {
-    if (!op->group)
-        return true;
-    for (const weft_op_t *earlier = hub->ops; earlier != op; earlier = earlier->next)
-        if (earlier->owner == op->owner && earlier->group && !earlier->over)
+    for (const weft_op_t *earlier = hub->ops[op->owner]; earlier != op && !is_own(op);
+         earlier = earlier->next)
+        if (!earlier->over && !is_own(earlier))
             return false;
     return true;
 }
 
 static weft_op_t *find_give(const weft_loopback_t *hub, const weft_op_t *take)
 {
-    for (weft_op_t *give = hub->ops; give; give = give->next)
-        if (give->gives && give->owner == take->peer && give->group == take->group &&
-            give->sequence == take->sequence && (give->group || give->peer == take->owner))
+    for (weft_op_t *give = hub->ops[take->peer]; give; give = give->next)
+        if (give->gives && give->group == take->group && give->sequence == take->sequence &&
+            (give->group || give->peer == take->owner))
             return give;
     return NULL;
 }
@@ -201,13 +203,15 @@ static void advance_give(const weft_loopback_t *hub, weft_op_t *give)
 /* All of one rank's, in the order started: what one ends lets the next begin. */
 static void advance_all(weft_loopback_t *hub, uint32_t owner)
 {
-    for (weft_op_t *op = hub->ops; op; op = op->next) {
-        if (op->owner != owner || op->over || !has_begun(hub, op))
+    bool held_back = false;
+    for (weft_op_t *op = hub->ops[owner]; op; op = op->next) {
+        if (op->over || (held_back && !is_own(op)))
             continue;
         if (op->gives)
             advance_give(hub, op);
         else
             advance_take(hub, op);
+        held_back |= !op->over && !is_own(op);
     }
 }
 

@@ -26,6 +26,7 @@ static weft_status_t init_wait(weft_loopback_t *hub)
 static void free_hub(weft_loopback_t *hub)
 {
     free(hub->presence);
+    free(hub->ops);
     free(hub->sent);
     free(hub->received);
     free(hub);
@@ -41,10 +42,11 @@ weft_status_t weft_loopback_create(uint32_t num_ranks, weft_loopback_t **hub)
     size_t pairs = (size_t)num_ranks * num_ranks;
     made->num_ranks = num_ranks;
     made->presence = calloc(num_ranks, sizeof *made->presence);
+    made->ops = calloc(num_ranks, sizeof *made->ops);
     made->sent = calloc(pairs, sizeof *made->sent);
     made->received = calloc(pairs, sizeof *made->received);
     weft_status_t status = WEFT_ERR_NO_MEMORY;
-    if (made->presence && made->sent && made->received)
+    if (made->presence && made->ops && made->sent && made->received)
         status = init_wait(made);
     if (status != WEFT_OK) {
         free_hub(made);

@@ -1,17 +1,15 @@
 /* The NCCL transport: device memory over ncclBroadcast, ncclSend and ncclRecv.
  *
- *     broadcast_start ----> broadcasts --+                                          launched
- *     send_, recv_start --> ups, downs --+--> NCCL call, in the background --> [kernel][event] --> over -->
- * test with oneself -------> unmatched ------> copy -------------------------->
+ *                                                                               launched
+ *     start --------> queue ------> NCCL call, in the background --> [kernel][event] --> over --> test
+ *     with oneself -> unmatched --> copy ------------------------------------> [event] ---^
  *
  * Communicators are non-blocking: NCCL finishes a call in a thread of its own, and until then the
  * communicator must be left alone. Each has a stream of its own. Every group of several ranks is a
- * communicator; messages between two ranks go over one of two communicators of all ranks, one for those that
- * go to a higher rank and one for the others.
+ * communicator, and messages between two ranks go over one of all ranks.
  *
- * What the caller owes beyond transport.h: all ranks start their messages in one global order (move.c says
- * why), both sides of an operation give the same size (NCCL cannot tell), and all ranks of the world are in
- * other processes or on other GPUs. */
+ * What the caller owes beyond transport.h: both sides of an operation give the same size (NCCL cannot tell),
+ * and all ranks of the world are in other processes or on other GPUs. */
 #ifndef WEFT_TRANSPORT_NCCL_BACKEND_H
 #define WEFT_TRANSPORT_NCCL_BACKEND_H
 
@@ -77,16 +75,16 @@ struct weft_transport {
     uint64_t timeout_us;
     int device, max_ctas, priority;
     void *scratch; /* of the device: what a new group broadcasts first */
-    weft_nccl_comm_t up, down, self;
-    weft_nccl_comm_t *comms;               /* all, groups' included */
-    weft_group_t *groups, *last_group;     /* in the order created, which is the same on all ranks */
-    weft_op_line_t broadcasts, ups, downs; /* queues of calls; in each at most the head is CALLED */
-    weft_op_line_t unmatched;              /* to oneself: all sends, or all receives */
-    weft_op_line_t over;                   /* ended, not tested */
-    bool *met_sending, *met_receiving;     /* [num_ranks] a message to, from that rank has ended */
-    WEFT_ARRAY(cudaEvent_t) events;        /* not in use */
-    bool failed;                           /* aborted: only close */
-    bool stuck;                            /* abort left something running: its memory is given up */
+    weft_nccl_comm_t world, self;
+    weft_nccl_comm_t *comms;           /* all, groups' included */
+    weft_group_t *groups, *last_group; /* in the order created, which is the same on all ranks */
+    weft_op_line_t queue;              /* of calls, in the order started; at most the head is CALLED */
+    weft_op_line_t unmatched;          /* to oneself: all sends, or all receives */
+    weft_op_line_t over;               /* ended, not tested */
+    bool *met_sending, *met_receiving; /* [num_ranks] a message to, from that rank has ended */
+    WEFT_ARRAY(cudaEvent_t) events;    /* not in use */
+    bool failed;                       /* aborted: only close */
+    bool stuck;                        /* abort left something running: its memory is given up */
 };
 
 /* open.c */

@@ -3,21 +3,21 @@
  * In: operations in the order started. Out: each over, with the communicator healthy when its event was seen.
  * Invariant: no call on a communicator while the one before goes on.
  *
- * Why nothing waits for ever. A kernel of NCCL waits on its stream until all its ranks have come. Say that
- * the ranks start their broadcasts and their messages each in one global order, restricted to themselves (the
- * plan's). Then:
+ * Why nothing waits for ever. A kernel of NCCL waits on its stream until all its ranks have come. What comes
+ * between may stop a rank's calls for as long as any kernel runs on its GPU: the first launch of a kernel
+ * that CUDA loads lazily takes the context's lock and waits until the GPU is idle, and the engine may do that
+ * at any moment. So the rule is: all ranks start their operations, broadcasts and messages alike, in one
+ * global order (the plan's), and hand them to NCCL in the order started. Consider the first operation of that
+ * order that is not over. Whatever runs on one of its ranks is then this operation itself or an earlier one,
+ * which ends by itself; so each of its ranks comes to hand it over, and it ends too.
  *
- * - Streams: each communicator has its own, so a broadcast waits only for earlier ones of its group, and the
- * earliest unfinished one has all its ranks before it. A message waits only for earlier messages of its
- * direction, and the earliest has both its ranks before it. Two ranks that both send first do not wait for
- * each other: one message goes up, the other down.
+ * - Streams: each communicator has its own, so operations of different groups go on together.
+ * - Hardware queues: streams share them, and one waits for the other where they do. Kernels stand in them in
+ * the same order on every rank.
  * - Connections: the first message between two ranks connects them, and until the peer comes too the
  * communicator is "in progress", so that nothing else on it can be judged or called. Hence it is called only
- * when all messages before it are over, and by the order above the peer comes. Broadcasts find their group
- * connected by group_create.
- * - Hardware queues: streams share them, and one waits for the other where they do. Broadcasts are called one
- * after the other, over all groups, so that their kernels stand in these queues in the same order on every
- * rank.
+ * when all messages before it are over, and by the order above the peer comes. Groups are connected by
+ * group_create.
  * - Groups: operations are never put between ncclGroupStart and ncclGroupEnd. NCCL would launch the
  * communicators of a group in the order of a hash, each only when all are connected, and fuse broadcasts of
  * one communicator into a kernel that only ranks with the same group can meet. Which operations are queued
@@ -112,9 +112,7 @@ static void fail(weft_transport_t *transport, weft_nccl_comm_t *comm, weft_statu
     vsnprintf(comm->why + used, sizeof comm->why - (size_t)used, format, args);
     va_end(args);
     comm->status = status;
-    end_those_of(transport, &transport->broadcasts, comm);
-    end_those_of(transport, &transport->ups, comm);
-    end_those_of(transport, &transport->downs, comm);
+    end_those_of(transport, &transport->queue, comm);
     end_those_of(transport, &comm->launched, comm);
 }
 
@@ -232,10 +230,11 @@ static bool call_ended(weft_transport_t *transport, weft_op_t *op)
     return true;
 }
 
-static void advance(weft_transport_t *transport, weft_op_line_t *queue)
+/* Hand over what can be: each when the call before it has ended. */
+static void pump(weft_transport_t *transport)
 {
-    while (queue->first) {
-        weft_op_t *op = queue->first;
+    while (transport->queue.first) {
+        weft_op_t *op = transport->queue.first;
         if (op->state == NCCL_OP_QUEUED) {
             if (!may_call(transport, op))
                 return;
@@ -244,13 +243,6 @@ static void advance(weft_transport_t *transport, weft_op_line_t *queue)
         if (op->state == NCCL_OP_CALLED && !call_ended(transport, op))
             return;
     }
-}
-
-static void pump(weft_transport_t *transport)
-{
-    advance(transport, &transport->broadcasts);
-    advance(transport, &transport->ups);
-    advance(transport, &transport->downs);
 }
 
 /* ---- Messages to oneself: a copy, once both sides are there ---- */
@@ -330,7 +322,7 @@ weft_status_t weft_nccl_broadcast_start(weft_transport_t *transport, weft_group_
                       .peer = root,
                       .data = data,
                       .bytes = bytes};
-    return enlist(transport, &form, &transport->broadcasts, op);
+    return enlist(transport, &form, &transport->queue, op);
 }
 
 static weft_status_t start_message(weft_transport_t *transport, weft_nccl_op_kind_t kind, uint32_t peer,
@@ -338,14 +330,9 @@ static weft_status_t start_message(weft_transport_t *transport, weft_nccl_op_kin
 {
     WEFT_TRY(check_start(transport, peer, transport->base.num_ranks, bytes));
     weft_op_t form = {.kind = kind, .peer = peer, .data = data, .bytes = bytes};
-    uint32_t rank = transport->base.rank;
-    if (peer == rank) {
-        form.comm = &transport->self;
-        return enlist(transport, &form, &transport->unmatched, op);
-    }
-    bool up = (kind == NCCL_OP_SEND) == (rank < peer);
-    form.comm = up ? &transport->up : &transport->down;
-    return enlist(transport, &form, up ? &transport->ups : &transport->downs, op);
+    bool own = peer == transport->base.rank;
+    form.comm = own ? &transport->self : &transport->world;
+    return enlist(transport, &form, own ? &transport->unmatched : &transport->queue, op);
 }
 
 weft_status_t weft_nccl_send_start(weft_transport_t *transport, uint32_t peer, const void *data, size_t bytes,
@@ -393,8 +380,7 @@ static void drop(weft_transport_t *transport, weft_op_line_t *line)
 
 void weft_nccl_drop_all(weft_transport_t *transport)
 {
-    weft_op_line_t *lines[] = {&transport->broadcasts, &transport->ups, &transport->downs,
-                               &transport->unmatched, &transport->over};
+    weft_op_line_t *lines[] = {&transport->queue, &transport->unmatched, &transport->over};
     for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++)
         drop(transport, lines[i]);
     for (weft_nccl_comm_t *comm = transport->comms; comm; comm = comm->next)
@@ -406,8 +392,7 @@ bool weft_nccl_busy(const weft_transport_t *transport)
     for (const weft_nccl_comm_t *comm = transport->comms; comm; comm = comm->next)
         if (comm->launched.first || comm->status != WEFT_OK)
             return true;
-    return transport->broadcasts.first || transport->ups.first || transport->downs.first ||
-           transport->unmatched.first;
+    return transport->queue.first || transport->unmatched.first;
 }
 
 /* In one group: aborting a communicator waits for its kernels, which may wait for a place that another's

@@ -16,7 +16,7 @@ typedef struct introduction {
     uint32_t failed; /* this rank could not get ready: nobody goes on */
     uint32_t shared_gpu;
     char host[65], bus[32];
-    ncclUniqueId up, down; /* rank 0's are the world's */
+    ncclUniqueId world; /* rank 0's counts */
 } introduction_t;
 
 weft_status_t weft_nccl_enter(const weft_transport_t *transport, int *previous)
@@ -120,9 +120,7 @@ static weft_status_t use_nccl(const weft_transport_t *transport, introduction_t 
                          version, OLDEST_NCCL);
     if (transport->base.rank != 0 || transport->base.num_ranks == 1)
         return WEFT_OK;
-    ncclResult_t result = ncclGetUniqueId(&mine->up);
-    if (result == ncclSuccess)
-        result = ncclGetUniqueId(&mine->down);
+    ncclResult_t result = ncclGetUniqueId(&mine->world);
     if (result != ncclSuccess)
         return weft_fail(error, WEFT_ERR_TRANSPORT, "rank %u: nccl: ncclGetUniqueId: %s; %s",
                          transport->base.rank, ncclGetErrorString(result), ncclGetLastError(NULL));
@@ -186,21 +184,19 @@ static weft_status_t check_others(const weft_transport_t *transport, const intro
     return WEFT_OK;
 }
 
-/* Two communicators of all ranks, so that two ranks that send to each other do not wait for each other. */
+/* The communicator for messages. */
 static weft_status_t open_world(weft_transport_t *transport, const introduction_t *first, weft_error_t *error)
 {
     uint32_t num_ranks = transport->base.num_ranks, rank = transport->base.rank;
     int previous;
     if (num_ranks == 1)
         return WEFT_OK;
-    snprintf(transport->up.name, sizeof transport->up.name, "messages to higher ranks");
-    snprintf(transport->down.name, sizeof transport->down.name, "messages to lower ranks");
+    snprintf(transport->world.name, sizeof transport->world.name, "messages between ranks");
     if (weft_nccl_enter(transport, &previous) != WEFT_OK)
         return weft_fail(error, WEFT_ERR_TRANSPORT, "rank %u: nccl: CUDA device %d cannot be used", rank,
                          transport->device);
-    weft_status_t status = weft_nccl_comm_open(transport, &transport->up, &first->up, num_ranks, rank, error);
-    if (status == WEFT_OK)
-        status = weft_nccl_comm_open(transport, &transport->down, &first->down, num_ranks, rank, error);
+    weft_status_t status =
+        weft_nccl_comm_open(transport, &transport->world, &first->world, num_ranks, rank, error);
     weft_nccl_leave(transport, previous);
     return status;
 }
@@ -256,8 +252,7 @@ static void weft_nccl_close(weft_transport_t *transport)
     weft_nccl_drop_all(transport);
     while (transport->groups)
         weft_nccl_group_destroy(transport, transport->groups);
-    weft_nccl_comm_close(transport, &transport->up);
-    weft_nccl_comm_close(transport, &transport->down);
+    weft_nccl_comm_close(transport, &transport->world);
     weft_nccl_comm_close(transport, &transport->self);
     for (size_t i = 0; i < transport->events.count; i++)
         (void)cudaEventDestroy(transport->events.items[i]);
@@ -286,7 +281,7 @@ static weft_status_t weft_nccl_open(const weft_transport_config_t *config, weft_
                                          weft_transport_num_ranks(made->bootstrap), "cuda", -1};
     weft_status_t status = join(made, config, error);
     if (status != WEFT_OK) {
-        if (made->up.handle || made->down.handle)
+        if (made->world.handle)
             weft_nccl_abort(made);
         weft_nccl_close(made);
         return status;
