@@ -13,6 +13,7 @@
 #include "src/base/clock.h"
 #include "src/base/error.h"
 #include "src/base/log.h"
+#include "src/control/lane.h"
 
 #define KEY_TEXT_BYTES   41 /* a key in Z85, with its NUL */
 #define IDENTITY_BYTES   5
@@ -60,9 +61,10 @@ struct weft_mailbox {
                       bound */
     int wake_fd;
     WEFT_ARRAY(channel_t) channels;
-    WEFT_ARRAY(zmq_pollitem_t) items; /* the wake descriptor, the monitor, then the channels */
+    WEFT_ARRAY(zmq_pollitem_t) items; /* the wake descriptor, the monitor, the lanes, then the channels */
     size_t next_channel;              /* where the next poll begins to look, so that nobody starves */
     own_message_t *own, **own_end;    /* from this rank to itself */
+    weft_lanes_t *lanes;              /* NULL: all goes over ZeroMQ */
     uint64_t dropped, logged_us;
 };
 
@@ -138,6 +140,18 @@ static void *new_socket(const weft_mailbox_t *mailbox, int type)
 static bool add_item(weft_mailbox_t *mailbox, void *socket, int fd)
 {
     return WEFT_ARRAY_PUSH(&mailbox->items, (zmq_pollitem_t){socket, fd, ZMQ_POLLIN, 0});
+}
+
+/* In front of the channels' items. */
+static bool insert_item(weft_mailbox_t *mailbox, int fd)
+{
+    if (!add_item(mailbox, NULL, fd))
+        return false;
+    zmq_pollitem_t *items = mailbox->items.items, added = items[mailbox->items.count - 1];
+    size_t at = mailbox->items.count - 1 - mailbox->channels.count;
+    memmove(&items[at + 1], &items[at], mailbox->channels.count * sizeof *items);
+    items[at] = added;
+    return true;
 }
 
 /* Takes the socket over, also when memory runs out. */
@@ -224,6 +238,16 @@ static void make_keys(weft_mailbox_t *mailbox)
                      !zmq_curve_public(mailbox->public, mailbox->secret);
 }
 
+/* After the monitor and before any dealer: the channels are the last items. */
+static weft_status_t open_lanes(weft_mailbox_t *mailbox, weft_error_t *error)
+{
+    const char *endpoint = mailbox->endpoint[0] ? mailbox->endpoint : NULL;
+    mailbox->lanes = weft_lanes_open(mailbox->public, endpoint);
+    return !mailbox->lanes || insert_item(mailbox, weft_lanes_fd(mailbox->lanes))
+               ? WEFT_OK
+               : weft_fail(error, WEFT_ERR_NO_MEMORY, "rank %u: mailbox: out of memory", mailbox->rank);
+}
+
 static weft_status_t open_parts(weft_mailbox_t *mailbox, const char *host, weft_error_t *error)
 {
     mailbox->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -249,6 +273,8 @@ weft_status_t weft_mailbox_open(const weft_mailbox_config_t *config, weft_mailbo
     made->wake_fd = -1;
     make_keys(made);
     weft_status_t status = open_parts(made, config->host, error);
+    if (status == WEFT_OK && made->curve && !config->no_lanes)
+        status = open_lanes(made, error);
     if (status != WEFT_OK) {
         weft_mailbox_close(made);
         return status;
@@ -265,6 +291,7 @@ void weft_mailbox_close(weft_mailbox_t *mailbox)
         zmq_close(mailbox->channels.items[i].socket);
     if (mailbox->monitor)
         zmq_close(mailbox->monitor);
+    weft_lanes_close(mailbox->lanes);
     if (mailbox->context)
         zmq_ctx_term(mailbox->context);
     if (mailbox->wake_fd >= 0)
@@ -314,6 +341,8 @@ weft_status_t weft_mailbox_connect(weft_mailbox_t *mailbox, uint32_t peer, const
         remove_channel(mailbox, earlier);
     if (!add_channel(mailbox, dealer, false, peer))
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "rank %u: mailbox: out of memory", mailbox->rank);
+    if (mailbox->lanes)
+        weft_lanes_connect(mailbox->lanes, peer, endpoint);
     return WEFT_OK;
 }
 
@@ -353,6 +382,10 @@ weft_status_t weft_mailbox_send(weft_mailbox_t *mailbox, uint32_t peer, const vo
         return WEFT_ERR_ARGUMENT;
     if (peer == mailbox->rank)
         return send_own(mailbox, data, bytes);
+    const struct iovec parts[] = {{&mailbox->header, sizeof mailbox->header},
+                                  {(void *)(uintptr_t)data, bytes}};
+    if (mailbox->lanes && weft_lanes_send(mailbox->lanes, peer, parts, 2))
+        return WEFT_OK;
     channel_t *channel = find_channel(mailbox, peer, true);
     if (!channel)
         return WEFT_ERR_PEER_LOST;
@@ -444,6 +477,34 @@ static bool take_from(weft_mailbox_t *mailbox, const channel_t *channel, uint32_
     return true;
 }
 
+/* Take one message that came by a lane. What is not weft's ends the lane. */
+static bool take_from_lanes(weft_mailbox_t *mailbox, uint32_t *peer, void *data, size_t *bytes)
+{
+    header_t header;
+    struct iovec parts[] = {{&header, sizeof header}, {data, WEFT_MAILBOX_MAX_BYTES}};
+    uint32_t lane;
+    size_t size;
+    while (mailbox->lanes && weft_lanes_take(mailbox->lanes, parts, 2, &lane, &size)) {
+        const char *fault = NULL;
+        if (size < sizeof header || memcmp(header.magic, magic, sizeof magic))
+            fault = "a message that is not weft's";
+        else if (!same_token(header.token, mailbox->header.token))
+            fault = "a message without the session's token";
+        else if (size > sizeof header + WEFT_MAILBOX_MAX_BYTES)
+            fault = "an oversized message";
+        else if (!weft_lanes_name(mailbox->lanes, lane, header.rank))
+            fault = "a message in another rank's name";
+        if (!fault) {
+            *peer = header.rank;
+            *bytes = size - sizeof header;
+            return true;
+        }
+        drop(mailbox, fault);
+        weft_lanes_drop(mailbox->lanes, lane);
+    }
+    return false;
+}
+
 static bool take_any(weft_mailbox_t *mailbox, uint32_t *peer, void *data, size_t *bytes)
 {
     size_t count = mailbox->channels.count;
@@ -489,7 +550,8 @@ weft_status_t weft_mailbox_poll(weft_mailbox_t *mailbox, uint64_t timeout_us, ui
 {
     uint64_t start_us = weft_now_us();
     for (;;) {
-        if (take_own(mailbox, peer, data, bytes) || take_any(mailbox, peer, data, bytes))
+        if (take_own(mailbox, peer, data, bytes) || take_from_lanes(mailbox, peer, data, bytes) ||
+            take_any(mailbox, peer, data, bytes))
             return WEFT_OK;
         count_refused_connections(mailbox);
         uint64_t spent_us = weft_now_us() - start_us;

@@ -1,5 +1,5 @@
 /* Small messages between ranks over ZeroMQ: framing, reconnection and ordering are ZeroMQ's, identity and
- * authentication are ours. A mailbox is opened by each process; any rank may be reached that was connected
+ * authentication are ours. Between ranks of one host and one user they take a short cut (lane.h). A mailbox is opened by each process; any rank may be reached that was connected
  * to, or that has connected here and said who it is.
  *
  * What connects is encrypted and authenticated by CurveZMQ with keys made from the session's token, so only
@@ -26,6 +26,7 @@ typedef struct weft_mailbox_config {
     uint8_t token[WEFT_MAILBOX_TOKEN_BYTES]; /* the session's secret, random: whoever lacks it is dropped and
                                                 counted */
     const weft_log_t *log;
+    bool no_lanes; /* over ZeroMQ alone, as between hosts */
 } weft_mailbox_config_t;
 
 /* Open, and bind when a host is given.

@@ -1,5 +1,5 @@
 /* Mailboxes over 127.0.0.1, most of them driven from one thread: what is sent is polled for at the other
- * side. */
+ * side. All tests run twice: over ZeroMQ alone, and with lanes. */
 #include <arpa/inet.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -15,14 +15,17 @@
 #include <zmq.h>
 
 #include "src/base/clock.h"
+#include "src/control/lane.h"
 #include "src/control/mailbox.h"
 
 #define LONG_US  10000000u /* what must happen happens within this */
 #define SHORT_US 300000u   /* what must not happen is waited for this long */
 
+static bool no_lanes;
+
 static weft_mailbox_t *open_with(uint32_t rank, const char *host, uint8_t token, const weft_log_t *log)
 {
-    weft_mailbox_config_t config = {.rank = rank, .host = host, .log = log};
+    weft_mailbox_config_t config = {.rank = rank, .host = host, .log = log, .no_lanes = no_lanes};
     memset(config.token, token, sizeof config.token);
     weft_mailbox_t *mailbox = NULL;
     weft_error_t error = {0};
@@ -245,7 +248,7 @@ typedef struct sender {
 static void *send_numbers(void *argument)
 {
     sender_t *sender = argument;
-    weft_mailbox_config_t config = {.rank = sender->rank};
+    weft_mailbox_config_t config = {.rank = sender->rank, .no_lanes = no_lanes};
     memset(config.token, 7, sizeof config.token);
     weft_mailbox_t *mailbox;
     if (weft_mailbox_open(&config, &mailbox, NULL) != WEFT_OK)
@@ -548,6 +551,51 @@ static void test_garbage_from_tcp(void **state)
     weft_mailbox_close(server);
 }
 
+/* Someone of this user who has found the lane's name, and lacks the token. */
+static void test_garbage_on_a_lane(void **state)
+{
+    (void)state;
+    if (no_lanes || !zmq_has("curve"))
+        skip();
+    uint8_t token[WEFT_MAILBOX_TOKEN_BYTES];
+    char secret[41], public[41], text[] = "text";
+    memset(token, 7, sizeof token);
+    zmq_z85_encode(secret, token, sizeof token);
+    zmq_curve_public(public, secret);
+    weft_mailbox_t *server = open_bound(0);
+    weft_mailbox_t *member = open_connected(1, 0, weft_mailbox_endpoint(server));
+    send_text(member, 0, "here");
+    expect_text(server, 1, "here");
+    raw_header_t token_9 = raw_header(2, 9), name = raw_header(1, 7), good = raw_header(2, 7);
+    static uint8_t body[WEFT_MAILBOX_MAX_BYTES + 1];
+    struct iovec faults[][2] = {{{text, 4}, {text, 0}},
+                                {{&token_9, sizeof token_9}, {text, 4}},
+                                {{&good, sizeof good}, {body, sizeof body}},
+                                {{&good, sizeof good - 1}, {text, 0}}};
+    for (uint64_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+        weft_lanes_t *stranger = weft_lanes_open(public, NULL);
+        weft_lanes_connect(stranger, 0, weft_mailbox_endpoint(server));
+        assert_true(weft_lanes_send(stranger, 0, faults[i], 2));
+        expect_dropped(server, i + 1);
+        assert_false(weft_lanes_send(stranger, 0, faults[i], 2)); /* the lane is closed */
+        weft_lanes_close(stranger);
+    }
+    /* Two names on one lane: the second is not believed. */
+    weft_lanes_t *liar = weft_lanes_open(public, NULL);
+    weft_lanes_connect(liar, 0, weft_mailbox_endpoint(server));
+    struct iovec first[] = {{&good, sizeof good}, {text, 4}}, second[] = {{&name, sizeof name}, {text, 4}};
+    assert_true(weft_lanes_send(liar, 0, first, 2));
+    expect_text(server, 2, "text");
+    assert_true(weft_lanes_send(liar, 0, second, 2));
+    expect_dropped(server, 5);
+    weft_lanes_close(liar);
+
+    send_text(member, 0, "undisturbed");
+    expect_text(server, 1, "undisturbed");
+    weft_mailbox_close(member);
+    weft_mailbox_close(server);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -570,6 +618,9 @@ int main(void)
         cmocka_unit_test(test_garbage_from_a_key_holder),
         cmocka_unit_test(test_plain_socket_is_refused),
         cmocka_unit_test(test_garbage_from_tcp),
+        cmocka_unit_test(test_garbage_on_a_lane),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests_name("lanes", tests, NULL, NULL);
+    no_lanes = true;
+    return failed + cmocka_run_group_tests_name("ZeroMQ alone", tests, NULL, NULL);
 }

@@ -1,0 +1,136 @@
+/* Lanes by themselves: what a mailbox relies on. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "src/base/clock.h"
+#include "src/control/lane.h"
+
+static char endpoint[64]; /* of this process alone: names are the host's */
+
+static weft_lanes_t *open_lanes(const char *key, const char *at)
+{
+    weft_lanes_t *lanes = weft_lanes_open(key, at);
+    assert_non_null(lanes);
+    return lanes;
+}
+
+static bool send_number(weft_lanes_t *lanes, uint32_t peer, uint32_t number)
+{
+    const struct iovec part = {&number, sizeof number};
+    return weft_lanes_send(lanes, peer, &part, 1);
+}
+
+static bool take_number(weft_lanes_t *lanes, uint32_t *number, uint32_t *lane)
+{
+    struct iovec part = {number, sizeof *number};
+    size_t bytes;
+    if (!weft_lanes_take(lanes, &part, 1, lane, &bytes))
+        return false;
+    assert_int_equal(bytes, sizeof *number);
+    return true;
+}
+
+static void test_there_and_back(void **state)
+{
+    (void)state;
+    weft_lanes_t *server = open_lanes("key", endpoint), *client = open_lanes("key", NULL);
+    uint32_t number, lane;
+    assert_false(send_number(client, 0, 1));
+    weft_lanes_connect(client, 0, endpoint);
+    assert_true(send_number(client, 0, 17));
+    assert_false(send_number(server, 5, 1)); /* it has not said who it is */
+    assert_true(take_number(server, &number, &lane));
+    assert_int_equal(number, 17);
+    assert_true(weft_lanes_name(server, lane, 5));
+    assert_false(weft_lanes_name(server, lane, 6));
+    assert_true(send_number(server, 5, 18));
+    assert_true(take_number(client, &number, &lane));
+    assert_int_equal(number, 18);
+    assert_true(weft_lanes_name(client, lane, 0));
+    assert_false(weft_lanes_name(client, lane, 1));
+    assert_false(take_number(client, &number, &lane));
+    weft_lanes_close(client);
+    assert_false(take_number(server, &number, &lane));
+    assert_false(send_number(server, 5, 1));
+    weft_lanes_close(server);
+}
+
+static void test_other_keys_and_places(void **state)
+{
+    (void)state;
+    weft_lanes_t *server = open_lanes("key", endpoint), *client = open_lanes("other key", NULL);
+    weft_lanes_connect(client, 0, endpoint);
+    assert_false(send_number(client, 0, 1));
+    weft_lanes_close(client);
+    client = open_lanes("key", NULL);
+    weft_lanes_connect(client, 0, "tcp://another.host:1");
+    assert_false(send_number(client, 0, 1));
+    weft_lanes_close(client);
+    weft_lanes_close(server);
+}
+
+/* What fits is there, in order, when the lane has been given up; nothing after it is. */
+static void test_a_full_lane_is_closed(void **state)
+{
+    (void)state;
+    weft_lanes_t *server = open_lanes("key", endpoint), *client = open_lanes("key", NULL);
+    weft_lanes_connect(client, 0, endpoint);
+    uint32_t sent = 0, number, lane;
+    while (send_number(client, 0, sent))
+        sent++;
+    assert_true(sent > 100);
+    assert_false(send_number(client, 0, sent));
+    for (uint32_t i = 0; i < sent; i++) {
+        assert_true(take_number(server, &number, &lane));
+        assert_int_equal(number, i);
+    }
+    assert_false(take_number(server, &number, &lane));
+    weft_sleep_us(1100000);
+    assert_true(send_number(client, 0, 7)); /* tried again */
+    assert_true(take_number(server, &number, &lane));
+    assert_int_equal(number, 7);
+    weft_lanes_close(client);
+    weft_lanes_close(server);
+}
+
+static void test_the_newest_of_a_peer_counts(void **state)
+{
+    (void)state;
+    weft_lanes_t *server = open_lanes("key", endpoint);
+    weft_lanes_t *first = open_lanes("key", NULL), *second = open_lanes("key", NULL);
+    uint32_t number, lane;
+    weft_lanes_connect(first, 0, endpoint);
+    weft_lanes_connect(second, 0, endpoint);
+    send_number(first, 0, 1);
+    assert_true(take_number(server, &number, &lane));
+    assert_true(weft_lanes_name(server, lane, 9));
+    send_number(second, 0, 2);
+    assert_true(take_number(server, &number, &lane));
+    assert_true(weft_lanes_name(server, lane, 9));
+    assert_true(send_number(server, 9, 3));
+    assert_false(take_number(first, &number, &lane));
+    assert_true(take_number(second, &number, &lane));
+    assert_int_equal(number, 3);
+    weft_lanes_close(first);
+    weft_lanes_close(second);
+    weft_lanes_close(server);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_there_and_back),
+        cmocka_unit_test(test_other_keys_and_places),
+        cmocka_unit_test(test_a_full_lane_is_closed),
+        cmocka_unit_test(test_the_newest_of_a_peer_counts),
+    };
+    snprintf(endpoint, sizeof endpoint, "tcp://127.0.0.1:%ld", (long)getpid());
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
