@@ -236,16 +236,16 @@ bool weft_lanes_send(weft_lanes_t *lanes, uint32_t peer, const struct iovec *par
     return false;
 }
 
-static void accept_all(weft_lanes_t *lanes)
+/* False when there is nobody, or nothing to accept with: then the peer's messages come over ZeroMQ. */
+static bool accept_one(weft_lanes_t *lanes)
 {
-    int fd;
-    while ((fd = accept4(lanes->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
-        lane_t *lane = spare_lane(lanes);
-        if (lane)
-            adopt(lanes, fd, (uint32_t)(lane - lanes->lanes.items));
-        else
-            close(fd);
-    }
+    int fd = accept4(lanes->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    lane_t *lane = fd < 0 ? NULL : spare_lane(lanes);
+    if (lane)
+        return adopt(lanes, fd, (uint32_t)(lane - lanes->lanes.items));
+    if (fd >= 0)
+        close(fd);
+    return false;
 }
 
 bool weft_lanes_take(weft_lanes_t *lanes, struct iovec *parts, size_t num_parts, uint32_t *number,
@@ -254,7 +254,8 @@ bool weft_lanes_take(weft_lanes_t *lanes, struct iovec *parts, size_t num_parts,
     struct epoll_event event;
     while (epoll_wait(lanes->epoll, &event, 1, 0) == 1) {
         if (event.data.u32 == LISTENER) {
-            accept_all(lanes);
+            if (!accept_one(lanes))
+                return false;
             continue;
         }
         struct msghdr message = {.msg_iov = parts, .msg_iovlen = num_parts};

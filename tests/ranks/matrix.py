@@ -20,6 +20,8 @@ import sys
 import tempfile
 import threading
 
+LIMIT_S = 150  # longer than the deadlines of `weft run`
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 DEMO = os.path.join(HERE, "..", "..", "launch", "demo")
 ORACLE = os.path.join(HERE, "..", "oracle")
@@ -50,8 +52,15 @@ def all_cases(full):
 
 
 def run(command, environment):
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
-    return done.returncode, done.stdout + done.stderr
+    """Exit status and output; 124 after LIMIT_S. mpirun is asked to end, so that it ends its ranks."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    try:
+        output, _ = process.communicate(timeout=LIMIT_S)
+        return process.returncode, output
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        output, _ = process.communicate()
+        return 124, f"{output}\nstill running after {LIMIT_S} s"
 
 
 class Matrix:
