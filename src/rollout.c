@@ -79,7 +79,8 @@ static void note_arrival(weft_rollout_t *r, const weft_bucket_t *bucket)
     pthread_mutex_unlock(&r->session->mutex);
 }
 
-/* What was lent is read in place and was never sent: there is nothing to compare it with but the source's word. */
+/* What was lent is read in place and was never sent: there is nothing to compare it with but the source's
+ * word. */
 static weft_status_t digest_arrival(weft_rollout_t *r, uint32_t index)
 {
     if (r->borrower || r->program->plan->rounds[r->program->buckets[index].round].digests)
@@ -115,8 +116,8 @@ static weft_status_t take_arrivals(weft_rollout_t *r, bool *moved, weft_error_t 
 
 /* ---- quantize ---- */
 
-/* The next units that are complete and follow each other: on the host one, so that arrivals are looked at in between;
- * on a GPU as many as there are, for one launch. */
+/* The next units that are complete and follow each other: on the host one, so that arrivals are looked at in
+ * between; on a GPU as many as there are, for one launch. */
 static bool next_batch(weft_rollout_t *r, weft_batch_t *batch)
 {
     if (!weft_assembler_next(r->assembler, &batch->first))
@@ -141,6 +142,7 @@ static weft_status_t start_batches(weft_rollout_t *r, bool *moved, weft_error_t 
         if (r->num_batches == 0)
             r->busy_since_ns = batch.start_ns;
         r->batches[(r->first_batch + r->num_batches++) % r->program->num_units] = batch;
+        r->units_started += batch.count;
         r->round_tickets[weft_assembler_unit_round(r->assembler, batch.first)] = batch.ticket;
         *moved = true;
         if (r->queue->ops->synchronous)
@@ -212,6 +214,12 @@ static weft_status_t mark_work(weft_rollout_t *r, bool started, weft_error_t *er
     return status == WEFT_OK ? status : fail_queue(r, status, error);
 }
 
+/* Every unit is being quantized: what sums up the digests may stand behind them on the queue. */
+static bool all_started(const weft_rollout_t *r)
+{
+    return r->units_started == r->program->num_units && !r->refused && !r->transfer.stopped;
+}
+
 static weft_status_t end_work(weft_rollout_t *r, weft_error_t *error)
 {
     weft_status_t status = WEFT_OK;
@@ -241,13 +249,14 @@ static bool rounds_over(const weft_rollout_t *r)
 
 static bool transfer_over(const weft_rollout_t *r)
 {
-    return r->transfer.aborted || r->quit || (r->ended && queue_over(r));
+    return r->transfer.aborted || r->quit || (r->ended && rounds_over(r));
 }
 
 static const uint16_t *amax_of(void *user, uint32_t unit)
 {
     const weft_rollout_t *r = user;
-    return weft_staging_amax(&r->staging, weft_assembler_unit_round(r->assembler, unit), &r->program->units[unit]);
+    return weft_staging_amax(&r->staging, weft_assembler_unit_round(r->assembler, unit),
+                             &r->program->units[unit]);
 }
 
 static const void *locate(void *user, const weft_fragment_t *fragment, size_t *ld_elems)
@@ -272,7 +281,22 @@ static weft_status_t prepare_lists(weft_rollout_t *r, weft_error_t *error)
         status = weft_wire_digests_prepare(&r->digests, arrived_at, r);
     if (status != WEFT_OK)
         return fail_queue(r, status, error);
-    return weft_quantizer_prepare(r->quantizer, &sources, error);
+    WEFT_TRY(weft_quantizer_prepare(r->quantizer, &sources, error));
+    r->listed = true;
+    r->fresh = false;
+    return WEFT_OK;
+}
+
+/* Forget what the version before left behind. While the rank is idle, if it can be: not when a version waits
+ * for it. */
+static weft_status_t freshen(weft_rollout_t *r)
+{
+    if (r->fresh || !r->listed)
+        return WEFT_OK;
+    WEFT_TRY(weft_staging_clear_amax(&r->staging, 0));
+    WEFT_TRY(weft_quantizer_begin(r->quantizer));
+    r->fresh = true;
+    return WEFT_OK;
 }
 
 /* Over a transport that lends, wait for every source's word, then see where its memory is. */
@@ -280,7 +304,8 @@ static weft_status_t map_sources(weft_rollout_t *r, bool *moved, weft_error_t *e
 {
     uint32_t first;
     bool changed;
-    if (!r->mapped && r->transfer.stopped) { /* nobody wants it: rounds that others have posted go through unread */
+    if (!r->mapped &&
+        r->transfer.stopped) { /* nobody wants it: rounds that others have posted go through unread */
         r->refused = r->mapped = *moved = true;
         return WEFT_OK;
     }
@@ -297,7 +322,8 @@ static weft_status_t map_sources(weft_rollout_t *r, bool *moved, weft_error_t *e
     WEFT_TRY(status);
     if (changed)
         WEFT_TRY(prepare_lists(r, error));
-    status = weft_quantizer_begin(r->quantizer);
+    status = freshen(r);
+    r->fresh = false;
     r->mapped = *moved = true;
     return status == WEFT_OK ? status : fail_queue(r, status, error);
 }
@@ -314,7 +340,7 @@ static weft_status_t turn(weft_rollout_t *r, bool *moved, weft_error_t *error)
     WEFT_TRY(mark_work(r, started, error));
     finish_batches(r, moved);
     *moved |= started;
-    return !r->ended && rounds_over(r) ? end_work(r, error) : WEFT_OK;
+    return !r->ended && (all_started(r) || rounds_over(r)) ? end_work(r, error) : WEFT_OK;
 }
 
 static weft_status_t move_version(weft_rollout_t *r, weft_error_t *error)
@@ -432,7 +458,7 @@ static weft_status_t begin_version(weft_rollout_t *r, uint64_t version, weft_err
     memset(r->round_tickets, 0, r->program->num_rounds * sizeof *r->round_tickets);
     r->refused = r->ended = false;
     r->mapped = !r->borrower;
-    r->oldest_round = r->first_batch = r->num_batches = 0;
+    r->oldest_round = r->first_batch = r->num_batches = r->units_started = 0;
     r->quantize_ns = r->digest_ns = 0;
     r->started_us = r->last_arrival_us = weft_now_us();
     pthread_mutex_lock(&r->session->mutex);
@@ -441,9 +467,10 @@ static weft_status_t begin_version(weft_rollout_t *r, uint64_t version, weft_err
     r->layers_staged = 0;
     pthread_mutex_unlock(&r->session->mutex);
     WEFT_TRY(weft_weights_settle(r->weights, error));
-    weft_status_t status = weft_staging_clear_amax(&r->staging, 0);
-    if (status == WEFT_OK && r->mapped)
-        status = weft_quantizer_begin(r->quantizer);
+    if (!r->mapped)
+        return WEFT_OK;
+    weft_status_t status = freshen(r);
+    r->fresh = false;
     return status == WEFT_OK ? status : fail_queue(r, status, error);
 }
 
@@ -467,7 +494,9 @@ static void *progress_main(void *user)
     weft_session_progress_begin(r->session, r->queue);
     while (!r->quit) {
         if (!weft_session_next_command(r->session, IDLE_WAIT_US, &command)) {
-            weft_weights_settle(r->weights, NULL); /* what fails here fails again, and is said, with the next version */
+            weft_weights_settle(r->weights,
+                                NULL); /* what fails here fails again, and is said, with the next version */
+            freshen(r);
             continue;
         }
         if (command.type == WEFT_ACTION_START_TRANSFER)
@@ -503,8 +532,8 @@ static weft_status_t build_path(weft_rollout_t *r)
 static weft_status_t build_weights(weft_rollout_t *r, const char *swap, weft_error_t *error)
 {
     WEFT_TRY(weft_weights_create(r->queue, swap, r->outputs.bytes, &r->weights, error));
-    weft_status_t status = weft_quantizer_create(r->program, &r->outputs, r->queue, weft_weights_stage(r->weights),
-                                                 &r->quantizer);
+    weft_status_t status = weft_quantizer_create(r->program, &r->outputs, r->queue,
+                                                 weft_weights_stage(r->weights), &r->quantizer);
     if (status != WEFT_OK)
         return weft_fail(error, status, "rollout rank %u: no memory for its quantizer", r->session->rank);
     return r->borrower ? WEFT_OK : prepare_lists(r, error);

@@ -46,6 +46,9 @@ struct weft_rollout {
     bool refused;             /* the version cannot be used; rounds go on, nothing is quantized */
     bool mapped;              /* what the sources lend is */
     bool ended;               /* the last digests are started */
+    bool listed;              /* the quantizer's work is */
+    bool fresh;               /* nothing that an earlier version left is in the way of the next */
+    uint32_t units_started;
     uint32_t oldest_round;    /* rounds below it are done */
     uint64_t ticket, done;    /* of the queue: last given, last ended */
     uint64_t *round_tickets;  /* [rounds]: of the last work on a round's slot */

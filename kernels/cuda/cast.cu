@@ -140,9 +140,10 @@ static __global__ void __launch_bounds__(THREADS, resident_threads<D> / THREADS)
     if (tile.num_segments) {
         direct_tile<D, DIGEST, FINITE>(&work, &tile, &shared);
     } else {
-        wait_for_stream();
+        wait_before(&work);
         gathered_tile<D, DIGEST, FINITE>(&work, &shared);
     }
+    wait_after(&work);
 }
 
 weft_status_t weft_cuda_launch_cast(const work_t *work, weft_dtype_t dtype, unsigned extras,

@@ -100,8 +100,8 @@ template <uint32_t SIZE> static __device__ __forceinline__ bool weft_sync_or(boo
     return any;
 }
 
-/* Reads through the read-only path, and writes marked as not wanted again: of the hints there are, this pair was the
- * fastest on an H100, by 3 % of a pass over marking both. Pointers are to global memory, which the
+/* Reads through the read-only path, and writes marked as not wanted again: of the hints there are, this pair
+ * was the fastest on an H100, by 3 % of a pass over marking both. Pointers are to global memory, which the
  * compiler cannot see where they come from a list. */
 static __device__ __forceinline__ uint4 weft_load16(const void *from)
 {

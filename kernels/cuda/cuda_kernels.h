@@ -36,11 +36,13 @@ extern "C" {
 
 typedef struct CUstream_st *weft_cuda_stream_t; /* what cudaStream_t is, without its header */
 
-/* What may ride along in a pass. Production runs all; without them a pass is bare, for measuring. */
+/* What may ride along in a pass: production runs all; without them a pass is bare, for measuring. And how it is
+ * launched. */
 enum {
     WEFT_CUDA_DIGEST = 1, /* sums of the output's words */
     WEFT_CUDA_FINITE = 2, /* NaN and Inf are looked for; without it an input that has them gives arbitrary codes */
     WEFT_CUDA_ALL = 3,
+    WEFT_CUDA_FOLLOWS = 4, /* see weft_cuda_quantize_run */
 };
 
 /* A run of device memory with a digest of its own: an output tensor, or a fragment as sent. */
@@ -76,7 +78,8 @@ void weft_cuda_quantize_destroy(weft_cuda_quantize_t *quantize);
 /* Forget what earlier runs found. **Stream** one memset, before the first run of a version. */
 weft_status_t weft_cuda_quantize_begin(weft_cuda_quantize_t *quantize, weft_cuda_stream_t stream);
 
-/* Quantize units [first, first + count). `extras`: WEFT_CUDA_DIGEST | WEFT_CUDA_FINITE.
+/* Quantize units [first, first + count). `extras`: WEFT_CUDA_DIGEST | WEFT_CUDA_FINITE; and WEFT_CUDA_FOLLOWS when only
+ * runs of this list (and events) were put on the stream since a run of it without that: the launch then overlaps theirs.
  * **Stream** one launch for each pair of kernel and source dtype in the range: for a layer, one. */
 weft_status_t weft_cuda_quantize_run(weft_cuda_quantize_t *quantize, uint32_t first, uint32_t count, unsigned extras,
                                      weft_cuda_stream_t stream);

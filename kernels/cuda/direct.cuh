@@ -8,8 +8,10 @@
  * one of zeros, is zero. What comes of a tile depends on nothing but its block, so several blocks of a
  * multiprocessor keep its loads going while some of them compute: no pipeline within a block was faster.
  *
- * Launches overlap: the next may start its blocks when this one's have all started, but waits for its end
- * before it touches anything that is not a list (griddepcontrol).
+ * Launches overlap: the next may start its blocks when this one's have all started. It waits for its end
+ * before it touches anything that is not a list (griddepcontrol); or, where it follows a launch of the same
+ * list, which wrote nothing that it reads, only before it ends itself, so that its blocks fill what the last
+ * blocks before leave idle. Either way its end means the end of all before it.
  */
 #ifndef WEFT_KERNELS_CUDA_DIRECT_CUH
 #define WEFT_KERNELS_CUDA_DIRECT_CUH
@@ -35,6 +37,18 @@ static inline weft_status_t launch_tiles(void (*kernel)(const work_t), const wor
     config.attrs = &overlap;
     config.numAttrs = 1;
     return weft_cuda_status(cudaLaunchKernelEx(&config, kernel, *work));
+}
+
+static __device__ __forceinline__ void wait_before(const work_t *work)
+{
+    if (!work->follows)
+        wait_for_stream();
+}
+
+static __device__ __forceinline__ void wait_after(const work_t *work)
+{
+    if (work->follows)
+        wait_for_stream();
 }
 
 /* ---- Records ---- */
@@ -165,7 +179,7 @@ static __device__ __forceinline__ uint32_t load_tile(const work_t *work, const u
         find_in_one<D>(tile, g, real, from);
     else
         find_in_several<D>(work->segments, tile, g, from);
-    wait_for_stream();
+    wait_before(work);
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++)
         v[i] = from[i] ? load_group<D>(from[i]) : make_uint4(0, 0, 0, 0);

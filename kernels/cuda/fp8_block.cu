@@ -232,11 +232,12 @@ static __global__ void __launch_bounds__(THREADS, resident_threads<D> / THREADS)
     let_next_launch();
     const unit_tile_t tile = read_tile(&work);
     bring_unit(&work, &tile, &shared.unit);
-    if (tile.num_segments && direct_tile<D, DIGEST, FINITE>(&work, &tile, &shared))
-        return;
-    unit_brought();
-    wait_for_stream();
-    gathered_tile<D, DIGEST, FINITE>(&work, &shared);
+    if (!tile.num_segments || !direct_tile<D, DIGEST, FINITE>(&work, &tile, &shared)) {
+        unit_brought();
+        wait_before(&work);
+        gathered_tile<D, DIGEST, FINITE>(&work, &shared);
+    }
+    wait_after(&work);
 }
 
 weft_status_t weft_cuda_launch_fp8_block(const work_t *work, weft_dtype_t dtype, unsigned extras,

@@ -285,11 +285,12 @@ static __global__ void __launch_bounds__(SIZE, resident_threads<D> / SIZE)
     let_next_launch();
     const unit_tile_t tile = read_tile(&work);
     bring_unit(&work, &tile, &shared.unit);
-    if (tile.num_segments && direct_tile<D, DIGEST, FINITE, SIZE>(&work, &tile, &shared))
-        return;
-    unit_brought();
-    wait_for_stream();
-    gathered_tile<D, DIGEST, FINITE, SIZE>(&work, &shared);
+    if (!tile.num_segments || !direct_tile<D, DIGEST, FINITE, SIZE>(&work, &tile, &shared)) {
+        unit_brought();
+        wait_before(&work);
+        gathered_tile<D, DIGEST, FINITE, SIZE>(&work, &shared);
+    }
+    wait_after(&work);
 }
 
 template <weft_dtype_t D, bool DIGEST, bool FINITE>
@@ -298,8 +299,9 @@ static __global__ void __launch_bounds__(WIDE_THREADS, 1)
 {
     __shared__ shared_t<WIDE_THREADS> shared;
     let_next_launch();
-    wait_for_stream();
+    wait_before(&work);
     gathered_tile<D, DIGEST, FINITE, WIDE_THREADS>(&work, &shared);
+    wait_after(&work);
 }
 
 weft_status_t weft_cuda_launch_fp8_channel(const work_t *work, weft_dtype_t dtype, uint32_t threads,

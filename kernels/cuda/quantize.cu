@@ -512,6 +512,8 @@ extern "C" weft_status_t weft_cuda_quantize_begin(weft_cuda_quantize_t *quantize
 extern "C" weft_status_t weft_cuda_quantize_run(weft_cuda_quantize_t *quantize, uint32_t first,
                                                 uint32_t count, unsigned extras, weft_cuda_stream_t stream)
 {
+    bool follows = (extras & WEFT_CUDA_FOLLOWS) != 0;
+    extras &= ~(unsigned)WEFT_CUDA_FOLLOWS;
     if (!weft_cuda_in_range(first, count, quantize->num_units) || extras > WEFT_CUDA_ALL)
         return WEFT_ERR_ARGUMENT;
     for (uint32_t c = 0; c < NUM_CLASSES; c++) {
@@ -525,7 +527,9 @@ extern "C" weft_status_t weft_cuda_quantize_run(weft_cuda_quantize_t *quantize, 
         work_t work = quantize->work;
         work.tiles += begin;
         work.num_tiles = end - begin;
+        work.follows = follows;
         WEFT_TRY(launch(&work, c, extras, stream));
+        follows = true;
     }
     return WEFT_OK;
 }
@@ -534,7 +538,8 @@ extern "C" weft_status_t weft_cuda_quantize_finish(weft_cuda_quantize_t *quantiz
                                                    uint32_t count, weft_cuda_stream_t stream)
 {
     if (count > 0)
-        return weft_cuda_sums_finish(quantize->sums, first, count, quantize->work.refused, quantize->refused, stream);
+        return weft_cuda_sums_finish(quantize->sums, first, count, quantize->work.refused, quantize->refused,
+                                     stream);
     return weft_cuda_status(cudaMemcpyAsync(quantize->refused, quantize->work.refused,
                                             sizeof *quantize->refused, cudaMemcpyDeviceToHost, stream));
 }

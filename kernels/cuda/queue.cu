@@ -130,7 +130,7 @@ static uint64_t cuda_used_bytes(weft_queue_t *queue)
 
 static weft_status_t cuda_clear(weft_queue_t *queue, void *memory, size_t bytes)
 {
-    return weft_cuda_settle(cudaMemsetAsync(memory, 0, bytes, weft_cuda_queue_of(queue)->stream));
+    return weft_cuda_settle(cudaMemsetAsync(memory, 0, bytes, weft_cuda_issue(weft_cuda_queue_of(queue))));
 }
 
 /* By polling, like all waits of a progress thread: no call stays inside of the driver. */
@@ -153,7 +153,7 @@ static weft_status_t cuda_put(weft_queue_t *queue, void *memory, const void *hos
     uint8_t *pinned = q->puts.slots + slot * WEFT_CUDA_PUT_BYTES;
     WEFT_TRY(await_event(q->puts.events[slot]));
     memcpy(pinned, host, bytes);
-    WEFT_TRY_SETTLE(cudaMemcpyAsync(memory, pinned, bytes, cudaMemcpyHostToDevice, q->stream));
+    WEFT_TRY_SETTLE(cudaMemcpyAsync(memory, pinned, bytes, cudaMemcpyHostToDevice, weft_cuda_issue(q)));
     WEFT_TRY_SETTLE(cudaEventRecord(q->puts.events[slot], q->stream));
     q->puts.count++;
     return WEFT_OK;
@@ -164,7 +164,7 @@ static weft_status_t copy_and_wait(weft_cuda_queue_t *q, void *to, const void *f
 {
     weft_cuda_scope_t scope(q);
     WEFT_TRY(scope.status);
-    WEFT_TRY_SETTLE(cudaMemcpyAsync(to, from, bytes, direction, q->stream));
+    WEFT_TRY_SETTLE(cudaMemcpyAsync(to, from, bytes, direction, weft_cuda_issue(q)));
     return weft_cuda_settle(cudaStreamSynchronize(q->stream));
 }
 

@@ -63,6 +63,8 @@ typedef struct weft_cuda_queue {
     weft_queue_t base;
     int device;
     cudaStream_t stream;
+    const void
+        *running; /* the list whose quantize runs alone, and events, are last on the stream; NULL: none */
     weft_cuda_driver_t driver;
     weft_cuda_marks_t marks;
     weft_cuda_puts_t puts;
@@ -72,6 +74,13 @@ typedef struct weft_cuda_queue {
 static inline weft_cuda_queue_t *weft_cuda_queue_of(weft_queue_t *queue)
 {
     return (weft_cuda_queue_t *)queue;
+}
+
+/* The stream, for something that is no quantize run: the next of these waits for it. Progress thread. */
+static inline cudaStream_t weft_cuda_issue(weft_cuda_queue_t *queue)
+{
+    queue->running = NULL;
+    return queue->stream;
 }
 
 /* An error as a status. It is not left behind for the next launch to find. */

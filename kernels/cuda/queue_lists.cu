@@ -110,17 +110,19 @@ void weft_cuda_list_quantize_destroy(weft_quantize_list_t *list)
 
 weft_status_t weft_cuda_list_quantize_begin(weft_quantize_list_t *list)
 {
-    return weft_cuda_quantize_begin(list->cuda, list->queue->stream);
+    return weft_cuda_quantize_begin(list->cuda, weft_cuda_issue(list->queue));
 }
 
 weft_status_t weft_cuda_list_quantize_run(weft_quantize_list_t *list, uint32_t first, uint32_t count)
 {
-    return weft_cuda_quantize_run(list->cuda, first, count, WEFT_CUDA_ALL, list->queue->stream);
+    unsigned follows = list->queue->running == list ? WEFT_CUDA_FOLLOWS : 0;
+    list->queue->running = list;
+    return weft_cuda_quantize_run(list->cuda, first, count, WEFT_CUDA_ALL | follows, list->queue->stream);
 }
 
 weft_status_t weft_cuda_list_quantize_finish(weft_quantize_list_t *list, uint32_t first, uint32_t count)
 {
-    return weft_cuda_quantize_finish(list->cuda, first, count, list->queue->stream);
+    return weft_cuda_quantize_finish(list->cuda, first, count, weft_cuda_issue(list->queue));
 }
 
 const weft_digest_t *weft_cuda_list_quantize_digests(const weft_quantize_list_t *list)
@@ -181,7 +183,7 @@ void weft_cuda_list_pack_destroy(weft_pack_list_t *list)
 
 weft_status_t weft_cuda_list_pack_run(weft_pack_list_t *list, uint32_t first, uint32_t count)
 {
-    return weft_cuda_pack_run(list->cuda, first, count, 0, list->queue->stream);
+    return weft_cuda_pack_run(list->cuda, first, count, 0, weft_cuda_issue(list->queue));
 }
 
 /* ---- Amax ---- */
@@ -203,7 +205,7 @@ void weft_cuda_list_amax_destroy(weft_amax_list_t *list)
 /* What is not finite is refused where it is quantized; here only the finite elements count. */
 weft_status_t weft_cuda_list_amax_run(weft_amax_list_t *list, uint32_t first, uint32_t count)
 {
-    return weft_cuda_amax_run(list->cuda, first, count, NULL, list->queue->stream);
+    return weft_cuda_amax_run(list->cuda, first, count, NULL, weft_cuda_issue(list->queue));
 }
 
 /* ---- Digest ---- */
@@ -224,7 +226,7 @@ void weft_cuda_list_digest_destroy(weft_digest_list_t *list)
 
 weft_status_t weft_cuda_list_digest_run(weft_digest_list_t *list, uint32_t first, uint32_t count)
 {
-    return weft_cuda_digest_run(list->cuda, first, count, list->queue->stream);
+    return weft_cuda_digest_run(list->cuda, first, count, weft_cuda_issue(list->queue));
 }
 
 const weft_digest_t *weft_cuda_list_digest_results(const weft_digest_list_t *list)

@@ -89,6 +89,7 @@ typedef struct work {
     weft_digest_t *partials;
     unsigned long long *keys; /* [units]: row << 32 | col of the first NaN or Inf */
     unsigned *refused;        /* the first unit that is refused */
+    bool follows; /* only launches of the same list stand between this and the last wait for the stream */
 } work_t;
 
 /* ---- Values ---- */

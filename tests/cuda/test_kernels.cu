@@ -369,7 +369,7 @@ static void run_in_ranges(weft_cuda_quantize_t *q, uint32_t count, unsigned extr
 {
     for (uint32_t first = 0; first < count;) {
         uint32_t some = random_in(1, count - first);
-        WEFT(weft_cuda_quantize_run(q, first, some, extras, 0));
+        WEFT(weft_cuda_quantize_run(q, first, some, extras | (first > 0 && one_in(2) ? WEFT_CUDA_FOLLOWS : 0), 0));
         first += some;
     }
 }
