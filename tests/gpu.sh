@@ -141,7 +141,7 @@ if wants sanitize && command -v compute-sanitizer >/dev/null; then
     done
 fi
 if wants test; then
-    stage test 200 ctest --test-dir "$build" -L '^gpu$' -j3 --output-on-failure || true
+    stage test 270 ctest --test-dir "$build" -L '^gpu$' -j3 --output-on-failure || true
     grep -h 'tests passed' "$results/test.log" || true
 fi
 await_sanitizers
@@ -151,7 +151,7 @@ await_sanitizers
 wants kernels && measure "quantize kernels beside a device copy" kernels 40 "$(program cuda_bench_kernels)"
 wants swap && measure "swap: pause, beside a device copy" swap 60 "$(program cuda_bench_swap)"
 wants colocated && measure "colocated refit of Qwen3-8B, ipc, flip, fp8-block" colocated 60 \
-    "${colocated[@]}" --updates 10 --json "$results/colocated.json"
+    "${colocated[@]}" --updates 20 --json "$results/colocated.json"
 wants colocated && measure "the same, after the GPU has idled" colocated-idle 60 "${colocated[@]}" --idle --updates 10
 wants torch && measure "the same refit as users do it today (PyTorch)" torch 90 \
     python3 "$root/tests/bench/colocated_torch.py" --json "$results/torch.json"
