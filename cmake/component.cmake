@@ -1,3 +1,11 @@
+# weft_lanes(SOURCE flag...)
+# Give one source the instructions of a vector unit; without them, or on another processor, it is a backend that is not there.
+function(weft_lanes source)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+    set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${ARGN}")
+  endif()
+endfunction()
+
 # weft_component(NAME FOLDER [USES component...] [PRIVATE_LIBS target...] [WITHOUT regex] [RECURSE])
 # One folder of the library as a static archive; `weft_<NAME>` links the components it may use and no others. Sources
 # whose path matches WITHOUT are left out.

@@ -82,7 +82,7 @@ typedef void (*weft_pack_fn)(const void *data, size_t ld_bytes, uint32_t rows, s
 typedef void (*weft_digest_fn)(const void *data, uint64_t begin, size_t bytes, weft_digest_t *sums);
 
 typedef struct weft_kernels {
-    const char *name; /* "ref", "avx512", "cuda" */
+    const char *name; /* "ref", "avx2", "avx512" */
     weft_quantize_fn quantize[WEFT_KERNEL_COUNT];
     weft_amax_fn amax;
     weft_pack_fn pack;
@@ -91,6 +91,9 @@ typedef struct weft_kernels {
 
 /* The kernels of a backend by name ("ref" always exists); NULL when this build or machine has it not. */
 const weft_kernels_t *weft_kernels_find(const char *name);
+
+/* The fastest backend of this machine's processor. */
+const weft_kernels_t *weft_kernels_best(void);
 
 /* Add the length word (the unpadded length in bytes, at word index ceil(bytes/8)) and so end a digest of `bytes`. */
 void weft_digest_finish(uint64_t bytes, weft_digest_t *sums);

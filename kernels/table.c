@@ -3,6 +3,7 @@
 
 #include "kernels/kernels.h"
 #include "kernels/ref/ref.h"
+#include "kernels/simd/simd.h"
 
 static const weft_kernels_t ref = {
     .name = "ref",
@@ -17,15 +18,32 @@ static const weft_kernels_t ref = {
     .digest = weft_ref_digest,
 };
 
-static const weft_kernels_t *const backends[] = {&ref};
+static const weft_kernels_t *get_ref(void)
+{
+    return &ref;
+}
+
+/* The fastest first. */
+static const weft_kernels_t *(*const backends[])(void) = {weft_simd_avx512, weft_simd_avx2, get_ref};
+
+#define NUM_BACKENDS (sizeof backends / sizeof *backends)
 
 const weft_kernels_t *weft_kernels_find(const char *name)
 {
-    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++) {
-        if (strcmp(backends[i]->name, name) == 0)
-            return backends[i];
+    for (size_t i = 0; i < NUM_BACKENDS; i++) {
+        const weft_kernels_t *kernels = backends[i]();
+        if (kernels && strcmp(kernels->name, name) == 0)
+            return kernels;
     }
     return NULL;
+}
+
+const weft_kernels_t *weft_kernels_best(void)
+{
+    size_t i = 0;
+    while (!backends[i]())
+        i++;
+    return backends[i]();
 }
 
 void weft_kernels_thread_begin(void)

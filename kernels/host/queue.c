@@ -21,7 +21,7 @@ static weft_status_t host_open(int device, weft_queue_t **queue, weft_error_t *e
     if (!made)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for a queue");
     made->base.ops = &weft_host_queue_ops;
-    made->kernels = weft_kernels_find("ref");
+    made->kernels = weft_kernels_best();
     *queue = &made->base;
     return WEFT_OK;
 }

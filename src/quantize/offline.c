@@ -110,7 +110,7 @@ weft_status_t weft_quantize_offline(const weft_program_t *program, const weft_ou
     WEFT_TRY(weft_queue_open("host", -1, &queue, error));
     weft_quantizer_t *quantizer = NULL;
     source_t source = {.program = program,
-                       .kernels = weft_kernels_find("ref"),
+                       .kernels = weft_kernels_best(),
                        .bounce = malloc(largest_unit_bytes(program) + 1)};
     weft_status_t status =
         source.bounce ? weft_quantizer_create(program, outputs, queue, memory, &quantizer) : WEFT_ERR_NO_MEMORY;

@@ -1,5 +1,6 @@
-/* What the kernel tests share: seeded numbers, units cut into segments at random, and the schemes restated in
- * double with a table of e4m3 values, independent of kernels/arith.h. */
+/* What the kernel tests share: the backend under test (WEFT_TEST_KERNELS, "ref" without it), seeded numbers,
+ * units cut into segments at random, and the schemes restated in double with a table of e4m3 values,
+ * independent of kernels/arith.h. */
 #ifndef WEFT_TESTS_KERNELS_FIXTURE_H
 #define WEFT_TESTS_KERNELS_FIXTURE_H
 
@@ -17,6 +18,21 @@
 #include "kernels/kernels.h"
 
 #define MAX_SEGMENTS 64
+
+/* ---- The backend under test ---- */
+
+static const weft_kernels_t *tested;
+
+/* Before main: a machine that lacks the backend skips the test. */
+static void __attribute__((constructor)) choose_backend(void)
+{
+    const char *name = getenv("WEFT_TEST_KERNELS");
+    tested = weft_kernels_find(name ? name : "ref");
+    if (tested)
+        return;
+    printf("skipped: this machine has no %s\n", name);
+    exit(77);
+}
 
 /* ---- Random numbers ---- */
 
@@ -298,7 +314,7 @@ static inline output_t quantize_cut(const matrix_t *matrix, request_t request, u
     weft_quantize_unit_t unit = unit_of(matrix, request, &cut);
     unit.out = output.data;
     unit.scale = output.scale;
-    assert_int_equal(weft_kernels_find("ref")->quantize[request.kernel](&unit, &output.result), WEFT_OK);
+    assert_int_equal(tested->quantize[request.kernel](&unit, &output.result), WEFT_OK);
     cut_destroy(&cut);
     return output;
 }

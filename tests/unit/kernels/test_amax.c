@@ -28,8 +28,8 @@ static void check_matrix(const matrix_t *matrix, uint32_t cols)
 {
     uint16_t amax[128] = {0};
     uint32_t row = UINT32_MAX, col = UINT32_MAX, first_row = UINT32_MAX, first_col = UINT32_MAX;
-    bool finite = weft_kernels_find("ref")->amax(matrix->data, matrix->cols, matrix->rows, cols,
-                                                 matrix->dtype, amax, &row, &col);
+    bool finite =
+        tested->amax(matrix->data, matrix->cols, matrix->rows, cols, matrix->dtype, amax, &row, &col);
     for (uint32_t i = 0; i < matrix->rows; i++) {
         uint32_t first = check_row(matrix, i, cols, amax[i]);
         if (first < cols && first_row == UINT32_MAX)
@@ -71,7 +71,7 @@ static void folds_into_what_is_there(void **state)
     const uint16_t data[2] = {0x3F80, 0x8000}; /* 1, -0 */
     uint16_t amax[2] = {0x3F00, 0x0001};
     uint32_t row, col;
-    assert_true(weft_kernels_find("ref")->amax(data, 1, 2, 1, WEFT_DTYPE_BF16, amax, &row, &col));
+    assert_true(tested->amax(data, 1, 2, 1, WEFT_DTYPE_BF16, amax, &row, &col));
     assert_int_equal(amax[0], 0x3F80);
     assert_int_equal(amax[1], 0x0001);
 }

@@ -222,7 +222,7 @@ static void f32_beyond_bf16(void **state)
 static void arguments_are_checked(void **state)
 {
     (void)state;
-    weft_quantize_fn quantize = weft_kernels_find("ref")->quantize[WEFT_KERNEL_FP8_BLOCK];
+    weft_quantize_fn quantize = tested->quantize[WEFT_KERNEL_FP8_BLOCK];
     weft_quantize_result_t result;
     weft_quantize_unit_t good = {.dtype = WEFT_DTYPE_BF16, .out_dtype = WEFT_DTYPE_F8_E4M3}, unit = good;
     assert_int_equal(quantize(&unit, &result), WEFT_OK);

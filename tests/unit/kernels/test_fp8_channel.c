@@ -135,7 +135,7 @@ static void split_columns_equal_the_whole(void **state)
     (void)state;
     random_begin("split_columns_equal_the_whole");
     const weft_dtype_t dtypes[] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
-    weft_amax_fn amax = weft_kernels_find("ref")->amax;
+    weft_amax_fn amax = tested->amax;
     for (int i = 0; i < 30; i++) {
         matrix_t matrix = matrix_random(dtypes[i % 3], random_in(1, 128), random_in(2, 400));
         uint32_t middle = random_in(1, matrix.cols - 1), row, col;
@@ -195,8 +195,7 @@ static void there_are_no_profiles(void **state)
     weft_quantize_unit_t unit = {
         .dtype = WEFT_DTYPE_BF16, .out_dtype = WEFT_DTYPE_F8_E4M3, .profile = WEFT_PROFILE_VLLM};
     weft_quantize_result_t result;
-    assert_int_equal(weft_kernels_find("ref")->quantize[WEFT_KERNEL_FP8_CHANNEL](&unit, &result),
-                     WEFT_ERR_ARGUMENT);
+    assert_int_equal(tested->quantize[WEFT_KERNEL_FP8_CHANNEL](&unit, &result), WEFT_ERR_ARGUMENT);
 }
 
 int main(void)

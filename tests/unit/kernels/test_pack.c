@@ -12,7 +12,7 @@ static void rows_lie_behind_each_other(void **state)
         uint32_t rows = random_in(1, 64);
         size_t ld = random_in(1, 64), row_bytes = i % 4 == 0 ? ld : random_in(1, (uint32_t)ld);
         out[rows * row_bytes] = 0xA5;
-        weft_kernels_find("ref")->pack(data, ld, rows, row_bytes, out);
+        tested->pack(data, ld, rows, row_bytes, out);
         for (uint32_t row = 0; row < rows; row++)
             assert_memory_equal(out + row * row_bytes, data + row * ld, row_bytes);
         assert_int_equal(out[rows * row_bytes], 0xA5);
