@@ -135,7 +135,7 @@ typedef struct weft_queue_ops {
     weft_status_t (*quantize_create)(weft_queue_t *queue, const weft_unit_job_t *units, uint32_t num_units,
                                      const weft_run_t *tensors, uint32_t num_tensors, weft_quantize_list_t **list);
     void (*quantize_destroy)(weft_quantize_list_t *list);
-    /* Forget what earlier runs found: once before a version. */
+    /* Forget what earlier runs found and summed: once before a version, of which each unit is run once. */
     weft_status_t (*quantize_begin)(weft_quantize_list_t *list);
     /* Quantize units [first, first + count). */
     weft_status_t (*quantize_run)(weft_quantize_list_t *list, uint32_t first, uint32_t count);

@@ -13,7 +13,8 @@ struct weft_quantize_list {
     weft_segment_t *segments; /* of all units, one after another */
     weft_run_t *tensors;
     uint32_t num_tensors;
-    weft_digest_t *digests;
+    bool *rides; /* [tensors] its digest is summed unit by unit, while a cache still has what was written */
+    weft_digest_t *sums, *digests; /* [tensors] so far; as finish left them */
     uint32_t refused; /* the first unit with NaN or Inf; WEFT_RUN_NONE: none */
     weft_quantize_result_t result;
 };
@@ -49,6 +50,32 @@ static void copy_units(weft_quantize_list_t *list, const weft_unit_job_t *units)
     }
 }
 
+static uint64_t out_bytes(const weft_quantize_unit_t *unit)
+{
+    return (uint64_t)unit->rows * unit->cols * weft_dtype_bytes(unit->out_dtype);
+}
+
+static uint64_t out_offset(const weft_quantize_list_t *list, const weft_unit_job_t *job)
+{
+    return (uint64_t)((const char *)job->unit.out - (const char *)list->tensors[job->tensor].data);
+}
+
+/* Where the units of a tensor cover it whole, in whole words of the digest. */
+static void find_rides(weft_quantize_list_t *list)
+{
+    for (uint32_t i = 0; i < list->num_units; i++) {
+        const weft_unit_job_t *job = &list->units[i];
+        if (job->tensor == WEFT_RUN_NONE)
+            continue;
+        bool whole_words = out_offset(list, job) % 8 == 0 && out_bytes(&job->unit) % 8 == 0;
+        list->sums[job->tensor].word[0] += out_bytes(&job->unit);
+        list->sums[job->tensor].word[1] += !whole_words;
+    }
+    for (uint32_t i = 0; i < list->num_tensors; i++)
+        list->rides[i] = list->tensors[i].bytes > 0 && list->sums[i].word[0] == list->tensors[i].bytes &&
+                         list->sums[i].word[1] == 0;
+}
+
 static bool kernels_known(const weft_kernels_t *kernels, const weft_unit_job_t *units, uint32_t num_units)
 {
     for (uint32_t i = 0; i < num_units; i++)
@@ -73,14 +100,18 @@ weft_status_t weft_host_quantize_create(weft_queue_t *queue, const weft_unit_job
     made->units = calloc((size_t)num_units + 1, sizeof *made->units);
     made->segments = calloc(count_segments(units, num_units) + 1, sizeof *made->segments);
     made->tensors = calloc((size_t)num_tensors + 1, sizeof *made->tensors);
+    made->rides = calloc((size_t)num_tensors + 1, sizeof *made->rides);
+    made->sums = calloc((size_t)num_tensors + 1, sizeof *made->sums);
     made->digests = calloc((size_t)num_tensors + 1, sizeof *made->digests);
-    if (!made->units || !made->segments || !made->tensors || !made->digests) {
+    if (!made->units || !made->segments || !made->tensors || !made->rides || !made->sums || !made->digests) {
         weft_host_quantize_destroy(made);
         return WEFT_ERR_NO_MEMORY;
     }
     copy_units(made, units);
     if (num_tensors)
         memcpy(made->tensors, tensors, num_tensors * sizeof *tensors);
+    find_rides(made);
+    memset(made->sums, 0, num_tensors * sizeof *made->sums);
     *list = made;
     return WEFT_OK;
 }
@@ -92,6 +123,8 @@ void weft_host_quantize_destroy(weft_quantize_list_t *list)
     free(list->units);
     free(list->segments);
     free(list->tensors);
+    free(list->rides);
+    free(list->sums);
     free(list->digests);
     free(list);
 }
@@ -99,6 +132,7 @@ void weft_host_quantize_destroy(weft_quantize_list_t *list)
 weft_status_t weft_host_quantize_begin(weft_quantize_list_t *list)
 {
     list->refused = WEFT_RUN_NONE;
+    memset(list->sums, 0, list->num_tensors * sizeof *list->sums);
     return WEFT_OK;
 }
 
@@ -112,6 +146,9 @@ weft_status_t weft_host_quantize_run(weft_quantize_list_t *list, uint32_t first,
         weft_status_t status = list->kernels->quantize[job->kernel](&job->unit, &result);
         if (status != WEFT_OK)
             return status;
+        if (job->tensor != WEFT_RUN_NONE && list->rides[job->tensor])
+            list->kernels->digest(job->unit.out, out_offset(list, job), (size_t)out_bytes(&job->unit),
+                                  &list->sums[job->tensor]);
         if (result.nonfinite && !job->unit.allow_nonfinite && i < list->refused) {
             list->refused = i;
             list->result = result;
@@ -124,9 +161,14 @@ weft_status_t weft_host_quantize_finish(weft_quantize_list_t *list, uint32_t fir
 {
     if (!in_range(first, count, list->num_tensors))
         return WEFT_ERR_ARGUMENT;
-    for (uint32_t i = first; i < first + count; i++)
-        list->digests[i] =
-            weft_digest_run(list->kernels, list->tensors[i].data, (size_t)list->tensors[i].bytes);
+    for (uint32_t i = first; i < first + count; i++) {
+        const weft_run_t *tensor = &list->tensors[i];
+        list->digests[i] = list->sums[i];
+        if (list->rides[i])
+            weft_digest_finish(tensor->bytes, &list->digests[i]);
+        else
+            list->digests[i] = weft_digest_run(list->kernels, tensor->data, (size_t)tensor->bytes);
+    }
     return WEFT_OK;
 }
 

@@ -84,7 +84,6 @@ static void prepare(rank_t *r, locate_fn locate)
 
 static weft_status_t run_unit(rank_t *r, uint32_t index, weft_error_t *error)
 {
-    weft_quantizer_begin(r->quantizer);
     weft_status_t status = weft_quantizer_run(r->quantizer, index, 1, error);
     return status == WEFT_OK ? weft_quantizer_judge(r->quantizer, error) : status;
 }
@@ -310,6 +309,7 @@ static uint32_t count_refusals(const world_t *w, const char *tensor, uint64_t fl
         prepare(&rank, locate_packed);
         for (uint32_t u = 0; u < rank.program->num_units; u++) {
             weft_error_t error = {0};
+            weft_quantizer_begin(rank.quantizer); /* what is found in one unit is not to be held against the next */
             weft_status_t status = run_unit(&rank, u, &error);
             if (status == WEFT_OK)
                 continue;
