@@ -240,7 +240,7 @@ static int parse(broadcast_bench_t *b, int argc, char **argv, bool quiet)
          "of the plan: bf16, fp8-block (default), fp8-channel"},
         {"budget", OPTION_BYTES, &o->plan.budget_bytes, "BYTES", "staging memory of a rank (default 256MiB)"},
         {"bucket", OPTION_BYTES, &o->plan.bucket_bytes, "BYTES",
-         "largest broadcast of the plan (default 64MiB)"},
+         "largest broadcast of the plan (default 64MiB; mpi: 16MiB)"},
         {"max-groups", OPTION_COUNT, &o->plan.max_groups, "N",
          "communicators a rank may hold (default 1000)"},
         {"samples", OPTION_COUNT, &b->samples, "N", "of each (default 20)"},

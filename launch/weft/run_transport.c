@@ -7,6 +7,7 @@
 #include "transport/transport.h"
 
 #define IPC_BUDGET_BYTES (UINT64_C(1) << 40)
+#define MPI_BUCKET_BYTES (16u << 20)
 
 /* ---- the choice ---- */
 
@@ -52,9 +53,10 @@ static weft_status_t check_memory(const char *memory, uint32_t gpus, weft_error_
     if (memory && !cuda && strcmp(memory, "host") != 0)
         return weft_fail(error, WEFT_ERR_ARGUMENT, "--memory expects cuda or host, found %s", memory);
     if (cuda && !gpus)
-        return weft_fail(error, WEFT_ERR_UNSUPPORTED,
-                         "--memory cuda: a rank has no GPU, or this build has no CUDA (configure with --preset cuda); use "
-                         "--memory host");
+        return weft_fail(
+            error, WEFT_ERR_UNSUPPORTED,
+            "--memory cuda: a rank has no GPU, or this build has no CUDA (configure with --preset cuda); use "
+            "--memory host");
     return WEFT_OK;
 }
 
@@ -69,16 +71,21 @@ weft_status_t run_choose(run_job_t *job, weft_error_t *error)
     WEFT_TRY(check_memory(o->memory, gpus, error));
     bool wants_gpu = strcmp(o->transport, "nccl") == 0;
     if (wants_gpu && !gpus)
-        return weft_fail(error, WEFT_ERR_UNSUPPORTED,
-                         "transport nccl moves weights between GPUs, and a rank has none (or this build has no CUDA: "
-                         "configure with --preset cuda); use --transport mpi");
+        return weft_fail(
+            error, WEFT_ERR_UNSUPPORTED,
+            "transport nccl moves weights between GPUs, and a rank has none (or this build has no CUDA: "
+            "configure with --preset cuda); use --transport mpi");
     bool ipc = strcmp(o->transport, "ipc") == 0;
-    job->memory = wants_gpu || (ipc && gpus && (!o->memory || strcmp(o->memory, "cuda") == 0)) ? "cuda" : "host";
+    job->memory =
+        wants_gpu || (ipc && gpus && (!o->memory || strcmp(o->memory, "cuda") == 0)) ? "cuda" : "host";
     job->device = mine ? (int)(local % mine) : -1;
     if (ipc) { /* needs no communicators, and stages nothing: all units in two rounds */
         o->plan.max_groups = UINT32_MAX;
         o->plan.budget_bytes = o->plan.budget_bytes ? o->plan.budget_bytes : IPC_BUDGET_BYTES;
     }
+    if (strcmp(o->transport, "mpi") == 0 &&
+        !o->plan.bucket_bytes) /* MPI stands still while a bucket is worked on */
+        o->plan.bucket_bytes = MPI_BUCKET_BYTES;
     return WEFT_OK;
 }
 
@@ -102,7 +109,8 @@ weft_status_t run_open_transport(run_job_t *job, weft_error_t *error)
 {
     weft_transport_config_t config = WEFT_TRANSPORT_CONFIG;
     config.mpi_comm = &job->world;
-    bool moves_here = strcmp(job->options.transport, "nccl") == 0 || strcmp(job->options.transport, "ipc") == 0;
+    bool moves_here =
+        strcmp(job->options.transport, "nccl") == 0 || strcmp(job->options.transport, "ipc") == 0;
     WEFT_TRY(moves_here ? open_second(job, error)
                         : weft_transport_open(job->options.transport, &config, &job->transport, error));
     const weft_transport_base_t *base = weft_transport_base(job->transport);
@@ -126,9 +134,10 @@ weft_status_t run_alloc(run_job_t *job, size_t bytes, uint8_t **memory, weft_err
     if (ops->alloc_lendable)
         return ops->alloc_lendable(job->transport, bytes, (void **)memory, error);
     weft_status_t status = job->queue->ops->alloc(job->queue, bytes, (void **)memory);
-    return status == WEFT_OK ? status
-                             : weft_fail(error, status, "trainer rank %u: no %s memory for %zu bytes of shards", job->rank,
-                                         job->memory, bytes);
+    return status == WEFT_OK
+               ? status
+               : weft_fail(error, status, "trainer rank %u: no %s memory for %zu bytes of shards", job->rank,
+                           job->memory, bytes);
 }
 
 void run_free(run_job_t *job, uint8_t *memory)
