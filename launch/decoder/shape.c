@@ -9,7 +9,7 @@
 #define LARGEST_SIZE                                                                                         \
     (1u << 24) /* of any one dimension: products of two then fit 64 bits with room to spare */
 
-static const char *const architectures[] = {"qwen3", "qwen3_moe", "llama"};
+static const char *const architectures[] = {"qwen3", "qwen3_moe", "llama", "mistral"};
 
 static weft_status_t check_architecture(const weft_model_t *model, weft_error_t *error)
 {
@@ -18,8 +18,9 @@ static weft_status_t check_architecture(const weft_model_t *model, weft_error_t 
     for (size_t i = 0; i < sizeof architectures / sizeof architectures[0]; i++)
         known |= strcmp(type, architectures[i]) == 0;
     if (!known)
-        return weft_fail(error, WEFT_ERR_UNSUPPORTED,
-                         "the decoder runs model_type qwen3, qwen3_moe and llama; this one is \"%s\"", type);
+        return weft_fail(
+            error, WEFT_ERR_UNSUPPORTED,
+            "the decoder runs model_type qwen3, qwen3_moe, llama and mistral; this one is \"%s\"", type);
     if (weft_model_config_number(model, "rope_parameters.factor", 1) != 1 ||
         weft_model_config_number(model, "rope_scaling.factor", 1) != 1)
         return weft_fail(error, WEFT_ERR_UNSUPPORTED,

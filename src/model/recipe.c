@@ -7,9 +7,8 @@
 #include "src/base/text.h"
 
 static const weft_recipe_t *const recipes[] = {
-    &weft_recipe_llama,
-    &weft_recipe_qwen3,
-    &weft_recipe_qwen3_moe,
+    &weft_recipe_llama, &weft_recipe_mistral, &weft_recipe_mixtral,
+    &weft_recipe_qwen2, &weft_recipe_qwen3,   &weft_recipe_qwen3_moe,
 };
 
 #define NUM_RECIPES (sizeof recipes / sizeof recipes[0])

@@ -65,6 +65,9 @@ typedef struct weft_recipe {
 } weft_recipe_t;
 
 extern const weft_recipe_t weft_recipe_llama;
+extern const weft_recipe_t weft_recipe_mistral;
+extern const weft_recipe_t weft_recipe_mixtral;
+extern const weft_recipe_t weft_recipe_qwen2;
 extern const weft_recipe_t weft_recipe_qwen3;
 extern const weft_recipe_t weft_recipe_qwen3_moe;
 

@@ -31,3 +31,12 @@ const weft_recipe_t weft_recipe_llama = {
     .ignore = ignore,
     .read_dims = weft_recipe_dims_dense,
 };
+
+/* Another attention mask, the same weights. */
+const weft_recipe_t weft_recipe_mistral = {
+    .model_type = "mistral",
+    .rows = rows,
+    .num_rows = sizeof rows / sizeof rows[0],
+    .ignore = ignore,
+    .read_dims = weft_recipe_dims_dense,
+};

@@ -23,21 +23,29 @@
     {.layer = "lm_head", .leaf = "weight", .tied_to = "model.embed_tokens",            \
      .parts = {{"lm_head", WEFT_SPLIT_VOCAB, WEFT_DIM_VOCAB, WEFT_DIM_HIDDEN}}}
 
-#define ROWS_QKV                                                                       \
+#define ROW_QKV                                                                        \
     {.layer = ATTENTION "qkv_proj", .leaf = "weight", .flags = WEFT_ROW_QUANTIZE,      \
      .parts = {{ATTENTION "q_proj", WEFT_SPLIT_HEADS, WEFT_DIM_Q, WEFT_DIM_HIDDEN},    \
                {ATTENTION "k_proj", WEFT_SPLIT_KV_HEADS, WEFT_DIM_KV, WEFT_DIM_HIDDEN},\
-               {ATTENTION "v_proj", WEFT_SPLIT_KV_HEADS, WEFT_DIM_KV, WEFT_DIM_HIDDEN}}}, \
-    {.layer = ATTENTION "qkv_proj", .leaf = "bias", .flags = WEFT_ROW_OPTIONAL,        \
-     .required_by = "attention_bias",                                                  \
+               {ATTENTION "v_proj", WEFT_SPLIT_KV_HEADS, WEFT_DIM_KV, WEFT_DIM_HIDDEN}}}
+
+#define ROW_QKV_BIAS(row_flags, key)                                                   \
+    {.layer = ATTENTION "qkv_proj", .leaf = "bias", .flags = row_flags,                \
+     .required_by = key,                                                               \
      .parts = {{ATTENTION "q_proj", WEFT_SPLIT_HEADS, WEFT_DIM_VECTOR, WEFT_DIM_Q},    \
                {ATTENTION "k_proj", WEFT_SPLIT_KV_HEADS, WEFT_DIM_VECTOR, WEFT_DIM_KV},\
                {ATTENTION "v_proj", WEFT_SPLIT_KV_HEADS, WEFT_DIM_VECTOR, WEFT_DIM_KV}}}
 
+/* With biases where the checkpoint has them. */
+#define ROWS_QKV ROW_QKV, ROW_QKV_BIAS(WEFT_ROW_OPTIONAL, "attention_bias")
+
+#define ROW_O                                                                          \
+    {.layer = ATTENTION "o_proj", .leaf = "weight", .flags = WEFT_ROW_QUANTIZE,        \
+     .parts = {{ATTENTION "o_proj", WEFT_SPLIT_COLS, WEFT_DIM_HIDDEN, WEFT_DIM_Q}}}
+
 /* The bias is added after the reduction over ranks, so each holds it whole. */
 #define ROWS_O                                                                         \
-    {.layer = ATTENTION "o_proj", .leaf = "weight", .flags = WEFT_ROW_QUANTIZE,        \
-     .parts = {{ATTENTION "o_proj", WEFT_SPLIT_COLS, WEFT_DIM_HIDDEN, WEFT_DIM_Q}}},   \
+    ROW_O,                                                                             \
     {.layer = ATTENTION "o_proj", .leaf = "bias", .flags = WEFT_ROW_OPTIONAL,          \
      .required_by = "attention_bias",                                                  \
      .parts = {{ATTENTION "o_proj", WEFT_SPLIT_NONE, WEFT_DIM_VECTOR, WEFT_DIM_HIDDEN}}}

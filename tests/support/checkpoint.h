@@ -110,13 +110,18 @@ static inline void add_qkv(checkpoint_t *cp, uint32_t b, bool bias)
              b, leaf);
 }
 
+static inline bool is_type(const checkpoint_t *cp, const char *type)
+{
+    return strcmp(cp->type, type) == 0;
+}
+
 static inline void add_attention(checkpoint_t *cp, uint32_t b)
 {
     add_norm(cp, b, "input_layernorm", cp->hidden);
     add_qkv(cp, b, false);
-    if (cp->biased)
+    if (cp->biased || is_type(cp, "qwen2"))
         add_qkv(cp, b, true);
-    if (strcmp(cp->type, "llama") != 0) {
+    if (strncmp(cp->type, "qwen3", 5) == 0) {
         add_norm(cp, b, "self_attn.q_norm", cp->head_dim);
         add_norm(cp, b, "self_attn.k_norm", cp->head_dim);
     }
@@ -137,7 +142,7 @@ static inline void add_mlp(checkpoint_t *cp, uint32_t b)
     add_part(cp, SLICE_ROWS, cp->mlp, cp->hidden, "model.layers.%u.mlp.up_proj.weight", b);
     begin_output(cp, true, 0, "model.layers.%u.mlp.down_proj.weight", b);
     add_part(cp, SLICE_COLS, cp->hidden, cp->mlp, "model.layers.%u.mlp.down_proj.weight", b);
-    if (!cp->biased || strcmp(cp->type, "llama") != 0)
+    if (!cp->biased || !(is_type(cp, "llama") || is_type(cp, "mistral")))
         return;
     begin_output(cp, false, 0, "model.layers.%u.mlp.gate_up_proj.bias", b);
     add_part(cp, SLICE_ROWS, 0, cp->mlp, "model.layers.%u.mlp.gate_proj.bias", b);
@@ -148,20 +153,24 @@ static inline void add_mlp(checkpoint_t *cp, uint32_t b)
 
 static inline void add_experts(checkpoint_t *cp, uint32_t b)
 {
-    begin_output(cp, false, 0, "model.layers.%u.mlp.gate.weight", b);
-    add_part(cp, SLICE_NONE, cp->experts, cp->hidden, "model.layers.%u.mlp.gate.weight", b);
-    begin_output(cp, true, cp->experts, "model.layers.%u.mlp.experts.w13_weight", b);
+    bool mixtral = is_type(cp, "mixtral");
+    const char *moe = mixtral ? "block_sparse_moe" : "mlp";
+    const char *gate = mixtral ? "w1" : "gate_proj", *up = mixtral ? "w3" : "up_proj",
+               *down = mixtral ? "w2" : "down_proj";
+    begin_output(cp, false, 0, "model.layers.%u.%s.gate.weight", b, moe);
+    add_part(cp, SLICE_NONE, cp->experts, cp->hidden, "model.layers.%u.%s.gate.weight", b, moe);
+    begin_output(cp, true, cp->experts, "model.layers.%u.%s.experts.w13_weight", b, moe);
     for (uint32_t e = 0; e < cp->experts; e++) {
-        add_part(cp, SLICE_ROWS, cp->expert_mlp, cp->hidden,
-                 "model.layers.%u.mlp.experts.%u.gate_proj.weight", b, e);
-        add_part(cp, SLICE_ROWS, cp->expert_mlp, cp->hidden, "model.layers.%u.mlp.experts.%u.up_proj.weight",
-                 b, e);
+        add_part(cp, SLICE_ROWS, cp->expert_mlp, cp->hidden, "model.layers.%u.%s.experts.%u.%s.weight", b,
+                 moe, e, gate);
+        add_part(cp, SLICE_ROWS, cp->expert_mlp, cp->hidden, "model.layers.%u.%s.experts.%u.%s.weight", b,
+                 moe, e, up);
     }
     cp->outputs[cp->num_outputs - 1].num_parts = 2;
-    begin_output(cp, true, cp->experts, "model.layers.%u.mlp.experts.w2_weight", b);
+    begin_output(cp, true, cp->experts, "model.layers.%u.%s.experts.w2_weight", b, moe);
     for (uint32_t e = 0; e < cp->experts; e++)
-        add_part(cp, SLICE_COLS, cp->hidden, cp->expert_mlp,
-                 "model.layers.%u.mlp.experts.%u.down_proj.weight", b, e);
+        add_part(cp, SLICE_COLS, cp->hidden, cp->expert_mlp, "model.layers.%u.%s.experts.%u.%s.weight", b,
+                 moe, e, down);
     cp->outputs[cp->num_outputs - 1].num_parts = 1;
 }
 
@@ -197,11 +206,12 @@ static inline weft_model_t *checkpoint_model(const checkpoint_t *cp)
              "{\"model_type\": \"%s\", \"hidden_size\": %u, \"num_hidden_layers\": %u, "
              "\"num_attention_heads\": %u,"
              "\"num_key_value_heads\": %u, \"head_dim\": %u, \"intermediate_size\": %u, \"vocab_size\": %u,"
-             "\"num_experts\": %u, \"moe_intermediate_size\": %u, \"tie_word_embeddings\": %s,"
+             "\"%s\": %u, \"moe_intermediate_size\": %u, \"tie_word_embeddings\": %s,"
              "\"attention_bias\": %s, \"mlp_bias\": %s, \"mlp_only_layers\": [%s]}",
-             cp->type, cp->hidden, cp->blocks, cp->heads, cp->kv_heads, cp->head_dim, cp->mlp, cp->vocab,
-             cp->experts, cp->expert_mlp, cp->tied ? "true" : "false", bias, bias,
-             cp->dense_blocks ? "0" : "");
+             cp->type, cp->hidden, cp->blocks, cp->heads, cp->kv_heads, cp->head_dim,
+             is_type(cp, "mixtral") ? cp->expert_mlp : cp->mlp, cp->vocab,
+             is_type(cp, "mixtral") ? "num_local_experts" : "num_experts", cp->experts, cp->expert_mlp,
+             cp->tied ? "true" : "false", bias, bias, cp->dense_blocks ? "0" : "");
     weft_model_t *model;
     weft_error_t error;
     if (weft_model_create(config, &model, &error) != WEFT_OK)
@@ -217,15 +227,16 @@ static inline weft_model_t *checkpoint_model(const checkpoint_t *cp)
 
 /* ---- Random ones ---- */
 
-/* A small checkpoint of any of the three families. `aligned`: most extents in runs of 128. */
+/* A small checkpoint of any family. `aligned`: most extents in runs of 128. */
 static inline void checkpoint_random(random_t *random, bool aligned, bool biased, checkpoint_t *cp)
 {
     *cp = (checkpoint_t){.blocks = random_in(random, 1, 2), .vocab = random_in(random, 1, 300)};
-    cp->type = (const char *[]){"llama", "qwen3", "qwen3_moe"}[random_in(random, 0, 2)];
+    cp->type = (const char *[]){
+        "llama", "qwen3", "qwen3_moe", "mistral", "qwen2", "mixtral"}[random_in(random, 0, 5)];
     cp->dtype = RANDOM_OF(random, WEFT_DTYPE_BF16, WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32);
     cp->norms_f32 = random_once_in(random, 4);
     cp->tied = random_once_in(random, 3);
-    cp->biased = biased && random_once_in(random, 3);
+    cp->biased = biased && random_once_in(random, 3) && !is_type(cp, "qwen2") && !is_type(cp, "mixtral");
     cp->kv_heads = RANDOM_OF(random, 1, 2, 2, 3, 4, 8);
     cp->heads = cp->kv_heads * RANDOM_OF(random, 1, 2, 4);
     if (aligned) {
@@ -237,9 +248,9 @@ static inline void checkpoint_random(random_t *random, bool aligned, bool biased
         cp->head_dim = random_in(random, 1, 40);
         cp->mlp = random_in(random, 1, 40) * RANDOM_OF(random, 1, 2, 6, 8, 24);
     }
-    if (strcmp(cp->type, "qwen3_moe") == 0) {
+    if (is_type(cp, "qwen3_moe") || is_type(cp, "mixtral")) {
         cp->experts = random_in(random, 1, 9);
-        cp->dense_blocks = random_once_in(random, 4);
+        cp->dense_blocks = is_type(cp, "qwen3_moe") && random_once_in(random, 4);
         cp->expert_mlp = aligned ? RANDOM_OF(random, 128, 256, 192, 512)
                                  : random_in(random, 1, 20) * RANDOM_OF(random, 1, 4, 8);
     } else {

@@ -95,8 +95,8 @@ static void expect_layers(const weft_model_t *model, const weft_layers_t *layers
     " < model.layers." block ".mlp.experts.7.down_proj.weight\n"
 #define BLOCK(block, mlp)                                                                                    \
     NORM(block, "input")                                                                                     \
-    QKV(block) HEAD_NORM(block, "q_norm") HEAD_NORM(block, "k_norm") O(block) NORM(block, "post_attention")  \
-        mlp(block)
+    QKV(block)                                                                                               \
+    HEAD_NORM(block, "q_norm") HEAD_NORM(block, "k_norm") O(block) NORM(block, "post_attention") mlp(block)
 
 static void test_layers_of_qwen3(void **state)
 {
@@ -213,6 +213,88 @@ static void test_layers_of_a_built_llama(void **state)
     weft_model_close(model);
 }
 
+static void test_layers_of_a_built_mistral(void **state)
+{
+    (void)state;
+    weft_model_t *model = build(CONFIG("mistral", ",\"sliding_window\":4096"), NULL);
+    weft_layers_t *layers = make_layers(model);
+    expect_layers(model, layers, 0, layers->count,
+                  EMBEDDING NORM("0", "input") QKV("0") O("0") NORM("0", "post_attention") MLP("0")
+                      LAST("lm_head vocab 256x256 < lm_head"));
+    weft_layers_destroy(layers);
+    weft_model_close(model);
+}
+
+static void add_attention_biases(weft_model_t *model)
+{
+    add(model, WEFT_DTYPE_BF16, &(spec_t){P "self_attn.q_proj.bias", 0, 512});
+    add(model, WEFT_DTYPE_BF16, &(spec_t){P "self_attn.k_proj.bias", 0, 256});
+    add(model, WEFT_DTYPE_BF16, &(spec_t){P "self_attn.v_proj.bias", 0, 256});
+}
+
+#define QKV_BIAS                                                                                             \
+    "model.layers.0.self_attn.qkv_proj.bias BF16 | q_proj heads 1x512 vector /128 | k_proj kv_heads "        \
+    "1x256 vector /128 | v_proj kv_heads 1x256 vector /128 < model.layers.0.self_attn.v_proj.bias\n"
+
+/* No field of the configuration says that q, k and v have biases. */
+static void test_layers_of_a_built_qwen2(void **state)
+{
+    (void)state;
+    weft_model_t *model = build(CONFIG("qwen2", ""), NULL);
+    add_attention_biases(model);
+    weft_layers_t *layers = make_layers(model);
+    expect_layers(model, layers, 0, layers->count,
+                  EMBEDDING NORM("0", "input") QKV("0") QKV_BIAS O("0") NORM("0", "post_attention") MLP("0")
+                      LAST("lm_head vocab 256x256 < lm_head"));
+    weft_layers_destroy(layers);
+    weft_model_close(model);
+    expect_refused(build(CONFIG("qwen2", ""), NULL), WEFT_ERR_MISSING_TENSOR,
+                   "'model.layers.0.self_attn.q_proj.bias'");
+    model = build(CONFIG("qwen2", ""), NULL);
+    add_attention_biases(model);
+    add(model, WEFT_DTYPE_BF16, &(spec_t){P "self_attn.o_proj.bias", 0, 256});
+    expect_refused(model, WEFT_ERR_UNKNOWN_NAME, "o_proj.bias");
+}
+
+static void test_layers_of_a_built_mixtral(void **state)
+{
+    (void)state;
+    weft_model_t *model = NULL;
+    assert_int_equal(weft_model_create(CONFIG("mixtral", ",\"num_local_experts\":2"), &model, NULL), WEFT_OK);
+    for (size_t i = 0; i < NUM_LLAMA; i++)
+        if (!strstr(llama[i].name, ".mlp."))
+            add(model, WEFT_DTYPE_BF16, &llama[i]);
+    static const spec_t experts[] = {
+        {P "block_sparse_moe.gate.weight", 2, 256},
+        {P "block_sparse_moe.experts.0.w1.weight", 1024, 256},
+        {P "block_sparse_moe.experts.0.w2.weight", 256, 1024},
+        {P "block_sparse_moe.experts.0.w3.weight", 1024, 256},
+        {P "block_sparse_moe.experts.1.w1.weight", 1024, 256},
+        {P "block_sparse_moe.experts.1.w2.weight", 256, 1024},
+        {P "block_sparse_moe.experts.1.w3.weight", 1024, 256},
+    };
+    for (size_t i = 0; i < sizeof experts / sizeof experts[0]; i++)
+        add(model, WEFT_DTYPE_BF16, &experts[i]);
+    weft_layers_t *layers = make_layers(model);
+    expect_layers(
+        model, layers, 0, layers->count,
+        EMBEDDING NORM("0", "input") QKV("0") O("0") NORM(
+            "0", "post_attention") "model.layers.0.block_sparse_moe.gate.weight BF16 | gate none 2x256 < "
+                                   "model.layers.0.block_sparse_moe.gate.weight\n"
+                                   "model.layers.0.block_sparse_moe.experts.w13_weight quantized BF16 x2 | "
+                                   "w1 rows 1024x256 | w3 rows "
+                                   "1024x256 < model.layers.0.block_sparse_moe.experts.1.w3.weight\n"
+                                   "model.layers.0.block_sparse_moe.experts.w2_weight quantized BF16 x2 | w2 "
+                                   "cols 256x1024 < "
+                                   "model.layers.0.block_sparse_moe.experts.1.w2.weight\n" LAST(
+                                       "lm_head vocab 256x256 < lm_head"));
+    weft_layers_destroy(layers);
+    weft_model_close(model);
+    model = NULL;
+    assert_int_equal(weft_model_create(CONFIG("mixtral", ""), &model, NULL), WEFT_OK);
+    expect_refused(model, WEFT_ERR_FILE, "num_local_experts");
+}
+
 static void test_head_dim_defaults_to_hidden_by_heads(void **state)
 {
     (void)state;
@@ -256,13 +338,6 @@ static void test_tied_embeddings_ignore_a_shipped_head(void **state)
     weft_model_close(model);
 }
 
-static void add_attention_biases(weft_model_t *model)
-{
-    add(model, WEFT_DTYPE_BF16, &(spec_t){P "self_attn.q_proj.bias", 0, 512});
-    add(model, WEFT_DTYPE_BF16, &(spec_t){P "self_attn.k_proj.bias", 0, 256});
-    add(model, WEFT_DTYPE_BF16, &(spec_t){P "self_attn.v_proj.bias", 0, 256});
-}
-
 static void test_biases_are_layers_when_they_are_there(void **state)
 {
     (void)state;
@@ -270,10 +345,7 @@ static void test_biases_are_layers_when_they_are_there(void **state)
     add_attention_biases(model);
     weft_layers_t *layers = make_layers(model);
     assert_int_equal(layers->count, NUM_LLAMA - 3 + 1);
-    expect_layers(
-        model, layers, 3, 1,
-        "model.layers.0.self_attn.qkv_proj.bias BF16 | q_proj heads 1x512 vector /128 | k_proj kv_heads "
-        "1x256 vector /128 | v_proj kv_heads 1x256 vector /128 < model.layers.0.self_attn.v_proj.bias\n");
+    expect_layers(model, layers, 3, 1, QKV_BIAS);
     weft_layers_destroy(layers);
     weft_model_close(model);
 }
@@ -365,8 +437,10 @@ static void test_unknown_tensors_are_named(void **state)
 static void test_unknown_architectures_list_the_known_ones(void **state)
 {
     (void)state;
-    expect_refused(build(CONFIG("gpt2", ""), NULL), WEFT_ERR_UNKNOWN_NAME,
-                   "no recipe for model_type 'gpt2'; there are recipes for llama, qwen3, qwen3_moe");
+    expect_refused(
+        build(CONFIG("gpt2", ""), NULL), WEFT_ERR_UNKNOWN_NAME,
+        "no recipe for model_type 'gpt2'; there are recipes for llama, mistral, mixtral, qwen2, qwen3, "
+        "qwen3_moe");
     expect_refused(build("{}", NULL), WEFT_ERR_UNKNOWN_NAME, "model_type ''");
 }
 
@@ -440,6 +514,9 @@ int main(void)
         cmocka_unit_test(test_layers_of_qwen3),
         cmocka_unit_test(test_layers_of_qwen3_moe),
         cmocka_unit_test(test_layers_of_a_built_llama),
+        cmocka_unit_test(test_layers_of_a_built_mistral),
+        cmocka_unit_test(test_layers_of_a_built_qwen2),
+        cmocka_unit_test(test_layers_of_a_built_mixtral),
         cmocka_unit_test(test_head_dim_defaults_to_hidden_by_heads),
         cmocka_unit_test(test_tied_embeddings_feed_both_outputs),
         cmocka_unit_test(test_tied_embeddings_ignore_a_shipped_head),
