@@ -27,6 +27,11 @@ static const weft_transport_ops_t *find_backend(const char *name)
     return NULL;
 }
 
+const weft_transport_ops_t *weft_transport_listed(size_t index)
+{
+    return index < NUM_BACKENDS ? backends[index] : NULL;
+}
+
 static weft_status_t unknown_name(const char *name, weft_error_t *error)
 {
     char list[256] = "";

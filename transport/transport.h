@@ -114,6 +114,9 @@ typedef struct weft_transport_ops {
     weft_status_t (*alloc_lendable)(weft_transport_t *transport, size_t bytes, void **memory,
                                     weft_error_t *error);
     void (*free_lendable)(weft_transport_t *transport, void *memory);
+
+    /* (optional) The library beneath and its version, for people: "Open MPI v4.1.4". Not open. */
+    void (*about)(char *text, size_t bytes);
 } weft_transport_ops_t;
 
 /* What every backend's transport struct begins with. */
@@ -123,6 +126,9 @@ typedef struct weft_transport_base {
     const char *queue; /* the queue whose memory it moves: "host" or "cuda" (kernels/queue.h) */
     int device;        /* its device number, -1: the current one */
 } weft_transport_base_t;
+
+/* The transport number `index` of this build, NULL beyond the last. */
+const weft_transport_ops_t *weft_transport_listed(size_t index);
 
 /* The table of an open transport: `weft_transport_table(t)->test(t, op, &done, &error)`. */
 const weft_transport_ops_t *weft_transport_table(const weft_transport_t *transport);

@@ -84,6 +84,14 @@ uint64_t weft_mailbox_dropped(const weft_mailbox_t *mailbox)
     return mailbox->dropped;
 }
 
+void weft_mailbox_about(char *text, size_t bytes)
+{
+    int major, minor, patch;
+    zmq_version(&major, &minor, &patch);
+    snprintf(text, bytes, "ZeroMQ %d.%d.%d %s", major, minor, patch,
+             zmq_has("curve") ? "with CURVE" : "without CURVE: control messages stay on 127.0.0.1");
+}
+
 /* What ROUTER sockets know a rank by. ZeroMQ keeps names that begin with a zero byte for itself. */
 static void make_identity(uint32_t rank, uint8_t identity[IDENTITY_BYTES])
 {

@@ -60,6 +60,9 @@ weft_status_t weft_mailbox_poll(weft_mailbox_t *mailbox, uint64_t timeout_us, ui
 /* Make a poll that is waiting (or the next one) return now. Any thread. */
 void weft_mailbox_wake(weft_mailbox_t *mailbox);
 
+/* The library beneath, for people: "ZeroMQ 4.3.4 with CURVE". */
+void weft_mailbox_about(char *text, size_t bytes);
+
 /* Messages and connections dropped so far: malformed, oversized, without the token or in another rank's name.
  */
 uint64_t weft_mailbox_dropped(const weft_mailbox_t *mailbox);

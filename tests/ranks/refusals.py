@@ -31,6 +31,7 @@ OPTIONS = {
     "plan": "trainer rollout scheme profile budget bucket max-groups link json help",
     "quantize": "scheme profile rollout help",
     "verify": "help",
+    "doctor": "help",
     "run": "model trainer rollout scheme profile swap transport shared-gpu memory ctas budget bucket max-groups rate updates tokens pace prompt "
            "eval eval-bytes dump json trace host quiet verbose help",
 }

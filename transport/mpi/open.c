@@ -1,5 +1,7 @@
 /* Joining the world and leaving it. */
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "src/base/clock.h"
 #include "src/base/error.h"
@@ -122,6 +124,14 @@ static void weft_mpi_close(weft_transport_t *transport)
     free(transport);
 }
 
+static void about(char *text, size_t bytes)
+{
+    char version[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length = 0;
+    MPI_Get_library_version(version, &length);
+    snprintf(text, bytes, "%.*s", (int)strcspn(version, ",\n"), version);
+}
+
 const weft_transport_ops_t weft_mpi_ops = {
     .name = "mpi",
     .open = weft_mpi_open,
@@ -134,4 +144,5 @@ const weft_transport_ops_t weft_mpi_ops = {
     .test = weft_mpi_test,
     .abort = weft_mpi_abort,
     .close = weft_mpi_close,
+    .about = about,
 };

@@ -291,6 +291,13 @@ static weft_status_t weft_nccl_open(const weft_transport_config_t *config, weft_
     return WEFT_OK;
 }
 
+static void about(char *text, size_t bytes)
+{
+    int version = 0;
+    (void)ncclGetVersion(&version);
+    snprintf(text, bytes, "NCCL %d.%d.%d", version / 10000, version / 100 % 100, version % 100);
+}
+
 /* No register_memory: NCCL leaves undefined what happens when some ranks of an operation give registered
  * memory and others do not, and a trainer sends straight from tensors that are the caller's. */
 const weft_transport_ops_t weft_nccl_ops = {
@@ -305,4 +312,5 @@ const weft_transport_ops_t weft_nccl_ops = {
     .test = weft_nccl_test,
     .abort = weft_nccl_abort,
     .close = weft_nccl_close,
+    .about = about,
 };
