@@ -28,7 +28,7 @@ static float tile_amax(const weft_tile_t *tile, weft_quantize_result_t *result)
     return weft_value_f32(tile->dtype, amax);
 }
 
-static float tile_scale(weft_profile_t profile, float amax)
+float weft_ref_block_scale(weft_profile_t profile, float amax)
 {
     switch (profile) {
     case WEFT_PROFILE_VLLM:
@@ -87,7 +87,7 @@ static void quantize_tile(const weft_tile_t *tile, const weft_quantize_unit_t *u
                           weft_quantize_result_t *result)
 {
     uint8_t *out = (uint8_t *)unit->out + tile->col;
-    float scale = tile_scale(unit->profile, tile_amax(tile, result));
+    float scale = weft_ref_block_scale(unit->profile, tile_amax(tile, result));
     encode_tile(tile, weft_block_factor(scale), out, unit->cols);
     if (unit->profile == WEFT_PROFILE_VLLM_POW2)
         scale = recode_block(out, unit->cols, tile->rows, tile->cols, scale);

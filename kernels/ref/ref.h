@@ -9,6 +9,9 @@ weft_status_t weft_ref_cast(const weft_quantize_unit_t *unit, weft_quantize_resu
 weft_status_t weft_ref_fp8_block(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
 weft_status_t weft_ref_fp8_channel(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
 
+/* The scale of a block's codes as they are first made; `vllm-pow2` makes them once more. */
+float weft_ref_block_scale(weft_profile_t profile, float amax);
+
 bool weft_ref_amax(const void *data, size_t ld_elems, uint32_t rows, uint32_t cols, weft_dtype_t dtype,
                    uint16_t *amax, uint32_t *row, uint32_t *col);
 void weft_ref_pack(const void *data, size_t ld_bytes, uint32_t rows, size_t row_bytes, void *out);

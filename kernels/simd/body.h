@@ -247,23 +247,10 @@ static weft_status_t quantize_cast(const weft_quantize_unit_t *unit, weft_quanti
 
 /* ---- fp8-block ---- */
 
-static float first_scale(weft_profile_t profile, float amax)
-{
-    switch (profile) {
-    case WEFT_PROFILE_VLLM:
-    case WEFT_PROFILE_VLLM_POW2:
-        return weft_block_scale_vllm(amax);
-    case WEFT_PROFILE_POW2:
-        return weft_block_scale_pow2(amax);
-    default:
-        return weft_block_scale_ieee(amax);
-    }
-}
-
 /* The largest code is that of the amax, so the second scale of `vllm-pow2` is known before any code is. */
 static coding_t block_coding(weft_profile_t profile, float amax, float *scale)
 {
-    float first = first_scale(profile, amax);
+    float first = weft_ref_block_scale(profile, amax);
     coding_t coding = {.factor = weft_block_factor(first)};
     *scale = first;
     if (profile == WEFT_PROFILE_VLLM_POW2) {
@@ -437,3 +424,20 @@ static void digest(const void *data, uint64_t begin, size_t bytes, weft_digest_t
     sums->word[1] += words_sum(one.sum);
     weft_ref_digest((const char *)data + whole, begin + whole, bytes - whole, sums);
 }
+
+/* ---- The backend ---- */
+
+#define SIMD_BACKEND(id, supported)                                                                          \
+    static const weft_kernels_t id = {                                                                       \
+        .name = #id,                                                                                         \
+        .quantize = {[WEFT_KERNEL_CAST] = quantize_cast,                                                     \
+                     [WEFT_KERNEL_FP8_BLOCK] = quantize_fp8_block,                                           \
+                     [WEFT_KERNEL_FP8_CHANNEL] = quantize_fp8_channel},                                      \
+        .amax = find_amax,                                                                                   \
+        .pack = weft_ref_pack,                                                                               \
+        .digest = digest,                                                                                    \
+    };                                                                                                       \
+    const weft_kernels_t *weft_simd_##id(void)                                                               \
+    {                                                                                                        \
+        return supported ? &id : NULL;                                                                       \
+    }
