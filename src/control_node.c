@@ -14,14 +14,15 @@
 #include "src/pause.h"
 #include "src/session_private.h"
 
-#define POLL_US 10000
+#define POLL_US   10000
+#define MOST_HELD 32u /* messages that may be handled while others wait to leave */
 
 /* A lost message is sent again by the machines. */
 static void flush_outbox(weft_session_t *s)
 {
     for (uint32_t i = 0; i < s->num_outgoing; i++)
         weft_mailbox_send(s->mailbox, s->outbox[i].to, s->outbox[i].data, s->outbox[i].bytes);
-    s->num_outgoing = 0;
+    s->num_outgoing = s->num_held = 0;
 }
 
 static bool is_report(const weft_message_t *message)
@@ -209,6 +210,8 @@ static weft_status_t poll_mailbox(weft_session_t *s, uint32_t *peer, uint8_t *by
 {
     bool looks_on = s->control_awake_us > weft_now_us();
     uint64_t wait_us = s->num_outgoing || looks_on ? 0 : POLL_US;
+    if (s->num_outgoing && s->num_held++ == MOST_HELD) /* others speak without a pause */
+        flush_outbox(s);
     weft_status_t status = weft_mailbox_poll(s->mailbox, wait_us, peer, bytes, size);
     if (status == WEFT_OK)
         return status;

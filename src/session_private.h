@@ -76,7 +76,7 @@ struct weft_session {
     weft_leader_machine_t *leader_machine; /* TP rank 0 of a replica */
     weft_coordinator_t *coordinator;       /* rank 0 */
     weft_outgoing_t outbox[WEFT_OUTBOX_LENGTH]; /* the control thread's */
-    uint32_t num_outgoing;
+    uint32_t num_outgoing, num_held;
     uint64_t control_awake_us; /* until then it looks on */
 
     weft_place_t *place; /* of the queue's GPU; NULL without one */
