@@ -5,6 +5,8 @@ void weft_shards_place(const weft_plan_t *plan, uint32_t rank, weft_shard_t *sha
     for (uint32_t i = 0; i < plan->layers->count; i++) {
         const weft_layer_t *layer = &plan->layers->items[i];
         uint32_t experts = layer->num_experts ? layer->num_experts : 1;
+        if (weft_layout_coordinate(plan->trainer, rank, WEFT_AXIS_PP) != plan->layer_stage[i])
+            continue;
         for (uint32_t k = 0; k < experts * layer->num_parts; k++) {
             weft_rect_t box = weft_placement_box(plan->trainer, &layer->parts[k % layer->num_parts], rank);
             shards[layer->tensors[k]] = (weft_shard_t){.box = box, .ld_elems = box.cols};

@@ -8,6 +8,8 @@ typedef enum weft_axis {
     WEFT_AXIS_FSDP, /* chunks of dimension 0 of what the other axes leave */
     WEFT_AXIS_TP,   /* as the recipe splits */
     WEFT_AXIS_DP,   /* copies */
+    WEFT_AXIS_PP, /* runs of blocks; what lies before the blocks is with the first, what lies behind with the
+                     last */
     WEFT_AXIS_COUNT,
 } weft_axis_t;
 

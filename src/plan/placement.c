@@ -103,6 +103,13 @@ weft_rect_t weft_placement_box(const weft_layout_t *trainer, const weft_part_t *
                       weft_layout_coordinate(trainer, rank, WEFT_AXIS_FSDP));
 }
 
+uint32_t weft_trainer_stage(const weft_layout_t *trainer, uint32_t block, uint32_t num_blocks)
+{
+    uint32_t stages = trainer->size[WEFT_AXIS_PP], base = num_blocks / stages, more = num_blocks % stages;
+    uint32_t longer = more * (base + 1); /* blocks in the stages that hold one more */
+    return block < longer ? block / (base + 1) : more + (block - longer) / base;
+}
+
 bool weft_trainer_misfit(const weft_layout_t *trainer, const weft_part_t *part, char reason[256])
 {
     return split_misfit(part, trainer->size[WEFT_AXIS_TP], reason);
@@ -129,7 +136,7 @@ static uint32_t list_boxes(const weft_layout_t *trainer, const weft_part_t *part
     uint32_t count = 0;
     for (uint32_t rank = 0; rank < trainer->num_ranks; rank++) {
         weft_rect_t box = weft_placement_box(trainer, part, rank);
-        if (!weft_rect_empty(box))
+        if (weft_layout_coordinate(trainer, rank, WEFT_AXIS_PP) == 0 && !weft_rect_empty(box))
             order[count++] = (box_order_t){box, rank};
     }
     qsort(order, count, sizeof *order, compare_boxes);

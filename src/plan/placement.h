@@ -6,14 +6,19 @@
 #include "src/plan/layout.h"
 #include "src/plan/rect.h"
 
-/* The box of `part` that trainer `rank` holds; empty when it holds nothing.
- * The part must have passed weft_trainer_misfit. */
+/* The box of `part` that trainer `rank` holds of the layers of its pipeline stage; empty when it holds
+ * nothing. The part must have passed weft_trainer_misfit. */
 weft_rect_t weft_placement_box(const weft_layout_t *trainer, const weft_part_t *part, uint32_t rank);
+
+/* The pipeline stage that holds block `block` of `num_blocks`: the first `num_blocks mod stages` hold one
+ * more. */
+uint32_t weft_trainer_stage(const weft_layout_t *trainer, uint32_t block, uint32_t num_blocks);
 
 /* Why `part` cannot be cut over the trainer's tp axis: fills `reason` and returns true, or returns false. */
 bool weft_trainer_misfit(const weft_layout_t *trainer, const weft_part_t *part, char reason[256]);
 
-/* The distinct boxes of a part and who holds each. */
+/* The distinct boxes of a part and who holds each, were its layer in the first stage: in stage s it is the
+ * rank s * stride[WEFT_AXIS_PP] further on. */
 typedef struct weft_placement {
     uint32_t num_boxes;
     weft_rect_t *boxes;     /* [num_boxes], in order of first holder */

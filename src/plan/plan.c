@@ -38,6 +38,49 @@ static weft_status_t share_patterns(weft_plan_t *plan)
     return status;
 }
 
+static uint32_t count_blocks(const weft_layers_t *layers)
+{
+    int32_t last = -1;
+    for (uint32_t i = 0; i < layers->count; i++)
+        last = layers->items[i].block > last ? layers->items[i].block : last;
+    return (uint32_t)(last + 1);
+}
+
+/* The layer before `layer` that is made of the same tensor, as lm_head is of a tied embedding; `layer` itself
+ * if none. */
+static uint32_t first_user(const weft_layers_t *layers, uint32_t layer)
+{
+    uint32_t i = 0;
+    while (i < layer && layers->items[i].tensors[0] != layers->items[layer].tensors[0])
+        i++;
+    return i;
+}
+
+static weft_status_t assign_stages(weft_plan_t *plan, weft_error_t *error)
+{
+    const weft_layers_t *layers = plan->layers;
+    uint32_t stages = plan->trainer->size[WEFT_AXIS_PP], blocks = count_blocks(layers);
+    bool behind = false; /* a block has come */
+    if (stages > blocks && stages > 1)
+        return weft_fail(
+            error, WEFT_ERR_MISFIT,
+            "trainer %s does not fit: %u blocks are fewer than %u pipeline stages; choose pp:%u or less",
+            plan->trainer->text, blocks, stages, blocks);
+    plan->layer_stage = calloc((size_t)layers->count + 1, sizeof *plan->layer_stage);
+    if (!plan->layer_stage)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the plan");
+    for (uint32_t i = 0; i < layers->count; i++) {
+        int32_t block = layers->items[i].block;
+        behind |= block >= 0;
+        plan->layer_stage[i] = block >= 0 ? weft_trainer_stage(plan->trainer, (uint32_t)block, blocks)
+                               : behind   ? stages - 1
+                                          : 0;
+        if (block < 0)
+            plan->layer_stage[i] = plan->layer_stage[first_user(layers, i)];
+    }
+    return WEFT_OK;
+}
+
 static weft_status_t prove(const weft_plan_t *plan, weft_error_t *error)
 {
     char reason[256];
@@ -68,6 +111,7 @@ static weft_status_t build(weft_plan_t *plan, const char *scheme, const weft_pla
     WEFT_TRY(take_options(plan, scheme, options, error));
     WEFT_TRY(weft_layers_create(plan->model, &plan->layers, error));
     WEFT_TRY(weft_plan_check_fit(plan, error));
+    WEFT_TRY(assign_stages(plan, error));
     weft_status_t status = share_patterns(plan);
     if (status == WEFT_OK)
         status = prove(plan, error);
@@ -113,6 +157,7 @@ void weft_plan_destroy(weft_plan_t *plan)
     free(plan->patterns);
     free(plan->layer_pattern);
     free(plan->layer_ordinal);
+    free(plan->layer_stage);
     free(plan->rounds);
     WEFT_ARRAY_FREE(&plan->routes);
     weft_sets_destroy(&plan->sets);

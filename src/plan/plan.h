@@ -30,6 +30,7 @@ struct weft_plan {
     uint32_t num_patterns;
     uint32_t *layer_pattern; /* [layers]: which pattern */
     uint32_t *layer_ordinal; /* [layers]: the how-manieth layer of its pattern; rotates among equal holders */
+    uint32_t *layer_stage;   /* [layers]: the trainer's pipeline stage that holds it */
 
     weft_sets_t sets;
     weft_routes_t routes;

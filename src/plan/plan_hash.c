@@ -4,7 +4,7 @@
 #include "src/base/hash.h"
 #include "src/plan/plan.h"
 
-#define PLAN_FORMAT 1u /* raise it when the meaning of a plan changes */
+#define PLAN_FORMAT 2u /* raise it when the meaning of a plan changes */
 
 static void add_rect(weft_hasher_t *hasher, weft_rect_t rect)
 {
@@ -43,6 +43,7 @@ static void add_instances(weft_hasher_t *hasher, const weft_plan_t *plan)
         weft_hasher_add_text(hasher, layer->name);
         weft_hasher_add_text(hasher, layer->leaf);
         weft_hasher_add_u64(hasher, plan->layer_pattern[i]);
+        weft_hasher_add_u64(hasher, plan->layer_stage[i]);
         for (uint32_t t = 0; t < experts * layer->num_parts; t++)
             weft_hasher_add_text(hasher, weft_model_tensor(plan->model, layer->tensors[t])->name);
     }

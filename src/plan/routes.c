@@ -16,7 +16,7 @@ static weft_status_t add_route(void *user, const weft_piece_t *piece)
     return WEFT_OK;
 }
 
-/* The most holders a box of the pattern has: sources repeat with that period along instances. */
+/* The most holders a box of the pattern has: sources repeat with that period along instances of a stage. */
 static uint32_t rotation_period(const weft_pattern_t *pattern)
 {
     uint32_t most = 1;
@@ -91,11 +91,16 @@ static uint32_t count_relay_groups(const weft_plan_t *plan)
 weft_status_t weft_plan_make_routes(weft_plan_t *plan)
 {
     WEFT_TRY(intern_singles(plan));
-    for (uint32_t layer = 0; layer < plan->layers->count; layer++) {
+    uint32_t stages = plan->trainer->size[WEFT_AXIS_PP];
+    uint32_t *walked = calloc((size_t)plan->num_patterns * stages + 1, sizeof *walked);
+    weft_status_t status = walked ? WEFT_OK : WEFT_ERR_NO_MEMORY;
+    for (uint32_t layer = 0; layer < plan->layers->count && status == WEFT_OK; layer++) {
         uint32_t period = rotation_period(weft_plan_pattern(plan, layer));
-        if (plan->layer_ordinal[layer] < period)
-            WEFT_TRY(walk_layer(plan, layer, period));
+        if (walked[plan->layer_pattern[layer] * stages + plan->layer_stage[layer]]++ < period)
+            status = walk_layer(plan, layer, period);
     }
+    free(walked);
+    WEFT_TRY(status);
     weft_routes_normalize(&plan->routes);
     uint32_t direct;
     WEFT_TRY(count_direct_groups(plan, &direct));

@@ -49,7 +49,9 @@ static uint32_t pick_source(const weft_plan_t *plan, weft_cursor_t cursor, const
 {
     uint32_t first = placement->first_holder[box];
     uint32_t count = placement->first_holder[box + 1] - first;
-    return placement->holders[first + (plan->layer_ordinal[cursor.layer] + expert + cursor.unit) % count];
+    uint32_t of_first_stage =
+        placement->holders[first + (plan->layer_ordinal[cursor.layer] + expert + cursor.unit) % count];
+    return of_first_stage + plan->layer_stage[cursor.layer] * plan->trainer->stride[WEFT_AXIS_PP];
 }
 
 static uint32_t tensor_of(const weft_plan_t *plan, weft_cursor_t cursor, uint32_t expert)

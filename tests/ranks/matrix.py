@@ -26,7 +26,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 DEMO = os.path.join(HERE, "..", "..", "launch", "demo")
 ORACLE = os.path.join(HERE, "..", "oracle")
 
-TRAINERS = {"fsdp:1": 1, "fsdp:2": 2, "fsdp:3": 3, "fsdp:4": 4, "fsdp:5": 5, "tp:2": 2, "tp:2,dp:2": 4}
+TRAINERS = {"fsdp:1": 1, "fsdp:2": 2, "fsdp:3": 3, "fsdp:4": 4, "fsdp:5": 5, "tp:2": 2, "tp:2,dp:2": 4, "pp:2": 2,
+            "tp:2,pp:2": 4}
 SCHEMES = [("bf16", "default"), ("fp8-block", "ieee"), ("fp8-block", "vllm"), ("fp8-block", "pow2"),
            ("fp8-block", "vllm-pow2"), ("fp8-channel", "default")]
 MODELS = {

@@ -32,6 +32,7 @@ typedef struct source {
     slice_t slice;
     bool vector; /* one dimension, seen as one row */
     uint32_t rows, cols, heads;
+    uint32_t block, blocks; /* of the model; block `blocks`: behind them, UINT32_MAX: before them */
 } source_t;
 
 typedef struct output {
@@ -89,6 +90,9 @@ static inline void add_part(checkpoint_t *cp, slice_t slice, uint32_t rows, uint
     va_start(args, format);
     vsnprintf(source->name, sizeof source->name, format, args);
     va_end(args);
+    source->blocks = cp->blocks;
+    if (sscanf(source->name, "model.layers.%u.", &source->block) != 1)
+        source->block = strncmp(source->name, "model.embed", 11) == 0 ? UINT32_MAX : cp->blocks;
 }
 
 static inline void add_norm(checkpoint_t *cp, uint32_t block, const char *name, uint32_t cols)

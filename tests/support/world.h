@@ -148,9 +148,29 @@ static inline weft_rect_t torch_chunk(weft_rect_t box, bool vector, uint32_t cou
     return box;
 }
 
-/* The box of a source on a trainer rank: sliced by tp, and then dimension 0 dealt out by fsdp. */
+/* Whether a pipeline stage has the source: blocks are dealt out in runs, longer ones first; the embedding
+ * goes with the first, norm and head with the last. */
+static inline bool stage_has(const source_t *s, uint32_t stages, uint32_t stage)
+{
+    uint32_t first = 0, count = 0;
+    for (uint32_t i = 0; i <= stage; i++) {
+        first += count;
+        count = s->blocks / stages + (i < s->blocks % stages);
+    }
+    if (s->block == UINT32_MAX)
+        return stage == 0;
+    if (s->block == s->blocks)
+        return stage + 1 == stages;
+    return s->block >= first && s->block < first + count;
+}
+
+/* The box of a source on a trainer rank: its stage's alone, sliced by tp, and then dimension 0 dealt out by
+ * fsdp. */
 static inline weft_rect_t trainer_box(const source_t *s, const char *layout, uint32_t rank)
 {
+    uint32_t pp, pp_rank = trainer_place(layout, "pp", rank, &pp);
+    if (!stage_has(s, pp, pp_rank))
+        return (weft_rect_t){0};
     uint32_t tp, fsdp, tp_rank = trainer_place(layout, "tp", rank, &tp);
     uint32_t fsdp_rank = trainer_place(layout, "fsdp", rank, &fsdp);
     return torch_chunk(source_slice(s, tp, tp_rank), s->vector, fsdp, fsdp_rank);

@@ -112,11 +112,12 @@ static void test_products_do_not_wrap(void **state)
 static void test_leftmost_factor_varies_fastest(void **state)
 {
     (void)state;
-    weft_layout_t *layout = parse("tp:2,dp:3,fsdp:4", WEFT_SIDE_TRAINER);
-    for (uint32_t rank = 0; rank < 24; rank++) {
+    weft_layout_t *layout = parse("tp:2,dp:3,fsdp:4,pp:2", WEFT_SIDE_TRAINER);
+    for (uint32_t rank = 0; rank < 48; rank++) {
+        assert_int_equal(weft_layout_coordinate(layout, rank, WEFT_AXIS_PP), rank / 24);
         assert_int_equal(weft_layout_coordinate(layout, rank, WEFT_AXIS_TP), rank % 2);
         assert_int_equal(weft_layout_coordinate(layout, rank, WEFT_AXIS_DP), rank / 2 % 3);
-        assert_int_equal(weft_layout_coordinate(layout, rank, WEFT_AXIS_FSDP), rank / 6);
+        assert_int_equal(weft_layout_coordinate(layout, rank, WEFT_AXIS_FSDP), rank / 6 % 4);
     }
     weft_layout_destroy(layout);
 }

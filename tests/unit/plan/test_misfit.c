@@ -56,6 +56,19 @@ static void expect_words(const weft_error_t *error, const char *words)
         fail_msg("\"%s\" is not in: %s", words, error->message);
 }
 
+static void test_more_stages_than_blocks(void **state)
+{
+    (void)state;
+    checkpoint_t cp = dense(256, 512, 4, 2, 64);
+    weft_error_t error = expect_misfit(&cp, "tp:2,pp:2", "tp:2", "bf16");
+    expect_words(&error, "tp:2,pp:2");
+    expect_words(&error, "1 blocks are fewer than 2 pipeline stages");
+    expect_words(&error, "pp:1");
+    cp.blocks = 3;
+    checkpoint_describe(&cp);
+    expect_fit(&cp, "tp:2,pp:3", "tp:2", "bf16");
+}
+
 static void test_expert_width_768_at_tp4(void **state)
 {
     (void)state;
@@ -196,6 +209,7 @@ static void test_sides_must_be_in_order(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_more_stages_than_blocks),
         cmocka_unit_test(test_expert_width_768_at_tp4),
         cmocka_unit_test(test_what_is_said_to_fit_fits),
         cmocka_unit_test(test_ragged_ends),

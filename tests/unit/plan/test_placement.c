@@ -115,6 +115,25 @@ static void test_products_of_axes(void **state)
     }
 }
 
+/* Blocks in runs, the longer ones first. */
+static void test_stages(void **state)
+{
+    (void)state;
+    const struct {
+        const char *layout;
+        uint32_t blocks;
+        const char *stages; /* a digit a block */
+    } cases[] = {{"pp:1", 3, "000"},          {"pp:2", 4, "0011"}, {"tp:2,pp:2", 5, "00011"},
+                 {"pp:3,tp:2", 7, "0001122"}, {"pp:4", 4, "0123"}, {"pp:4", 7, "0011223"},
+                 {"pp:5", 9, "001122334"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        weft_layout_t *layout = parse_layout(cases[i].layout, WEFT_SIDE_TRAINER);
+        for (uint32_t b = 0; b < cases[i].blocks; b++)
+            assert_int_equal(weft_trainer_stage(layout, b, cases[i].blocks), cases[i].stages[b] - '0');
+        weft_layout_destroy(layout);
+    }
+}
+
 /* ---- Rollouts ---- */
 
 static void test_kv_heads_are_shared_then_copied(void **state)
@@ -203,6 +222,7 @@ int main(void)
         cmocka_unit_test(test_fsdp_is_torch_chunk),
         cmocka_unit_test(test_fsdp_cuts_rows_of_a_tp_shard),
         cmocka_unit_test(test_products_of_axes),
+        cmocka_unit_test(test_stages),
         cmocka_unit_test(test_kv_heads_are_shared_then_copied),
         cmocka_unit_test(test_vocabulary_is_padded_to_64_and_to_the_ranks),
         cmocka_unit_test(test_vocabulary_always_fits),

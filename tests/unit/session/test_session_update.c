@@ -1,5 +1,5 @@
-/* Bytes: after each update every rollout rank serves exactly what weft_quantize_offline makes of the version, whatever
- * the layouts, the scheme, the swap, the budget and the routes. Nobody steps. */
+/* Bytes: after each update every rollout rank serves exactly what weft_quantize_offline makes of the version,
+ * whatever the layouts, the scheme, the swap, the budget and the routes. Nobody steps. */
 #include "tests/support/job.h"
 
 #define VERSIONS JOB_CASES(3, 2)
@@ -60,9 +60,9 @@ static void run_layouts(const checkpoint_t *cp, const char *trainer, const char 
 
 static void test_layouts(void **state)
 {
-    static const char *const layouts[][2] = {{"fsdp:1", "tp:1"},      {"fsdp:2", "tp:2"},    {"fsdp:3", "tp:2x2"},
-                                             {"tp:2", "tp:4"},        {"tp:2,dp:2", "tp:2"}, {"fsdp:2,tp:2", "tp:1x3"},
-                                             {"fsdp:4", "tp:4"}};
+    static const char *const layouts[][2] = {
+        {"fsdp:1", "tp:1"},    {"fsdp:2", "tp:2"},        {"fsdp:3", "tp:2x2"}, {"tp:2", "tp:4"},
+        {"tp:2,dp:2", "tp:2"}, {"fsdp:2,tp:2", "tp:1x3"}, {"fsdp:4", "tp:4"}};
     (void)state;
     for (unsigned i = 0; i < sizeof layouts / sizeof layouts[0]; i++) {
         checkpoint_t cp = checkpoint_block(i % 2 ? WEFT_DTYPE_BF16 : WEFT_DTYPE_F32);
@@ -72,7 +72,8 @@ static void test_layouts(void **state)
 
 static void test_experts(void **state)
 {
-    static const char *const layouts[][2] = {{"fsdp:2", "tp:2,ep"}, {"tp:2,dp:2", "tp:2"}, {"fsdp:3", "tp:2x2,ep"}};
+    static const char *const layouts[][2] = {
+        {"fsdp:2", "tp:2,ep"}, {"tp:2,dp:2", "tp:2"}, {"fsdp:3", "tp:2x2,ep"}};
     (void)state;
     for (unsigned i = 0; i < sizeof layouts / sizeof layouts[0]; i++) {
         checkpoint_t cp = checkpoint_moe(WEFT_DTYPE_BF16);
@@ -106,11 +107,13 @@ static void test_random(void **state)
         checkpoint_t cp;
         char trainer[32], rollout[32];
         checkpoint_random(&one, true, true, &cp);
-        const char *const sides[] = {"fsdp:%u", "tp:%u", "dp:%u", "fsdp:2,tp:%u", "tp:2,fsdp:%u"};
-        snprintf(trainer, sizeof trainer, sides[random_in(&one, 0, 4)], random_in(&one, 1, 3));
+        const char *const sides[] = {"fsdp:%u",      "tp:%u", "dp:%u",     "fsdp:2,tp:%u",
+                                     "tp:2,fsdp:%u", "pp:%u", "tp:2,pp:%u"};
+        snprintf(trainer, sizeof trainer, sides[random_in(&one, 0, 6)], random_in(&one, 1, 3));
         snprintf(rollout, sizeof rollout, "tp:%ux%u%s", RANDOM_OF(&one, 1, 2, 2, 3, 4), random_in(&one, 1, 2),
                  cp.experts && random_once_in(&one, 2) ? ",ep" : "");
-        job_config_t config = {.trainer = trainer, .rollout = rollout, .scheme = schemes[random_in(&one, 0, 2)]};
+        job_config_t config = {
+            .trainer = trainer, .rollout = rollout, .scheme = schemes[random_in(&one, 0, 2)]};
         if (strcmp(config.scheme, "fp8-block") == 0)
             config.profile = (const char *[]){"ieee", "vllm", "pow2", "vllm-pow2"}[random_in(&one, 0, 3)];
         config.swap = random_once_in(&one, 2) ? "copy" : "flip";
@@ -161,7 +164,9 @@ static void test_bound_tensors(void **state)
 {
     (void)state;
     checkpoint_t cp = checkpoint_tiny(WEFT_DTYPE_BF16);
-    job_t *job = job_create(&cp, &(job_config_t){.trainer = "fsdp:2", .rollout = "tp:2", .scheme = "fp8-channel", .swap = "copy"});
+    job_t *job = job_create(
+        &cp,
+        &(job_config_t){.trainer = "fsdp:2", .rollout = "tp:2", .scheme = "fp8-channel", .swap = "copy"});
     weft_error_t error;
     void *memory[2 * MAX_OUTPUTS * 2] = {NULL};
     uint32_t count = 0;
@@ -170,7 +175,8 @@ static void test_bound_tensors(void **state)
         for (uint32_t i = 0; i < job->outputs[r].count; i += 2) {
             weft_rollout_t *rollout = job_rollout(job, r)->rollout;
             memory[count] = malloc(job->outputs[r].items[i].bytes);
-            assert_int_equal(weft_rollout_bind(rollout, job->outputs[r].items[i].name, memory[count], &error), WEFT_OK);
+            assert_int_equal(weft_rollout_bind(rollout, job->outputs[r].items[i].name, memory[count], &error),
+                             WEFT_OK);
             assert_ptr_equal(weft_rollout_tensor(rollout, i).data, memory[count]);
             count++;
         }
@@ -187,8 +193,9 @@ static void test_bound_tensors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_mode), cmocka_unit_test(test_layouts), cmocka_unit_test(test_experts),
-        cmocka_unit_test(test_random),     cmocka_unit_test(test_demo),    cmocka_unit_test(test_bound_tensors),
+        cmocka_unit_test(test_every_mode), cmocka_unit_test(test_layouts),
+        cmocka_unit_test(test_experts),    cmocka_unit_test(test_random),
+        cmocka_unit_test(test_demo),       cmocka_unit_test(test_bound_tensors),
     };
     cmocka_set_test_filter(getenv("WEFT_TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);
