@@ -29,10 +29,10 @@ typedef enum weft_side {
 
 /* Parse a layout.
  * Trainer: a product of `fsdp:N` (dimension 0 in ceil-sized chunks, as FSDP2 cuts it; trailing ranks may hold
- * nothing), `tp:N` (as the recipe splits), `pp:N` (blocks in runs, longer ones first; the embedding is with
- * the first stage, what follows the blocks with the last, a tied head with its embedding) and `dp:N`
- * (copies), separated by commas; the leftmost factor varies fastest with the rank. Rollout: `tp:T`, `tp:TxR`
- * for R replicas, `,ep` for whole experts over the same T ranks.
+ * nothing), `tp:N` (as the recipe splits), `ep:N` (experts in runs, copies of all else), `pp:N` (blocks in runs; the
+ * embedding is with the first stage, what follows the blocks with the last, a tied head with its embedding) and `dp:N`
+ * (copies), separated by commas; the leftmost factor varies fastest with the rank. Where runs cannot be equal the
+ * first are one longer. Rollout: `tp:T`, `tp:TxR` for R replicas, `,ep` for whole experts over the same T ranks.
  * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT (the message shows what may be written), WEFT_ERR_NO_MEMORY. */
 WEFT_API weft_status_t weft_layout_parse(const char *text, weft_side_t side, weft_layout_t **layout,
                                          weft_error_t *error);

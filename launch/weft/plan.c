@@ -35,7 +35,7 @@ int command_plan(int argc, char **argv)
     double link = 0;
     const option_row_t options[] = {
         {"trainer", OPTION_TEXT, &arguments.trainer, "LAYOUT",
-         "fsdp:N, tp:N, pp:N, dp:N or a product such as tp:2,pp:2"},
+         "fsdp:N, tp:N, pp:N, ep:N, dp:N or a product such as tp:2,pp:2"},
         {"rollout", OPTION_TEXT, &arguments.rollout, "LAYOUT",
          "tp:T or tp:TxR for R replicas; ,ep for whole experts a rank"},
         {"scheme", OPTION_TEXT, &arguments.scheme, "NAME", "bf16 (default), fp8-block, fp8-channel"},

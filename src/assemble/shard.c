@@ -8,6 +8,9 @@ void weft_shards_place(const weft_plan_t *plan, uint32_t rank, weft_shard_t *sha
         if (weft_layout_coordinate(plan->trainer, rank, WEFT_AXIS_PP) != plan->layer_stage[i])
             continue;
         for (uint32_t k = 0; k < experts * layer->num_parts; k++) {
+            if (layer->num_experts && weft_trainer_expert(plan->trainer, k / layer->num_parts, experts) !=
+                                          weft_layout_coordinate(plan->trainer, rank, WEFT_AXIS_EP))
+                continue;
             weft_rect_t box = weft_placement_box(plan->trainer, &layer->parts[k % layer->num_parts], rank);
             shards[layer->tensors[k]] = (weft_shard_t){.box = box, .ld_elems = box.cols};
         }

@@ -8,10 +8,8 @@
 #define MAX_RANKS 65536u
 
 static const char *const axis_names[WEFT_AXIS_COUNT] = {
-    [WEFT_AXIS_FSDP] = "fsdp",
-    [WEFT_AXIS_TP] = "tp",
-    [WEFT_AXIS_DP] = "dp",
-    [WEFT_AXIS_PP] = "pp",
+    [WEFT_AXIS_FSDP] = "fsdp", [WEFT_AXIS_TP] = "tp", [WEFT_AXIS_DP] = "dp",
+    [WEFT_AXIS_PP] = "pp",     [WEFT_AXIS_EP] = "ep",
 };
 
 /* Read a decimal number in [1, MAX_RANKS]; false when there is none. */
@@ -83,7 +81,8 @@ static weft_status_t refuse(weft_layout_t *layout, weft_error_t *error)
     weft_fail(
         error, WEFT_ERR_ARGUMENT,
         side == WEFT_SIDE_TRAINER
-            ? "trainer layout \"%s\" is not understood: write fsdp:N, tp:N, pp:N, dp:N or a product such as "
+            ? "trainer layout \"%s\" is not understood: write fsdp:N, tp:N, pp:N, ep:N, dp:N or a product "
+              "such as "
               "tp:2,pp:2, each factor once, at most %u ranks"
             : "rollout layout \"%s\" is not understood: write tp:T, tp:TxR for R replicas, and ,ep for whole "
               "experts a rank, such as tp:2x2,ep, at most %u ranks",

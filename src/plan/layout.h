@@ -10,6 +10,7 @@ typedef enum weft_axis {
     WEFT_AXIS_DP,   /* copies */
     WEFT_AXIS_PP, /* runs of blocks; what lies before the blocks is with the first, what lies behind with the
                      last */
+    WEFT_AXIS_EP, /* runs of experts; of all else copies */
     WEFT_AXIS_COUNT,
 } weft_axis_t;
 

@@ -81,9 +81,28 @@ static weft_status_t check_trainer(const weft_plan_t *plan, const weft_layer_t *
     return WEFT_OK;
 }
 
+/* What ep deals out must be there, and enough of it. */
+static weft_status_t check_experts(const weft_plan_t *plan, weft_error_t *error)
+{
+    uint32_t wanted = plan->trainer->size[WEFT_AXIS_EP], least = 0;
+    for (uint32_t i = 0; i < plan->layers->count; i++) {
+        uint32_t experts = plan->layers->items[i].num_experts;
+        least = experts && (!least || experts < least) ? experts : least;
+    }
+    if (wanted == 1 || wanted <= least)
+        return WEFT_OK;
+    return least ? weft_fail(error, WEFT_ERR_MISFIT,
+                             "trainer %s does not fit: %u experts are fewer than ep:%u; choose ep:%u or less",
+                             plan->trainer->text, least, wanted, least)
+                 : weft_fail(error, WEFT_ERR_MISFIT,
+                             "trainer %s does not fit: the model has no experts for ep; its copies are dp",
+                             plan->trainer->text);
+}
+
 weft_status_t weft_plan_check_fit(const weft_plan_t *plan, weft_error_t *error)
 {
     char reason[256];
+    WEFT_TRY(check_experts(plan, error));
     for (uint32_t i = 0; i < plan->layers->count; i++) {
         const weft_layer_t *layer = &plan->layers->items[i];
         uint32_t part;

@@ -214,7 +214,8 @@ static weft_status_t build_part(builder_t *b, const weft_layout_t *trainer, uint
     b->part->units = calloc(b->part->num_units + 1, sizeof *b->part->units);
     if (!b->part->units)
         return WEFT_ERR_NO_MEMORY;
-    weft_status_t status = weft_placement_create(trainer, b->source, &b->part->placement);
+    weft_status_t status =
+        weft_placement_create(trainer, b->source, pattern->example->num_experts > 0, &b->part->placement);
     b->fragments = (fragment_array_t){0};
     for (uint32_t unit = 0; unit < b->part->num_units && status == WEFT_OK; unit++)
         status = build_unit(b, unit);

@@ -103,11 +103,22 @@ weft_rect_t weft_placement_box(const weft_layout_t *trainer, const weft_part_t *
                       weft_layout_coordinate(trainer, rank, WEFT_AXIS_FSDP));
 }
 
+/* Which of `count` holders has item `index` of `items`, dealt out in runs of which the first are one longer.
+ */
+static uint32_t holder_of(uint32_t index, uint32_t items, uint32_t count)
+{
+    uint32_t base = items / count, more = items % count, longer = more * (base + 1);
+    return index < longer ? index / (base + 1) : more + (index - longer) / base;
+}
+
 uint32_t weft_trainer_stage(const weft_layout_t *trainer, uint32_t block, uint32_t num_blocks)
 {
-    uint32_t stages = trainer->size[WEFT_AXIS_PP], base = num_blocks / stages, more = num_blocks % stages;
-    uint32_t longer = more * (base + 1); /* blocks in the stages that hold one more */
-    return block < longer ? block / (base + 1) : more + (block - longer) / base;
+    return holder_of(block, num_blocks, trainer->size[WEFT_AXIS_PP]);
+}
+
+uint32_t weft_trainer_expert(const weft_layout_t *trainer, uint32_t expert, uint32_t num_experts)
+{
+    return holder_of(expert, num_experts, trainer->size[WEFT_AXIS_EP]);
 }
 
 bool weft_trainer_misfit(const weft_layout_t *trainer, const weft_part_t *part, char reason[256])
@@ -131,19 +142,22 @@ static int compare_boxes(const void *left, const void *right)
     return 0;
 }
 
-static uint32_t list_boxes(const weft_layout_t *trainer, const weft_part_t *part, box_order_t *order)
+static uint32_t list_boxes(const weft_layout_t *trainer, const weft_part_t *part, bool experts,
+                           box_order_t *order)
 {
     uint32_t count = 0;
     for (uint32_t rank = 0; rank < trainer->num_ranks; rank++) {
         weft_rect_t box = weft_placement_box(trainer, part, rank);
-        if (weft_layout_coordinate(trainer, rank, WEFT_AXIS_PP) == 0 && !weft_rect_empty(box))
+        bool first = weft_layout_coordinate(trainer, rank, WEFT_AXIS_PP) == 0 &&
+                     (!experts || weft_layout_coordinate(trainer, rank, WEFT_AXIS_EP) == 0);
+        if (first && !weft_rect_empty(box))
             order[count++] = (box_order_t){box, rank};
     }
     qsort(order, count, sizeof *order, compare_boxes);
     return count;
 }
 
-weft_status_t weft_placement_create(const weft_layout_t *trainer, const weft_part_t *part,
+weft_status_t weft_placement_create(const weft_layout_t *trainer, const weft_part_t *part, bool experts,
                                     weft_placement_t *placement)
 {
     uint32_t ranks = trainer->num_ranks;
@@ -158,7 +172,7 @@ weft_status_t weft_placement_create(const weft_layout_t *trainer, const weft_par
         weft_placement_destroy(&made);
         return WEFT_ERR_NO_MEMORY;
     }
-    uint32_t count = list_boxes(trainer, part, order);
+    uint32_t count = list_boxes(trainer, part, experts, order);
     for (uint32_t i = 0; i < count; i++) {
         if (i == 0 || !weft_rect_equal(order[i].box, order[i - 1].box)) {
             made.first_holder[made.num_boxes] = i;

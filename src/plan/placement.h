@@ -17,8 +17,12 @@ uint32_t weft_trainer_stage(const weft_layout_t *trainer, uint32_t block, uint32
 /* Why `part` cannot be cut over the trainer's tp axis: fills `reason` and returns true, or returns false. */
 bool weft_trainer_misfit(const weft_layout_t *trainer, const weft_part_t *part, char reason[256]);
 
-/* The distinct boxes of a part and who holds each, were its layer in the first stage: in stage s it is the
- * rank s * stride[WEFT_AXIS_PP] further on. */
+/* The place on the ep axis that holds expert `expert` of `num_experts`, dealt out in the same way. */
+uint32_t weft_trainer_expert(const weft_layout_t *trainer, uint32_t expert, uint32_t num_experts);
+
+/* The distinct boxes of a part and who holds each, were its layer in the first stage and its expert, if it is
+ * of one, at the first place on the ep axis: in stage s it is the rank s * stride[WEFT_AXIS_PP] further on,
+ * and so with experts. */
 typedef struct weft_placement {
     uint32_t num_boxes;
     weft_rect_t *boxes;     /* [num_boxes], in order of first holder */
@@ -26,7 +30,7 @@ typedef struct weft_placement {
     uint32_t *holders;      /* trainer ranks, ascending within a box */
 } weft_placement_t;
 
-weft_status_t weft_placement_create(const weft_layout_t *trainer, const weft_part_t *part,
+weft_status_t weft_placement_create(const weft_layout_t *trainer, const weft_part_t *part, bool experts,
                                     weft_placement_t *placement);
 void weft_placement_destroy(weft_placement_t *placement);
 

@@ -30,13 +30,15 @@ static uint32_t rotation_period(const weft_pattern_t *pattern)
     return most;
 }
 
-/* Under ep an expert's sources rotate too, and each TP rank takes its own set. */
+/* An expert's sources rotate too; under the trainer's ep each has its own, under the rollout's each TP rank
+ * its own set. */
 static weft_status_t walk_layer(weft_plan_t *plan, uint32_t layer, uint32_t period)
 {
     uint32_t experts = weft_plan_local_experts(plan, layer);
     weft_cursor_t cursor = {.layer = layer};
     do {
-        if (cursor.expert >= period && cursor.expert + 1 < experts)
+        bool known = cursor.expert >= period && cursor.expert + 1 < experts;
+        if (known && plan->trainer->size[WEFT_AXIS_EP] == 1)
             continue;
         WEFT_TRY(weft_plan_walk(plan, cursor, WEFT_PIECE_DATA, add_route, &plan->routes));
         WEFT_TRY(weft_plan_walk(plan, cursor, WEFT_PIECE_AMAX, add_route, &plan->routes));

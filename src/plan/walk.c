@@ -49,9 +49,12 @@ static uint32_t pick_source(const weft_plan_t *plan, weft_cursor_t cursor, const
 {
     uint32_t first = placement->first_holder[box];
     uint32_t count = placement->first_holder[box + 1] - first;
-    uint32_t of_first_stage =
+    uint32_t source =
         placement->holders[first + (plan->layer_ordinal[cursor.layer] + expert + cursor.unit) % count];
-    return of_first_stage + plan->layer_stage[cursor.layer] * plan->trainer->stride[WEFT_AXIS_PP];
+    uint32_t experts = plan->layers->items[cursor.layer].num_experts;
+    if (experts)
+        source += weft_trainer_expert(plan->trainer, expert, experts) * plan->trainer->stride[WEFT_AXIS_EP];
+    return source + plan->layer_stage[cursor.layer] * plan->trainer->stride[WEFT_AXIS_PP];
 }
 
 static uint32_t tensor_of(const weft_plan_t *plan, weft_cursor_t cursor, uint32_t expert)

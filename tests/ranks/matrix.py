@@ -28,6 +28,7 @@ ORACLE = os.path.join(HERE, "..", "oracle")
 
 TRAINERS = {"fsdp:1": 1, "fsdp:2": 2, "fsdp:3": 3, "fsdp:4": 4, "fsdp:5": 5, "tp:2": 2, "tp:2,dp:2": 4, "pp:2": 2,
             "tp:2,pp:2": 4}
+EXPERT_TRAINERS = {"ep:2": 2, "pp:2,ep:2": 4}  # of models with experts
 SCHEMES = [("bf16", "default"), ("fp8-block", "ieee"), ("fp8-block", "vllm"), ("fp8-block", "pow2"),
            ("fp8-block", "vllm-pow2"), ("fp8-channel", "default")]
 MODELS = {
@@ -41,7 +42,8 @@ ALWAYS = [("fsdp:1", "tp:1"), ("fsdp:2", "tp:2"), ("fsdp:4", "tp:2"), ("fsdp:2",
 
 def all_cases(full):
     for model, (_, rollouts) in MODELS.items():
-        pairs = list(itertools.product(TRAINERS, rollouts))
+        trainers = list(TRAINERS) + (list(EXPERT_TRAINERS) if "moe" in model else [])
+        pairs = list(itertools.product(trainers, rollouts))
         if full:
             for (trainer, rollout), scheme, relay, swap in itertools.product(pairs, SCHEMES, (False, True), ("flip",)):
                 yield model, trainer, rollout, scheme, relay, swap
@@ -110,7 +112,7 @@ class Matrix:
         offline = self.expect(model, rollout, scheme, profile)
         work = tempfile.mkdtemp(dir=self.folder)
         dump, table = os.path.join(work, "dump"), os.path.join(work, "table.json")
-        command = ["mpirun", "-n", str(TRAINERS[trainer] + rollouts[rollout]), self.weft, "run",
+        command = ["mpirun", "-n", str({**TRAINERS, **EXPERT_TRAINERS}[trainer] + rollouts[rollout]), self.weft, "run",
                    "--model", ",".join(os.path.join(DEMO, model, v) for v in versions),
                    "--trainer", trainer, "--rollout", rollout, "--scheme", scheme, "--swap", swap,
                    "--max-groups", "0" if relay else "1000", "--tokens", "3", "--quiet", "--dump", dump, "--json", table]

@@ -32,7 +32,8 @@ typedef struct source {
     slice_t slice;
     bool vector; /* one dimension, seen as one row */
     uint32_t rows, cols, heads;
-    uint32_t block, blocks; /* of the model; block `blocks`: behind them, UINT32_MAX: before them */
+    uint32_t block, blocks;   /* of the model; block `blocks`: behind them, UINT32_MAX: before them */
+    uint32_t expert, experts; /* experts 0: it is of none */
 } source_t;
 
 typedef struct output {
@@ -93,6 +94,9 @@ static inline void add_part(checkpoint_t *cp, slice_t slice, uint32_t rows, uint
     source->blocks = cp->blocks;
     if (sscanf(source->name, "model.layers.%u.", &source->block) != 1)
         source->block = strncmp(source->name, "model.embed", 11) == 0 ? UINT32_MAX : cp->blocks;
+    const char *expert = strstr(source->name, ".experts.");
+    if (expert && sscanf(expert, ".experts.%u.", &source->expert) == 1)
+        source->experts = cp->experts;
 }
 
 static inline void add_norm(checkpoint_t *cp, uint32_t block, const char *name, uint32_t cols)

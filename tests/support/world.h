@@ -148,28 +148,35 @@ static inline weft_rect_t torch_chunk(weft_rect_t box, bool vector, uint32_t cou
     return box;
 }
 
-/* Whether a pipeline stage has the source: blocks are dealt out in runs, longer ones first; the embedding
- * goes with the first, norm and head with the last. */
-static inline bool stage_has(const source_t *s, uint32_t stages, uint32_t stage)
+/* Whether holder `place` of `places` has item `item` of `items`, which are dealt out in runs, longer ones
+ * first. */
+static inline bool is_dealt_to(uint32_t item, uint32_t items, uint32_t place, uint32_t places)
 {
     uint32_t first = 0, count = 0;
-    for (uint32_t i = 0; i <= stage; i++) {
+    for (uint32_t i = 0; i <= place; i++) {
         first += count;
-        count = s->blocks / stages + (i < s->blocks % stages);
+        count = items / places + (i < items % places);
     }
+    return item >= first && item < first + count;
+}
+
+/* Whether a pipeline stage has the source: the embedding goes with the first, norm and head with the last. */
+static inline bool stage_has(const source_t *s, uint32_t stages, uint32_t stage)
+{
     if (s->block == UINT32_MAX)
         return stage == 0;
     if (s->block == s->blocks)
         return stage + 1 == stages;
-    return s->block >= first && s->block < first + count;
+    return is_dealt_to(s->block, s->blocks, stage, stages);
 }
 
-/* The box of a source on a trainer rank: its stage's alone, sliced by tp, and then dimension 0 dealt out by
- * fsdp. */
+/* The box of a source on a trainer rank: its stage's and its experts' alone, sliced by tp, and then dimension
+ * 0 dealt out by fsdp. */
 static inline weft_rect_t trainer_box(const source_t *s, const char *layout, uint32_t rank)
 {
     uint32_t pp, pp_rank = trainer_place(layout, "pp", rank, &pp);
-    if (!stage_has(s, pp, pp_rank))
+    uint32_t ep, ep_rank = trainer_place(layout, "ep", rank, &ep);
+    if (!stage_has(s, pp, pp_rank) || (s->experts && !is_dealt_to(s->expert, s->experts, ep_rank, ep)))
         return (weft_rect_t){0};
     uint32_t tp, fsdp, tp_rank = trainer_place(layout, "tp", rank, &tp);
     uint32_t fsdp_rank = trainer_place(layout, "fsdp", rank, &fsdp);

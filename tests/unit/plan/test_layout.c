@@ -80,7 +80,7 @@ static void test_refusals_show_what_may_be_written(void **state)
                               " fsdp:2",
                               "fsdp:2,fsdp:2",
                               "tp:2,dp:2,tp:2",
-                              "ep:2",
+                              "ep2",
                               "fsdp:2;tp:2",
                               "FSDP:2",
                               "fsdp:2x2",

@@ -64,9 +64,31 @@ static void test_more_stages_than_blocks(void **state)
     expect_words(&error, "tp:2,pp:2");
     expect_words(&error, "1 blocks are fewer than 2 pipeline stages");
     expect_words(&error, "pp:1");
+    error = expect_misfit(&cp, "ep:2", "tp:2", "bf16");
+    expect_words(&error, "the model has no experts for ep");
     cp.blocks = 3;
     checkpoint_describe(&cp);
     expect_fit(&cp, "tp:2,pp:3", "tp:2", "bf16");
+}
+
+static void test_more_places_than_experts(void **state)
+{
+    (void)state;
+    checkpoint_t cp = {.type = "qwen3_moe",
+                       .dtype = WEFT_DTYPE_BF16,
+                       .hidden = 128,
+                       .blocks = 2,
+                       .heads = 4,
+                       .kv_heads = 2,
+                       .head_dim = 32,
+                       .mlp = 256,
+                       .vocab = 100,
+                       .experts = 5,
+                       .expert_mlp = 128};
+    checkpoint_describe(&cp);
+    weft_error_t error = expect_misfit(&cp, "ep:6", "tp:1", "bf16");
+    expect_words(&error, "5 experts are fewer than ep:6; choose ep:5 or less");
+    expect_fit(&cp, "pp:2,ep:5", "tp:1", "bf16");
 }
 
 static void test_expert_width_768_at_tp4(void **state)
@@ -210,6 +232,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_more_stages_than_blocks),
+        cmocka_unit_test(test_more_places_than_experts),
         cmocka_unit_test(test_expert_width_768_at_tp4),
         cmocka_unit_test(test_what_is_said_to_fit_fits),
         cmocka_unit_test(test_ragged_ends),

@@ -86,7 +86,7 @@ static void check_placement(const source_t *s, const weft_layout_t *layout)
     assert_int_equal(weft_trainer_misfit(layout, &part, reason), !source_divides(s, tp));
     if (!source_divides(s, tp))
         return;
-    assert_int_equal(weft_placement_create(layout, &part, &placement), WEFT_OK);
+    assert_int_equal(weft_placement_create(layout, &part, false, &placement), WEFT_OK);
     for (uint32_t rank = 0; rank < layout->num_ranks; rank++)
         expected += !weft_rect_empty(trainer_box(s, layout->text, rank));
     for (uint32_t b = 0; b < placement.num_boxes; b++)

@@ -17,16 +17,18 @@ typedef struct job {
     bool tightest;
 } job_t;
 
-/* No more pipeline stages than blocks: test_misfit.c has those. */
-static void random_trainer(random_t *random, uint32_t blocks, char text[64])
+/* No more pipeline stages than blocks, and no more places than experts: test_misfit.c has those. */
+static void random_trainer(random_t *random, const checkpoint_t *cp, char text[64])
 {
-    const char *axes[] = {"fsdp", "tp", "dp", "pp"};
-    uint32_t order[] = {0, 1, 2, 3}, ranks = 1, factors = random_in(random, 1, 3);
-    random_shuffle(random, order, 4);
+    const char *axes[] = {"fsdp", "tp", "dp", "pp", "ep"};
+    const uint32_t largest[] = {8, 8, 8, cp->blocks,
+                                cp->experts && cp->dense_blocks < cp->blocks ? cp->experts : 1};
+    uint32_t order[] = {0, 1, 2, 3, 4}, ranks = 1, factors = random_in(random, 1, 3);
+    random_shuffle(random, order, 5);
     text[0] = '\0';
     for (uint32_t i = 0; i < factors; i++) {
-        bool stages = order[i] == 3;
-        uint32_t most = stages && blocks < 8 / ranks ? blocks : 8 / ranks, size = random_in(random, 1, most);
+        uint32_t most = largest[order[i]] < 8 / ranks ? largest[order[i]] : 8 / ranks,
+                 size = random_in(random, 1, most);
         ranks *= size;
         sprintf(text + strlen(text), "%s%s:%u", i ? "," : "", axes[order[i]], size);
     }
@@ -37,7 +39,7 @@ static void random_job(random_t *random, job_t *job)
     const char *schemes[] = {"bf16", "fp8-channel", "fp8-block"};
     job->scheme = schemes[random_in(random, 0, 2)];
     checkpoint_random(random, strcmp(job->scheme, "fp8-block") == 0, true, &job->cp);
-    random_trainer(random, job->cp.blocks, job->trainer);
+    random_trainer(random, &job->cp, job->trainer);
     sprintf(job->rollout, "tp:%u", RANDOM_OF(random, 1, 1, 2, 2, 2, 4, 4, 8, 3, 5, 6, 7));
     if (random_once_in(random, 2))
         sprintf(job->rollout + strlen(job->rollout), "x%u", random_in(random, 1, 3));

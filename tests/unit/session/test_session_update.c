@@ -73,7 +73,7 @@ static void test_layouts(void **state)
 static void test_experts(void **state)
 {
     static const char *const layouts[][2] = {
-        {"fsdp:2", "tp:2,ep"}, {"tp:2,dp:2", "tp:2"}, {"fsdp:3", "tp:2x2,ep"}};
+        {"fsdp:2", "tp:2,ep"}, {"tp:2,dp:2", "tp:2"}, {"fsdp:3", "tp:2x2,ep"}, {"ep:2", "tp:2"}, {"pp:1,ep:3", "tp:2,ep"}};
     (void)state;
     for (unsigned i = 0; i < sizeof layouts / sizeof layouts[0]; i++) {
         checkpoint_t cp = checkpoint_moe(WEFT_DTYPE_BF16);
