@@ -2,9 +2,9 @@
  * thread. Invariant: only this thread touches the machines and the mailbox; it never waits for anything but
  * the mailbox.
  *
- * What one process says to itself is carried out before anything leaves it: the leader's whole exchange with the rank
- * beside it takes microseconds, and a message to another process tens of them. Of several reports that wait to leave the
- * last is enough. */
+ * What one process says to itself is carried out before anything leaves it: the leader's whole exchange with
+ * the rank beside it takes microseconds, and a message to another process tens of them. Of several reports
+ * that wait to leave the last is enough. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -195,8 +195,9 @@ static void handle_message(weft_session_t *s, const weft_message_t *message)
 /* Whether a version is on its way here. */
 static bool is_busy(const weft_session_t *s)
 {
-    return s->trainer_machine ? s->trainer_machine->state != WEFT_TRAINER_IDLE
-                              : s->rank_machine->state != WEFT_RANK_IDLE;
+    if (s->trainer_machine)
+        return s->trainer_machine->state != WEFT_TRAINER_IDLE;
+    return s->rank_machine->state != WEFT_RANK_IDLE && s->rank_machine->state != WEFT_RANK_FENCED;
 }
 
 static void stay_awake(weft_session_t *s)
@@ -205,7 +206,8 @@ static void stay_awake(weft_session_t *s)
         s->control_awake_us = weft_now_us() + WEFT_PAUSE_EAGER_US;
 }
 
-/* Wait for a message, or look on for one; what has to leave leaves when this process has nothing to say to itself. */
+/* Wait for a message, or look on for one; what has to leave leaves when this process has nothing to say to
+ * itself. */
 static weft_status_t poll_mailbox(weft_session_t *s, uint32_t *peer, uint8_t *bytes, size_t *size)
 {
     bool looks_on = s->control_awake_us > weft_now_us();
@@ -348,8 +350,7 @@ void weft_session_stay_awake(weft_session_t *s)
 
 static void look_on(weft_session_t *s)
 {
-    uint32_t wakes = s->wakes;
-    while (s->num_commands == 0 && wakes == s->wakes && weft_now_us() < s->progress_awake_us)
+    while (s->num_commands == 0 && s->wakes == s->wakes_seen && weft_now_us() < s->progress_awake_us)
         sched_yield();
 }
 
@@ -359,8 +360,7 @@ bool weft_session_next_command(weft_session_t *s, uint64_t timeout_us, weft_comm
     if (timeout_us)
         look_on(s);
     pthread_mutex_lock(&s->mutex);
-    uint32_t wakes = s->wakes;
-    while (s->num_commands == 0 && !s->closing && timeout_us && wakes == s->wakes)
+    while (s->num_commands == 0 && !s->closing && timeout_us && s->wakes == s->wakes_seen)
         if (!weft_condition_wait(&s->command_cond, &s->mutex, deadline))
             break;
     bool any = s->num_commands > 0;
@@ -368,6 +368,8 @@ bool weft_session_next_command(weft_session_t *s, uint64_t timeout_us, weft_comm
         *command = s->commands[s->first_command];
         s->first_command = (s->first_command + 1) % WEFT_QUEUE_LENGTH;
         s->num_commands--;
+    } else if (timeout_us) {
+        s->wakes_seen = s->wakes;
     }
     pthread_mutex_unlock(&s->mutex);
     return any;

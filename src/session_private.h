@@ -73,8 +73,8 @@ struct weft_session {
     weft_guard_t guard;                      /* rollout */
     weft_trainer_machine_t *trainer_machine; /* one of the two */
     weft_rank_machine_t *rank_machine;
-    weft_leader_machine_t *leader_machine; /* TP rank 0 of a replica */
-    weft_coordinator_t *coordinator;       /* rank 0 */
+    weft_leader_machine_t *leader_machine;      /* TP rank 0 of a replica */
+    weft_coordinator_t *coordinator;            /* rank 0 */
     weft_outgoing_t outbox[WEFT_OUTBOX_LENGTH]; /* the control thread's */
     uint32_t num_outgoing, num_held;
     uint64_t control_awake_us; /* until then it looks on */
@@ -82,6 +82,7 @@ struct weft_session {
     weft_place_t *place; /* of the queue's GPU; NULL without one */
     _Atomic bool eager;  /* a GPU works: threads look on instead of sleeping while a version is on its way */
     uint64_t progress_awake_us; /* the progress thread's: until then it looks on */
+    uint32_t wakes_seen;        /* the progress thread's: it has looked round since these wakes */
 
     pthread_t control_thread;
     bool control_started;
@@ -94,7 +95,7 @@ struct weft_session {
     uint32_t first_event, num_events;
     weft_command_t commands[WEFT_QUEUE_LENGTH];
     uint32_t first_command;
-    _Atomic uint32_t num_commands; /* likewise */
+    _Atomic uint32_t num_commands;                      /* likewise */
     weft_publication_t publications[WEFT_PUBLICATIONS]; /* newest overwrite oldest */
     uint32_t num_publications;
     uint64_t transferring; /* the version begun last; on a trainer 0 once it is over */
@@ -138,8 +139,8 @@ weft_status_t weft_session_register(weft_session_t *session, void *memory, size_
 /* Whether the transport lends memory instead of moving it. */
 bool weft_session_lends(const weft_session_t *session);
 
-/* Open the queue of the memory that the transport moves, from a thread next to its GPU, so that its pinned buffers
- * lie there too. Once a session. */
+/* Open the queue of the memory that the transport moves, from a thread next to its GPU, so that its pinned
+ * buffers lie there too. Once a session. */
 weft_status_t weft_session_open_queue(weft_session_t *session, weft_queue_t **queue, weft_error_t *error);
 
 /* Make the calling thread the progress thread: next to the GPU, with the queue's arithmetic. */

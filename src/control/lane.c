@@ -1,6 +1,7 @@
 /* In: messages of this process; connections and messages of others. Out: messages to a peer, or the word that
- * there is no lane. Invariant: messages of one peer arrive in order. A lane that is full or broken is closed,
- * and only a second later tried again: what ZeroMQ took meanwhile has arrived by then. */
+ * there is no lane. Invariants: messages of one lane arrive in order; what stands in one is read to its end,
+ * by both, before it is closed. A lane that is full or broken is written no more, and opened again a second
+ * after its end at the earliest. A message may overtake one that ZeroMQ took shortly before. */
 #include "src/control/lane.h"
 
 #include <errno.h>
@@ -29,6 +30,7 @@ typedef struct lane {
     int fd;                        /* -1: closed */
     uint32_t peer;                 /* NOBODY until it has said who it is */
     char endpoint[ENDPOINT_BYTES]; /* "": the peer connected here */
+    bool spent;                    /* nothing more is written; it is read until the peer has closed it */
     uint64_t retry_us;
 } lane_t;
 
@@ -69,12 +71,30 @@ static bool watch(const weft_lanes_t *lanes, int fd, uint32_t number)
     return epoll_ctl(lanes->epoll, EPOLL_CTL_ADD, fd, &event) == 0;
 }
 
-static void close_lane(lane_t *lane)
+/* A child of this process that has not called exec holds the socket too: without the two calls before close,
+ * epoll would go on telling of it, and the peer would never see its end. */
+static void close_socket(const weft_lanes_t *lanes, int *fd)
 {
-    if (lane->fd >= 0)
-        close(lane->fd); /* epoll forgets it */
-    lane->fd = -1;
+    if (*fd >= 0) {
+        epoll_ctl(lanes->epoll, EPOLL_CTL_DEL, *fd, NULL);
+        shutdown(*fd, SHUT_RDWR);
+        close(*fd);
+    }
+    *fd = -1;
+}
+
+static void close_lane(const weft_lanes_t *lanes, lane_t *lane)
+{
+    close_socket(lanes, &lane->fd);
+    lane->spent = false;
     lane->retry_us = weft_now_us() + RETRY_US;
+}
+
+/* The peer reads what stands in it, then its end, and closes it. */
+static void write_no_more(lane_t *lane)
+{
+    shutdown(lane->fd, SHUT_WR);
+    lane->spent = true;
 }
 
 static int new_socket(void)
@@ -107,8 +127,7 @@ static void listen_at(weft_lanes_t *lanes, const char *endpoint)
     if (bind(lanes->listener, (struct sockaddr *)&name, size) == 0 && listen(lanes->listener, BACKLOG) == 0 &&
         watch(lanes, lanes->listener, LISTENER))
         return;
-    close(lanes->listener);
-    lanes->listener = -1;
+    close_socket(lanes, &lanes->listener);
 }
 
 weft_lanes_t *weft_lanes_open(const char *key, const char *endpoint)
@@ -133,9 +152,8 @@ void weft_lanes_close(weft_lanes_t *lanes)
     if (!lanes)
         return;
     for (size_t i = 0; i < lanes->lanes.count; i++)
-        close_lane(&lanes->lanes.items[i]);
-    if (lanes->listener >= 0)
-        close(lanes->listener);
+        close_lane(lanes, &lanes->lanes.items[i]);
+    close_socket(lanes, &lanes->listener);
     if (lanes->epoll >= 0)
         close(lanes->epoll);
     free(lanes->key);
@@ -150,11 +168,14 @@ int weft_lanes_fd(const weft_lanes_t *lanes)
 
 /* ---- who is where ---- */
 
+/* The lane by which messages to `peer` leave: the one opened to it, or its own that it spoke on last. */
 static lane_t *find_lane(weft_lanes_t *lanes, uint32_t peer)
 {
-    for (size_t i = 0; i < lanes->lanes.count; i++)
-        if (lanes->lanes.items[i].peer == peer)
-            return &lanes->lanes.items[i];
+    for (size_t i = 0; i < lanes->lanes.count; i++) {
+        lane_t *lane = &lanes->lanes.items[i];
+        if (lane->peer == peer && (lane->endpoint[0] || !lane->spent))
+            return lane;
+    }
     return NULL;
 }
 
@@ -186,11 +207,13 @@ static void try_connect(weft_lanes_t *lanes, lane_t *lane)
 void weft_lanes_connect(weft_lanes_t *lanes, uint32_t peer, const char *endpoint)
 {
     lane_t *lane = find_lane(lanes, peer);
-    if (!lane)
+    if (lane && !lane->endpoint[0])
+        lane->spent = true; /* the one that the peer opened: it goes on writing there */
+    if (!lane || !lane->endpoint[0])
         lane = spare_lane(lanes);
     if (!lane || strlen(endpoint) >= ENDPOINT_BYTES)
         return;
-    close_lane(lane);
+    close_lane(lanes, lane);
     lane->peer = peer;
     strcpy(lane->endpoint, endpoint);
     try_connect(lanes, lane);
@@ -201,19 +224,19 @@ bool weft_lanes_name(weft_lanes_t *lanes, uint32_t number, uint32_t peer)
     lane_t *named = &lanes->lanes.items[number], *earlier = find_lane(lanes, peer);
     if (named->peer != NOBODY)
         return named->peer == peer;
+    named->peer = peer;
     if (earlier &&
         earlier->endpoint[0]) /* each has connected to the other: one's own is written, both are read */
-        return true;
-    if (earlier)
-        weft_lanes_drop(lanes, (uint32_t)(earlier - lanes->lanes.items));
-    named->peer = peer;
+        named->spent = true;
+    else if (earlier)
+        write_no_more(earlier);
     return true;
 }
 
 void weft_lanes_drop(weft_lanes_t *lanes, uint32_t number)
 {
     lane_t *lane = &lanes->lanes.items[number];
-    close_lane(lane);
+    close_lane(lanes, lane);
     if (!lane->endpoint[0])
         lane->peer = NOBODY;
 }
@@ -227,25 +250,28 @@ bool weft_lanes_send(weft_lanes_t *lanes, uint32_t peer, const struct iovec *par
         return false;
     if (lane->fd < 0 && lane->endpoint[0] && weft_now_us() >= lane->retry_us)
         try_connect(lanes, lane);
-    if (lane->fd < 0)
+    if (lane->fd < 0 || lane->spent)
         return false;
     const struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)parts, .msg_iovlen = num_parts};
     if (sendmsg(lane->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
         return true;
-    weft_lanes_drop(lanes, (uint32_t)(lane - lanes->lanes.items));
+    write_no_more(lane);
     return false;
 }
 
-/* False when there is nobody, or nothing to accept with: then the peer's messages come over ZeroMQ. */
-static bool accept_one(weft_lanes_t *lanes)
+/* Without descriptors or memory to accept with it is listened no more: who wanted to connect sends over
+ * ZeroMQ. */
+static void accept_one(weft_lanes_t *lanes)
 {
     int fd = accept4(lanes->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    bool gone = fd < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED);
     lane_t *lane = fd < 0 ? NULL : spare_lane(lanes);
     if (lane)
-        return adopt(lanes, fd, (uint32_t)(lane - lanes->lanes.items));
-    if (fd >= 0)
+        adopt(lanes, fd, (uint32_t)(lane - lanes->lanes.items));
+    else if (fd >= 0)
         close(fd);
-    return false;
+    else if (!gone)
+        close_socket(lanes, &lanes->listener);
 }
 
 bool weft_lanes_take(weft_lanes_t *lanes, struct iovec *parts, size_t num_parts, uint32_t *number,
@@ -254,8 +280,7 @@ bool weft_lanes_take(weft_lanes_t *lanes, struct iovec *parts, size_t num_parts,
     struct epoll_event event;
     while (epoll_wait(lanes->epoll, &event, 1, 0) == 1) {
         if (event.data.u32 == LISTENER) {
-            if (!accept_one(lanes))
-                return false;
+            accept_one(lanes);
             continue;
         }
         struct msghdr message = {.msg_iov = parts, .msg_iovlen = num_parts};
@@ -265,7 +290,9 @@ bool weft_lanes_take(weft_lanes_t *lanes, struct iovec *parts, size_t num_parts,
             *bytes = (size_t)got;
             return true;
         }
-        if (got == 0 || (errno != EAGAIN && errno != EINTR)) /* the peer has closed it */
+        /* The peer has closed it. Had it left something unread, it says so first (ECONNRESET), then what it
+         * sent. */
+        if (got == 0 || (errno != EAGAIN && errno != EINTR && errno != ECONNRESET))
             weft_lanes_drop(lanes, event.data.u32);
     }
     return false;

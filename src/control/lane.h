@@ -28,8 +28,8 @@ int weft_lanes_fd(const weft_lanes_t *lanes);
 /* `peer` is at `endpoint` from now on: connect, now or when something is sent. */
 void weft_lanes_connect(weft_lanes_t *lanes, uint32_t peer, const char *endpoint);
 
-/* Who has spoken on the lane `lane` (from weft_lanes_take); an earlier lane that this peer opened is closed.
- * False when the lane is another's. */
+/* Who has spoken on the lane `lane` (from weft_lanes_take); an earlier lane that this peer opened is
+ * written no more. False when the lane is another's. */
 bool weft_lanes_name(weft_lanes_t *lanes, uint32_t lane, uint32_t peer);
 /* Nothing more is wanted of it. */
 void weft_lanes_drop(weft_lanes_t *lanes, uint32_t lane);

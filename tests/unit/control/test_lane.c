@@ -1,10 +1,13 @@
 /* Lanes by themselves: what a mailbox relies on. */
+#include <poll.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -35,6 +38,25 @@ static bool take_number(weft_lanes_t *lanes, uint32_t *number, uint32_t *lane)
         return false;
     assert_int_equal(bytes, sizeof *number);
     return true;
+}
+
+/* Fill the lane to the peer until it is given up; returns how many messages stand in it. */
+static uint32_t fill(weft_lanes_t *lanes, uint32_t peer)
+{
+    uint32_t sent = 0;
+    while (send_number(lanes, peer, sent))
+        sent++;
+    return sent;
+}
+
+static void take_all(weft_lanes_t *lanes, uint32_t count)
+{
+    uint32_t number, lane;
+    for (uint32_t i = 0; i < count; i++) {
+        assert_true(take_number(lanes, &number, &lane));
+        assert_int_equal(number, i);
+    }
+    assert_false(take_number(lanes, &number, &lane));
 }
 
 static void test_there_and_back(void **state)
@@ -82,21 +104,78 @@ static void test_a_full_lane_is_closed(void **state)
     (void)state;
     weft_lanes_t *server = open_lanes("key", endpoint), *client = open_lanes("key", NULL);
     weft_lanes_connect(client, 0, endpoint);
-    uint32_t sent = 0, number, lane;
-    while (send_number(client, 0, sent))
-        sent++;
+    uint32_t sent = fill(client, 0), number, lane;
     assert_true(sent > 100);
     assert_false(send_number(client, 0, sent));
-    for (uint32_t i = 0; i < sent; i++) {
-        assert_true(take_number(server, &number, &lane));
-        assert_int_equal(number, i);
-    }
-    assert_false(take_number(server, &number, &lane));
+    take_all(server, sent); /* and its end: closed */
+    assert_false(take_number(client, &number, &lane));
     weft_sleep_us(1100000);
     assert_true(send_number(client, 0, 7)); /* tried again */
     assert_true(take_number(server, &number, &lane));
     assert_int_equal(number, 7);
     weft_lanes_close(client);
+    weft_lanes_close(server);
+}
+
+static void test_both_full_and_nothing_lost(void **state)
+{
+    (void)state;
+    weft_lanes_t *server = open_lanes("key", endpoint), *client = open_lanes("key", NULL);
+    uint32_t number, lane;
+    weft_lanes_connect(client, 0, endpoint);
+    assert_true(send_number(client, 0, 1));
+    assert_true(take_number(server, &number, &lane));
+    assert_true(weft_lanes_name(server, lane, 5));
+    uint32_t there = fill(client, 0), back = fill(server, 5);
+    take_all(server, there);
+    take_all(client, back);
+    weft_lanes_close(client);
+    weft_lanes_close(server);
+}
+
+/* What a peer sent before it went is read, also where it left something of ours unread. */
+static void test_a_peer_that_goes_with_mail_unread(void **state)
+{
+    (void)state;
+    weft_lanes_t *server = open_lanes("key", endpoint), *client = open_lanes("key", NULL);
+    uint32_t number, lane;
+    weft_lanes_connect(client, 0, endpoint);
+    assert_true(send_number(client, 0, 1));
+    assert_true(take_number(server, &number, &lane));
+    assert_true(weft_lanes_name(server, lane, 5));
+    assert_true(send_number(server, 5, 2));
+    for (uint32_t i = 0; i < 3; i++)
+        assert_true(send_number(client, 0, i));
+    weft_lanes_close(client);
+    take_all(server, 3);
+    weft_lanes_close(server);
+}
+
+/* A child that has not called exec holds the sockets too: this side still forgets them, and the peer sees the
+ * end. */
+static void test_a_child_holds_the_sockets(void **state)
+{
+    (void)state;
+    weft_lanes_t *server = open_lanes("key", endpoint), *client = open_lanes("key", NULL);
+    uint32_t number, lane;
+    weft_lanes_connect(client, 0, endpoint);
+    assert_true(send_number(client, 0, 1));
+    assert_true(take_number(server, &number, &lane));
+    assert_true(weft_lanes_name(server, lane, 5));
+    pid_t child = fork();
+    if (child == 0) {
+        pause();
+        _exit(0);
+    }
+    assert_true(child > 0);
+    weft_lanes_close(client);
+    assert_false(take_number(server, &number, &lane)); /* the end, though the child holds the other side */
+    assert_false(take_number(server, &number, &lane));
+    assert_false(send_number(server, 5, 1));
+    struct pollfd waits = {.fd = weft_lanes_fd(server), .events = POLLIN};
+    assert_int_equal(poll(&waits, 1, 0), 0);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
     weft_lanes_close(server);
 }
 
@@ -129,6 +208,9 @@ int main(void)
         cmocka_unit_test(test_there_and_back),
         cmocka_unit_test(test_other_keys_and_places),
         cmocka_unit_test(test_a_full_lane_is_closed),
+        cmocka_unit_test(test_both_full_and_nothing_lost),
+        cmocka_unit_test(test_a_peer_that_goes_with_mail_unread),
+        cmocka_unit_test(test_a_child_holds_the_sockets),
         cmocka_unit_test(test_the_newest_of_a_peer_counts),
     };
     snprintf(endpoint, sizeof endpoint, "tcp://127.0.0.1:%ld", (long)getpid());
