@@ -135,7 +135,7 @@ static __global__ void __launch_bounds__(THREADS, resident_threads<D> / THREADS)
     cast(const __grid_constant__ work_t work)
 {
     __shared__ shared_t shared;
-    let_next_launch();
+    let_follower_launch(&work);
     const unit_tile_t tile = read_tile(&work);
     if (tile.num_segments) {
         direct_tile<D, DIGEST, FINITE>(&work, &tile, &shared);

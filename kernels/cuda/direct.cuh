@@ -39,10 +39,20 @@ static inline weft_status_t launch_tiles(void (*kernel)(const work_t), const wor
     return weft_cuda_status(cudaLaunchKernelEx(&config, kernel, *work));
 }
 
+/* The first launch of a list lets the next begin only when what came before has ended: the next does not wait
+ * for it (wait_before). */
+static __device__ __forceinline__ void let_follower_launch(const work_t *work)
+{
+    if (work->follows)
+        let_next_launch();
+}
+
 static __device__ __forceinline__ void wait_before(const work_t *work)
 {
-    if (!work->follows)
+    if (!work->follows) {
         wait_for_stream();
+        let_next_launch();
+    }
 }
 
 static __device__ __forceinline__ void wait_after(const work_t *work)

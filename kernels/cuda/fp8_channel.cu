@@ -282,7 +282,7 @@ static __global__ void __launch_bounds__(SIZE, resident_threads<D> / SIZE)
     fp8_channel(const __grid_constant__ work_t work)
 {
     __shared__ shared_t<SIZE> shared;
-    let_next_launch();
+    let_follower_launch(&work);
     const unit_tile_t tile = read_tile(&work);
     bring_unit(&work, &tile, &shared.unit);
     if (!tile.num_segments || !direct_tile<D, DIGEST, FINITE, SIZE>(&work, &tile, &shared)) {
@@ -298,7 +298,7 @@ static __global__ void __launch_bounds__(WIDE_THREADS, 1)
     fp8_channel_wide(const __grid_constant__ work_t work)
 {
     __shared__ shared_t<WIDE_THREADS> shared;
-    let_next_launch();
+    let_follower_launch(&work);
     wait_before(&work);
     gathered_tile<D, DIGEST, FINITE, WIDE_THREADS>(&work, &shared);
     wait_after(&work);

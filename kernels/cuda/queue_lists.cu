@@ -105,6 +105,8 @@ weft_status_t weft_cuda_list_quantize_create(weft_queue_t *queue, const weft_uni
 
 void weft_cuda_list_quantize_destroy(weft_quantize_list_t *list)
 {
+    if (list && list->queue->running == list)
+        list->queue->running = NULL;
     list_destroy(list, weft_cuda_quantize_destroy);
 }
 
@@ -115,9 +117,12 @@ weft_status_t weft_cuda_list_quantize_begin(weft_quantize_list_t *list)
 
 weft_status_t weft_cuda_list_quantize_run(weft_quantize_list_t *list, uint32_t first, uint32_t count)
 {
+    if (count == 0)
+        return WEFT_OK;
     unsigned follows = list->queue->running == list ? WEFT_CUDA_FOLLOWS : 0;
+    WEFT_TRY(weft_cuda_quantize_run(list->cuda, first, count, WEFT_CUDA_ALL | follows, list->queue->stream));
     list->queue->running = list;
-    return weft_cuda_quantize_run(list->cuda, first, count, WEFT_CUDA_ALL | follows, list->queue->stream);
+    return WEFT_OK;
 }
 
 weft_status_t weft_cuda_list_quantize_finish(weft_quantize_list_t *list, uint32_t first, uint32_t count)

@@ -8,7 +8,8 @@
  * To enter pages into page tables one by one takes a tenth of a millisecond for each MB, so the tables move
  * with their pages: those of `live` aside, those of `stage` under the live range, and when it settles the
  * first under the stage. For that the ranges begin where a table does. Before Linux 5.13 mremap does not do
- * it, and pages are entered anew.
+ * it, and pages are entered anew. Whether it does is tried on a page of nobody's first: an mremap that fails
+ * may have unmapped its target, and what is mapped there next is another's.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -22,7 +23,7 @@
 typedef struct files {
     int live, stage; /* once settled; -1: none */
     bool shared;     /* exchanged, not settled: both ranges show `live` */
-    uint8_t *aside;  /* a range: where the tables of `live` wait for settle; NULL: none */
+    uint8_t *aside;  /* a range: where the tables of `live` wait for settle; NULL: tables do not move */
     bool moved;      /* they do */
 } files_t;
 
@@ -63,13 +64,41 @@ static int make_file(size_t bytes)
     return file;
 }
 
+/* Give `range` the pages that `from` shows, with their tables. `from` still shows the same file, page by page
+ * as it is touched, until settle. When this fails `range` may be a hole. */
+static bool move(uint8_t *range, uint8_t *from, size_t bytes)
+{
+#if defined(MREMAP_DONTUNMAP)
+    return mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, range) != MAP_FAILED;
+#else
+    (void)range, (void)from, (void)bytes;
+    return false;
+#endif
+}
+
+/* Whether the kernel moves the tables of a file's pages. */
+static bool can_move(void)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    int file = make_file(page);
+    uint8_t *from = file < 0 ? NULL : map(page, file), *range = from ? reserve(page) : NULL;
+    bool can = range && move(range, from, page);
+    if (can)
+        munmap(range, page);
+    if (from)
+        munmap(from, page);
+    if (file >= 0)
+        close(file);
+    return can;
+}
+
 static bool fill_pair(weft_pair_t *pair, files_t *files, bool remap)
 {
     if (remap) {
         files->live = make_file(pair->bytes);
         files->stage = make_file(pair->bytes);
-        files->aside = reserve(pair->bytes);
-        if (files->live < 0 || files->stage < 0 || !files->aside)
+        files->aside = can_move() ? reserve(pair->bytes) : NULL;
+        if (files->live < 0 || files->stage < 0)
             return false;
     }
     pair->live = map(pair->bytes, files->live);
@@ -123,27 +152,20 @@ static bool show(uint8_t *range, size_t bytes, int file)
            MAP_FAILED;
 }
 
-/* Give `range` the pages that `from` shows, with their tables. `from` still shows the same file, page by page
- * as it is touched, until settle. */
-static bool move(uint8_t *range, uint8_t *from, size_t bytes)
-{
-#if defined(MREMAP_DONTUNMAP)
-    return mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, range) != MAP_FAILED;
-#else
-    (void)range, (void)from, (void)bytes;
-    return false;
-#endif
-}
-
 weft_status_t weft_host_pair_exchange(weft_queue_t *queue, weft_pair_t *pair)
 {
     (void)queue;
     files_t *files = pair->contents;
     if (files->live < 0 || files->shared)
         return WEFT_ERR_ARGUMENT;
-    files->moved = move(files->aside, pair->live, pair->bytes);
-    if (!move(pair->live, pair->stage, pair->bytes) && !show(pair->live, pair->bytes, files->stage))
+    files->moved = files->aside && move(files->aside, pair->live, pair->bytes);
+    if (!files->moved)
+        files->aside = NULL; /* perhaps a hole, perhaps another's by now */
+    bool shown = files->moved && move(pair->live, pair->stage, pair->bytes);
+    if (!shown && !show(pair->live, pair->bytes, files->stage)) {
+        show(pair->live, pair->bytes, files->live); /* as before: the version fails, the engine goes on */
         return WEFT_ERR_NO_MEMORY;
+    }
     int live = files->live;
     files->live = files->stage;
     files->stage = live;

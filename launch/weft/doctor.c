@@ -119,9 +119,12 @@ static unsigned say_gpus(void)
     unsigned count = 0;
     for (; count < MANY_GPUS && weft_queue_find("cuda", (int)count, &number, bus_id); count++) {
         weft_place_t *place;
-        if (weft_place_open(bus_id, &place, NULL) != WEFT_OK)
+        const char *label = count ? "" : "GPUs";
+        if (weft_place_open(bus_id, &place, NULL) != WEFT_OK) {
+            say(label, "%s: where it sits in the host is not known", bus_id);
             continue;
-        say(count ? "" : "GPUs", "%s", weft_place_text(place, line));
+        }
+        say(label, "%s", weft_place_text(place, line));
         weft_place_close(place);
     }
     if (!count)
