@@ -8,10 +8,11 @@
  * one of zeros, is zero. What comes of a tile depends on nothing but its block, so several blocks of a
  * multiprocessor keep its loads going while some of them compute: no pipeline within a block was faster.
  *
- * Launches overlap: the next may start its blocks when this one's have all started. It waits for its end
- * before it touches anything that is not a list (griddepcontrol); or, where it follows a launch of the same
- * list, which wrote nothing that it reads, only before it ends itself, so that its blocks fill what the last
- * blocks before leave idle. Either way its end means the end of all before it.
+ * Launches overlap: the next may start its blocks when this one's have all started (and, of a list's first
+ * launch, have waited). It waits for its end before it touches anything that is not a list (griddepcontrol);
+ * or, where it follows a launch of the same list, which wrote nothing that it reads, only before it ends
+ * itself, so that its blocks fill what the last blocks before leave idle. Either way its end means the end of
+ * all before it.
  */
 #ifndef WEFT_KERNELS_CUDA_DIRECT_CUH
 #define WEFT_KERNELS_CUDA_DIRECT_CUH

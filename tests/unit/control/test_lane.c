@@ -59,6 +59,19 @@ static void take_all(weft_lanes_t *lanes, uint32_t count)
     assert_false(take_number(lanes, &number, &lane));
 }
 
+/* A server, and a client that it knows as 5. */
+static weft_lanes_t *open_both(weft_lanes_t **client)
+{
+    weft_lanes_t *server = open_lanes("key", endpoint);
+    uint32_t number, lane;
+    *client = open_lanes("key", NULL);
+    weft_lanes_connect(*client, 0, endpoint);
+    assert_true(send_number(*client, 0, 1));
+    assert_true(take_number(server, &number, &lane));
+    assert_true(weft_lanes_name(server, lane, 5));
+    return server;
+}
+
 static void test_there_and_back(void **state)
 {
     (void)state;
@@ -120,12 +133,7 @@ static void test_a_full_lane_is_closed(void **state)
 static void test_both_full_and_nothing_lost(void **state)
 {
     (void)state;
-    weft_lanes_t *server = open_lanes("key", endpoint), *client = open_lanes("key", NULL);
-    uint32_t number, lane;
-    weft_lanes_connect(client, 0, endpoint);
-    assert_true(send_number(client, 0, 1));
-    assert_true(take_number(server, &number, &lane));
-    assert_true(weft_lanes_name(server, lane, 5));
+    weft_lanes_t *client, *server = open_both(&client);
     uint32_t there = fill(client, 0), back = fill(server, 5);
     take_all(server, there);
     take_all(client, back);
@@ -137,12 +145,7 @@ static void test_both_full_and_nothing_lost(void **state)
 static void test_a_peer_that_goes_with_mail_unread(void **state)
 {
     (void)state;
-    weft_lanes_t *server = open_lanes("key", endpoint), *client = open_lanes("key", NULL);
-    uint32_t number, lane;
-    weft_lanes_connect(client, 0, endpoint);
-    assert_true(send_number(client, 0, 1));
-    assert_true(take_number(server, &number, &lane));
-    assert_true(weft_lanes_name(server, lane, 5));
+    weft_lanes_t *client, *server = open_both(&client);
     assert_true(send_number(server, 5, 2));
     for (uint32_t i = 0; i < 3; i++)
         assert_true(send_number(client, 0, i));
@@ -156,12 +159,8 @@ static void test_a_peer_that_goes_with_mail_unread(void **state)
 static void test_a_child_holds_the_sockets(void **state)
 {
     (void)state;
-    weft_lanes_t *server = open_lanes("key", endpoint), *client = open_lanes("key", NULL);
+    weft_lanes_t *client, *server = open_both(&client);
     uint32_t number, lane;
-    weft_lanes_connect(client, 0, endpoint);
-    assert_true(send_number(client, 0, 1));
-    assert_true(take_number(server, &number, &lane));
-    assert_true(weft_lanes_name(server, lane, 5));
     pid_t child = fork();
     if (child == 0) {
         pause();
