@@ -236,6 +236,42 @@ static int killed_rank(world_t *world)
 
 /* ---- Deadlines ---- */
 
+/* What /proc says of a thread: its state is the field after its name, which ends with the last parenthesis. */
+static char task_state(const char *tasks, const char *task)
+{
+    char path[400], text[256] = "";
+    snprintf(path, sizeof path, "%s/%s/stat", tasks, task);
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return 0;
+    size_t length = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    text[length] = 0;
+    const char *end = strrchr(text, ')');
+    return end && end[1] ? end[2] : 0;
+}
+
+/* Stop a process, and wait until each of its threads has stopped: kill() returns before that, and a thread that runs on
+ * another processor can go on for a while. */
+static bool stop_process(pid_t process)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task", (int)process);
+    if (kill(process, SIGSTOP))
+        return false;
+    for (int tries = 0; tries < 10000; ++tries, usleep(1000)) {
+        DIR *tasks = opendir(path);
+        bool running = !tasks;
+        for (struct dirent *task; tasks && !running && (task = readdir(tasks));)
+            running = task->d_name[0] != '.' && task_state(path, task->d_name) != 'T';
+        if (tasks)
+            closedir(tasks);
+        if (!running)
+            return true;
+    }
+    return false;
+}
+
 static int stopped_rank(world_t *world)
 {
     static const uint32_t ranks[] = {0, 1};
@@ -255,7 +291,7 @@ static int stopped_rank(world_t *world)
         for (;;)
             pause();
     world->expendable[1] = true;
-    kill(world->processes[1], SIGSTOP);
+    CHECK(stop_process(world->processes[1]), "rank 1 does not stop");
     weft_status_t status = ops->borrow(transport, 1, 0, &run, &error);
     kill(world->processes[1], SIGCONT);
     CHECK(status == WEFT_ERR_TIMEOUT && strstr(error.message, "rank 1 did not answer"), "%s", error.message);
