@@ -286,6 +286,17 @@ void weft_trainer_set_stream(weft_trainer_t *t, void *stream)
 
 weft_status_t weft_trainer_publish(weft_trainer_t *t, uint64_t version, weft_error_t *error)
 {
+    return weft_trainer_publish_with(t, version, NULL, error);
+}
+
+weft_status_t weft_trainer_publish_with(weft_trainer_t *t, uint64_t version, const weft_publish_config_t *config,
+                                        weft_error_t *error)
+{
+    weft_publish_config_t used = config ? *config : WEFT_PUBLISH_CONFIG;
+    if (used.struct_size != sizeof used)
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "weft_publish_config_t has %zu bytes, expected %zu: start from WEFT_PUBLISH_CONFIG",
+                         used.struct_size, sizeof used);
     WEFT_TRY(check_bound(t, error));
     weft_status_t written = WEFT_OK;
     if (!t->queue->ops->stream_idle(t->queue, t->stream))
@@ -295,7 +306,8 @@ weft_status_t weft_trainer_publish(weft_trainer_t *t, uint64_t version, weft_err
                          weft_status_text(written));
     WEFT_TRY(note_publication(t, version, error));
     t->last_version = version;
-    weft_session_post(t->session, WEFT_EVENT_PUBLISH, version, 0);
+    weft_event_t event = {.type = WEFT_EVENT_PUBLISH, .version = version, .supersedes = used.supersede};
+    weft_session_post_event(t->session, &event);
     return WEFT_OK;
 }
 

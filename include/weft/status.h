@@ -39,6 +39,8 @@ extern "C" {
     X(ERR_NONFINITE, VERSION, "a tensor holds NaN or Inf")                                                   \
     X(ERR_DIGEST, VERSION, "bytes differ from what was sent")                                                \
     X(ERR_ABORTED, VERSION, "the version was aborted; the weights before it go on serving")                  \
+    X(ERR_SUPERSEDED, VERSION, "the version was stopped for a later one")                                    \
+    X(ERR_BASE, VERSION, "a subset of the layers was published over a version that is not served")           \
     X(ERR_NOT_READY, VERSION, "no version has been applied yet")                                             \
     X(ERR_STEP_ORDER, ARGUMENT, "step numbers must rise by one")                                             \
     X(ERR_PLAN_MISMATCH, SESSION, "the ranks hold different plans")                                          \

@@ -62,13 +62,28 @@ WEFT_API void weft_trainer_set_stream(weft_trainer_t *trainer, void *stream);
  * **Collective** over the trainer ranks, in the same order of versions. */
 WEFT_API weft_status_t weft_trainer_publish(weft_trainer_t *trainer, uint64_t version, weft_error_t *error);
 
+typedef struct weft_publish_config {
+    size_t struct_size;
+    bool supersede; /* stop the version before, where it is not being committed yet, instead of waiting for it */
+} weft_publish_config_t;
+
+#define WEFT_PUBLISH_CONFIG ((weft_publish_config_t){.struct_size = sizeof(weft_publish_config_t)})
+
+/* weft_trainer_publish with options (NULL: none). With `supersede` a version still in transfer is stopped at a round that
+ * all ranks agree on; its waits end with WEFT_ERR_SUPERSEDED. A replica that has begun to commit it goes on and serves it
+ * until the later one. The memory is lent to the version before until that is RELEASED or its wait has ended. Until then
+ * the bound memory must stay as it was when that version was published.
+ * **Returns** as weft_trainer_publish. **Collective** over the trainer ranks, with the same options. */
+WEFT_API weft_status_t weft_trainer_publish_with(weft_trainer_t *trainer, uint64_t version,
+                                                 const weft_publish_config_t *config, weft_error_t *error);
+
 typedef enum weft_publish_state {
     WEFT_PUBLISH_RELEASED, /* this rank's memory may be written again */
     WEFT_PUBLISH_APPLIED,  /* every replica serves it (or a later one) */
 } weft_publish_state_t;
 
 /* Wait until `version` has got that far.
- * **Returns** WEFT_OK; the reason the version failed (WEFT_ERR_NONFINITE, WEFT_ERR_DIGEST, WEFT_ERR_ABORTED,
+ * **Returns** WEFT_OK; the reason the version failed (WEFT_ERR_NONFINITE, WEFT_ERR_DIGEST, WEFT_ERR_ABORTED, WEFT_ERR_SUPERSEDED,
  * WEFT_ERR_PEER_LOST, WEFT_ERR_TIMEOUT ...) with rank and layer in `error`: the memory is released then too;
  * WEFT_ERR_TIMEOUT also when `timeout_us` passed first.
  * **Blocks** up to `timeout_us`. */

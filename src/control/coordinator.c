@@ -165,6 +165,7 @@ static void update(weft_coordinator_t *c, weft_peer_view_t *peer, const weft_mes
     peer->done = in->done;
     peer->digest = in->digest;
     peer->members = in->members;
+    peer->content = in->content;
     if (in->status != WEFT_OK)
         weft_copy_text(peer->text, in->text);
 }

@@ -68,6 +68,7 @@ typedef struct weft_peer_view {
     uint64_t sequence, term, version, live, done, told_version;
     weft_digest_t digest;
     weft_members_t members;
+    weft_content_t content;
     char text[WEFT_MESSAGE_TEXT_BYTES]; /* why `status` */
 } weft_peer_view_t;
 
@@ -94,6 +95,7 @@ typedef struct weft_coordinator {
     uint64_t welcomed_us;
     uint64_t heard_term; /* highest told by any rank */
     weft_members_t members;
+    weft_content_t content; /* of `version` */
     weft_outcome_t outcome; /* of `done` */
     weft_status_t outcome_status;
     char outcome_text[WEFT_MESSAGE_TEXT_BYTES];
@@ -110,7 +112,7 @@ const char *weft_coordinator_state_name(weft_coordinator_state_t state);
 const char *weft_replica_state_name(weft_replica_state_t state);
 
 /* Set up a coordinator. `stored_term`: the last one given to STORE_TERM, or 0 when nothing was stored: then
- * it first asks every rank. `now_us` starts the clock by which silent ranks are dead. About 400 KiB: allocate
+ * it first asks every rank. `now_us` starts the clock by which silent ranks are dead. About 600 KiB: allocate
  * it. */
 void weft_coordinator_init(weft_coordinator_t *coordinator, const weft_control_config_t *config,
                            uint32_t rank, uint64_t stored_term, uint64_t now_us);

@@ -42,6 +42,8 @@ bool weft_peer_is_through(const weft_coordinator_t *c, uint32_t peer); /* needs 
 const char *weft_peer_kind(const weft_coordinator_t *c, uint32_t peer);
 bool weft_view_holds(const weft_coordinator_t *c, const weft_peer_view_t *view);
 bool weft_view_is_prepared(const weft_coordinator_t *c, const weft_peer_view_t *view); /* or further */
+bool weft_view_lacks_base(const weft_coordinator_t *c,
+                          const weft_peer_view_t *view); /* of a subset, to go over */
 bool weft_view_has_applied(const weft_coordinator_t *c, const weft_peer_view_t *view);
 bool weft_view_gave_up(const weft_coordinator_t *c, const weft_peer_view_t *view);
 

@@ -35,12 +35,20 @@ static void recover_members(weft_coordinator_t *c)
             c->members = c->peer[p].members;
 }
 
+static void recover_content(weft_coordinator_t *c)
+{
+    for (uint32_t p = 0; p < c->ranks; p++)
+        if (counts(c, p) && weft_view_holds(c, &c->peer[p]))
+            c->content = c->peer[p].content;
+}
+
 static void recover_replica(weft_coordinator_t *c, uint32_t replica, const weft_sink_t *sink)
 {
     if (c->replica[replica] == WEFT_REPLICA_LOST)
         return;
     if (!weft_members_has(c->members, replica)) {
-        /* Only a lost replica is left out: one whose ranks stood still and came back, told by nobody so far. */
+        /* Only a lost replica is left out: one whose ranks stood still and came back, told by nobody so far.
+         */
         weft_coordinator_set_replica(c, replica, WEFT_REPLICA_LOST, sink);
         return;
     }
@@ -86,6 +94,7 @@ static bool anyone_dead(const weft_coordinator_t *c)
 static void recover_version(weft_coordinator_t *c, const weft_sink_t *sink)
 {
     recover_members(c);
+    recover_content(c);
     for (uint32_t r = 0; r < c->config.topology.replicas; r++)
         recover_replica(c, r, sink);
     memset(c->digest_known, 0, sizeof c->digest_known);

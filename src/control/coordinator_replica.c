@@ -3,6 +3,8 @@
  * first reported. */
 #include "src/control/coordinator_internal.h"
 
+#include <stdio.h>
+
 #include "src/control/mutate.h"
 
 /* ---- digests ---- */
@@ -16,7 +18,8 @@ static void note_digest(weft_coordinator_t *c, uint32_t p)
 {
     uint32_t index = weft_topology_tp_rank(&c->config.topology, p);
     const weft_peer_view_t *view = &c->peer[p];
-    if (c->digest_known[index] || (!weft_view_is_prepared(c, view) && !weft_view_has_applied(c, view)))
+    bool has_bytes = weft_view_is_prepared(c, view) && !weft_view_lacks_base(c, view);
+    if (c->digest_known[index] || (!has_bytes && !weft_view_has_applied(c, view)))
         return;
     c->digest_known[index] = true;
     c->digest[index] = view->digest;
@@ -53,8 +56,25 @@ static uint32_t find_mismatch(const weft_coordinator_t *c, uint32_t replica)
 
 /* ---- transitions of a replica ---- */
 
+/* **Returns** whether a rank of the replica serves another version than the one that a subset goes over. */
+static bool drop_without_base(weft_coordinator_t *c, uint32_t replica, const weft_sink_t *sink)
+{
+    if (weft_replica_count(c, replica, weft_view_lacks_base) == 0)
+        return false;
+    char text[WEFT_MESSAGE_TEXT_BYTES];
+    uint32_t p = weft_replica_begin(c, replica);
+    snprintf(text, sizeof text,
+             "serves version %llu, and the subset is over version %llu: publish a whole version",
+             (unsigned long long)c->peer[p].live, (unsigned long long)c->content.base);
+    weft_coordinator_note_peer(c, p, WEFT_ERR_BASE, text);
+    weft_coordinator_set_replica(c, replica, WEFT_REPLICA_DROPPED, sink);
+    return true;
+}
+
 static void authorize_or_drop(weft_coordinator_t *c, uint32_t replica, const weft_sink_t *sink)
 {
+    if (drop_without_base(c, replica, sink))
+        return;
     uint32_t p = find_mismatch(c, replica);
     if (p == weft_replica_end(c, replica) || WEFT_BROKEN(IGNORE_DIGEST)) {
         weft_coordinator_set_replica(c, replica, WEFT_REPLICA_AUTHORIZED, sink);

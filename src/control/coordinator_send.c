@@ -19,6 +19,7 @@ static weft_message_t message_to(const weft_coordinator_t *c, uint32_t peer, wef
         .version = c->version,
         .stop_round = type == WEFT_MESSAGE_STOP_AT ? c->stop_round : 0,
         .members = c->members,
+        .content = type == WEFT_MESSAGE_BEGIN || type == WEFT_MESSAGE_STOP ? c->content : (weft_content_t){0},
     };
 }
 

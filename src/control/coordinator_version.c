@@ -159,9 +159,18 @@ static bool replicas_are_idle(const weft_coordinator_t *c)
     return true;
 }
 
+static uint32_t first_living_trainer(const weft_coordinator_t *c)
+{
+    uint32_t p = 0;
+    while (p + 1 < c->config.topology.trainers && c->peer[p].dead)
+        p++;
+    return p;
+}
+
 static void begin(weft_coordinator_t *c, uint64_t version, const weft_sink_t *sink)
 {
     c->version = version;
+    c->content = c->peer[first_living_trainer(c)].content;
     c->members = (weft_members_t){0};
     for (uint32_t r = 0; r < c->config.topology.replicas; r++) {
         if (c->replica[r] == WEFT_REPLICA_LOST)
@@ -250,6 +259,62 @@ static bool any_replica_left(const weft_coordinator_t *c)
     return false;
 }
 
+/* ---- why a version that all have published is not begun ---- */
+
+/* **Returns** true when a trainer publishes other layers, or over another version, than the first. */
+static bool differs_in_content(weft_coordinator_t *c, uint64_t version, const weft_sink_t *sink)
+{
+    uint32_t first = first_living_trainer(c);
+    const weft_content_t *expected = &c->peer[first].content;
+    for (uint32_t p = first + 1; p < c->config.topology.trainers; p++) {
+        const weft_content_t *found = &c->peer[p].content;
+        if (c->peer[p].dead || weft_content_equal(found, expected))
+            continue;
+        char text[WEFT_MESSAGE_TEXT_BYTES];
+        snprintf(text, sizeof text,
+                 "trainer %u published layers \"%.40s\" over version %llu, trainer %u \"%.40s\" over %llu: "
+                 "name the same",
+                 p, found->subset, (unsigned long long)found->base, first, expected->subset,
+                 (unsigned long long)expected->base);
+        refuse(c, version, WEFT_ERR_ARGUMENT, text, sink);
+        return true;
+    }
+    return false;
+}
+
+static bool has_base(const weft_coordinator_t *c, uint64_t base)
+{
+    for (uint32_t p = c->config.topology.trainers; p < c->ranks; p++)
+        if (weft_replica_of(c, p) != WEFT_REPLICA_LOST && c->peer[p].live == base)
+            return true;
+    return false;
+}
+
+/* **Returns** true when no replica serves what a subset is to go over. */
+static bool has_no_base(weft_coordinator_t *c, uint64_t version, const weft_sink_t *sink)
+{
+    uint64_t base = c->peer[first_living_trainer(c)].content.base;
+    if (base == 0 || has_base(c, base) || WEFT_BROKEN(IGNORE_BASE))
+        return false;
+    char text[WEFT_MESSAGE_TEXT_BYTES];
+    snprintf(text, sizeof text,
+             "no replica serves version %llu, over which the subset is: publish a whole version",
+             (unsigned long long)base);
+    refuse(c, version, WEFT_ERR_BASE, text, sink);
+    return true;
+}
+
+static bool is_superseded(const weft_coordinator_t *c, uint64_t version)
+{
+    for (uint32_t p = 0; p < c->config.topology.trainers; p++)
+        if (!c->peer[p].dead && c->peer[p].version == version &&
+            (c->peer[p].flags & WEFT_FLAG_SUPERSEDE) != 0)
+            return true;
+    return false;
+}
+
+#define SUPERSEDED_TEXT "a later version was published to take its place"
+
 static void try_begin(weft_coordinator_t *c, const weft_sink_t *sink)
 {
     heads_t heads = look_at_heads(c);
@@ -265,9 +330,11 @@ static void try_begin(weft_coordinator_t *c, const weft_sink_t *sink)
         snprintf(text, sizeof text, "trainer %u published version %llu and left %llu out", heads.skipped_by,
                  (unsigned long long)heads.highest, (unsigned long long)heads.lowest);
         refuse(c, heads.lowest, WEFT_ERR_VERSION_ORDER, text, sink);
+    } else if (is_superseded(c, heads.lowest)) {
+        refuse(c, heads.lowest, WEFT_ERR_SUPERSEDED, SUPERSEDED_TEXT, sink);
     } else if (heads.count < heads.live || !replicas_are_idle(c)) {
         wait_for_rest(c, heads.lowest, sink);
-    } else {
+    } else if (!differs_in_content(c, heads.lowest, sink) && !has_no_base(c, heads.lowest, sink)) {
         begin(c, heads.lowest, sink);
     }
 }
@@ -311,6 +378,20 @@ static void in_idle(weft_coordinator_t *c, const weft_sink_t *sink)
     try_begin(c, sink);
 }
 
+/* A later version wants this one stopped: where it is not authorized yet, it is. */
+static bool stop_for_later(weft_coordinator_t *c, const weft_sink_t *sink)
+{
+    if (!is_superseded(c, c->version) || weft_coordinator_count_replicas(c, WEFT_REPLICA_RECEIVING) == 0)
+        return false;
+    weft_coordinator_note_reason(c, WEFT_ERR_SUPERSEDED, SUPERSEDED_TEXT);
+    weft_coordinator_begin_stop(c, sink);
+    if (WEFT_BROKEN(SUPERSEDE_UNASKED)) {
+        c->stop_decided = true;
+        c->stop_round = 0;
+    }
+    return true;
+}
+
 static void in_transfer(weft_coordinator_t *c, const weft_sink_t *sink)
 {
     for (uint32_t p = 0; p < c->ranks; p++) {
@@ -320,6 +401,8 @@ static void in_transfer(weft_coordinator_t *c, const weft_sink_t *sink)
         weft_coordinator_begin_stop(c, sink);
         return;
     }
+    if (stop_for_later(c, sink))
+        return;
     bool open = weft_coordinator_count_replicas(c, WEFT_REPLICA_RECEIVING) != 0 || !all_trainers_through(c);
     if (open && c->now_us >= c->deadline_us) {
         weft_coordinator_note_missing(c, "not transferred by its deadline", weft_peer_takes_part,

@@ -4,6 +4,8 @@
 
 #include <stdio.h>
 
+#include "src/control/mutate.h"
+
 /* ---- what a view says about the version in flight ---- */
 
 bool weft_peer_takes_part(const weft_coordinator_t *c, uint32_t p)
@@ -22,6 +24,12 @@ bool weft_view_is_prepared(const weft_coordinator_t *c, const weft_peer_view_t *
     return weft_view_holds(c, view) &&
            (view->state == WEFT_RANK_PREPARED || view->state == WEFT_RANK_ARMED ||
             view->state == WEFT_RANK_FROZEN || view->state == WEFT_RANK_COMMITTED);
+}
+
+bool weft_view_lacks_base(const weft_coordinator_t *c, const weft_peer_view_t *view)
+{
+    return c->content.base != 0 && view->live != c->content.base && view->live != c->version &&
+           !WEFT_BROKEN(IGNORE_BASE);
 }
 
 bool weft_view_has_applied(const weft_coordinator_t *c, const weft_peer_view_t *view)

@@ -93,7 +93,8 @@ static inline void weft_members_add(weft_members_t *members, uint32_t replica)
 typedef enum weft_event_type {
     WEFT_EVENT_TICK, /* time has passed; every machine, at least every 20 ms while a version is on its way */
     WEFT_EVENT_MESSAGE, /* every machine: `message` has come; only to the machine of message->role */
-    WEFT_EVENT_PUBLISH, /* trainer: the user publishes `version` */
+    WEFT_EVENT_PUBLISH, /* trainer: the user publishes `version` with `content`; `supersedes`: for the one
+                           before */
     WEFT_EVENT_SENT,    /* trainer: every round of `version` has left, the memory may be written again */
     WEFT_EVENT_TRANSFER_DONE,    /* rank: `version` is staged whole, with `digest` */
     WEFT_EVENT_TRANSFER_REFUSED, /* trainer, rank: `version` cannot be used (status, text); rounds still go on
@@ -113,7 +114,9 @@ typedef struct weft_event {
     uint64_t step;
     weft_digest_t digest;
     weft_status_t status;
-    const char *text;              /* may be NULL */
+    const char *text;       /* may be NULL */
+    weft_content_t content; /* PUBLISH only, with the next */
+    bool supersedes;
     const weft_message_t *message; /* MESSAGE only */
 } weft_event_t;
 
@@ -142,6 +145,7 @@ typedef struct weft_action {
     uint64_t version;
     uint64_t term;
     weft_members_t members;
+    const weft_content_t *content; /* START_TRANSFER only; valid during the call */
     weft_outcome_t outcome;
     weft_status_t status;
     weft_log_level_t level;

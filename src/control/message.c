@@ -8,7 +8,7 @@
 #include "src/control/trainer_machine.h"
 
 /* Header: "weft", protocol version, bytes of the whole message. Then the fields in the order of FIELDS,
- * little-endian, then the text without its NUL, preceded by its length. */
+ * little-endian, then the subset and the text without their NULs, each preceded by its length. */
 #define MAGIC        UINT32_C(0x74666577)
 #define HEADER_BYTES 8
 
@@ -19,7 +19,8 @@
     X(64, term) X(64, sequence) X(64, version) X(64, live) X(64, done) X(64, ballot)                         \
     X(64, step) X(64, limit) X(64, at_step)                                                                  \
     X(32, round) X(32, stop_round)                                                                           \
-    X(64, digest.word[0]) X(64, digest.word[1]) X(64, members.word[0]) X(64, members.word[1])
+    X(64, digest.word[0]) X(64, digest.word[1]) X(64, members.word[0]) X(64, members.word[1])  \
+    X(64, content.base)
 /* clang-format on */
 
 /* A limit is a step plus a margin. */
@@ -75,22 +76,31 @@ static uint64_t get(const uint8_t **at, int bits)
 }
 
 #define COUNT_BYTES(bits, field) +bits / 8
-enum { FIXED_BYTES = HEADER_BYTES FIELDS(COUNT_BYTES) + 1 };
-_Static_assert(FIXED_BYTES + WEFT_MESSAGE_TEXT_BYTES <= WEFT_MESSAGE_MAX_BYTES, "the largest message fits");
-_Static_assert(WEFT_MESSAGE_TEXT_BYTES <= 256, "the text's length is one byte");
+enum { FIXED_BYTES = HEADER_BYTES FIELDS(COUNT_BYTES) + 2 };
+_Static_assert(FIXED_BYTES + WEFT_SUBSET_BYTES + WEFT_MESSAGE_TEXT_BYTES <= WEFT_MESSAGE_MAX_BYTES,
+               "the largest message fits");
+_Static_assert(WEFT_MESSAGE_TEXT_BYTES <= 256 && WEFT_SUBSET_BYTES <= 256, "a length is one byte");
+
+static uint8_t *put_text(uint8_t *at, const char *text, size_t bytes)
+{
+    at = put(at, bytes, 8);
+    memcpy(at, text, bytes);
+    return at + bytes;
+}
 
 size_t weft_message_encode(const weft_message_t *message, uint8_t *bytes)
 {
     size_t text_bytes = strnlen(message->text, WEFT_MESSAGE_TEXT_BYTES - 1);
-    size_t size = FIXED_BYTES + text_bytes;
+    size_t subset_bytes = strnlen(message->content.subset, WEFT_SUBSET_BYTES - 1);
+    size_t size = FIXED_BYTES + subset_bytes + text_bytes;
     uint8_t *at = put(bytes, MAGIC, 32);
     at = put(at, WEFT_PROTOCOL_VERSION, 16);
     at = put(at, size, 16);
 #define PUT(bits, field) at = put(at, message->field, bits);
     FIELDS(PUT)
 #undef PUT
-    at = put(at, text_bytes, 8);
-    memcpy(at, message->text, text_bytes);
+    at = put_text(at, message->content.subset, subset_bytes);
+    put_text(at, message->text, text_bytes);
     return size;
 }
 
@@ -145,11 +155,19 @@ static weft_status_t check_fields(const weft_message_t *m, weft_error_t *error)
     return WEFT_OK;
 }
 
-static weft_status_t check_text(const uint8_t *text, size_t bytes, weft_error_t *error)
+/* Read a text of at most `room` bytes, its NUL counted, that ends at `end` or before. */
+static weft_status_t get_text(const uint8_t **at, const uint8_t *end, char *text, size_t room,
+                              weft_error_t *error)
 {
+    size_t bytes = get(at, 8);
+    if (bytes >= room || bytes > (size_t)(end - *at))
+        return wrong(error, "text length", bytes);
     for (size_t i = 0; i < bytes; i++)
-        if (text[i] < 0x20 || text[i] == 0x7f)
-            return wrong(error, "text holds a control character, which", text[i]);
+        if ((*at)[i] < 0x20 || (*at)[i] == 0x7f)
+            return wrong(error, "text holds a control character, which", (*at)[i]);
+    memcpy(text, *at, bytes);
+    memset(text + bytes, 0, room - bytes);
+    *at += bytes;
     return WEFT_OK;
 }
 
@@ -162,13 +180,11 @@ weft_status_t weft_message_decode(const uint8_t *bytes, size_t size, weft_messag
 #define GET(bits, field) read.field = (uint##bits##_t)get(&at, bits);
     FIELDS(GET)
 #undef GET
-    size_t text_bytes = get(&at, 8);
-    if (text_bytes >= WEFT_MESSAGE_TEXT_BYTES || text_bytes != size - FIXED_BYTES)
-        return wrong(error, "text length", text_bytes);
     WEFT_TRY(check_fields(&read, error));
-    WEFT_TRY(check_text(at, text_bytes, error));
-    memcpy(read.text, at, text_bytes);
-    memset(read.text + text_bytes, 0, sizeof read.text - text_bytes);
+    WEFT_TRY(get_text(&at, bytes + size - 1, read.content.subset, WEFT_SUBSET_BYTES, error));
+    WEFT_TRY(get_text(&at, bytes + size, read.text, WEFT_MESSAGE_TEXT_BYTES, error));
+    if (at != bytes + size)
+        return wrong(error, "text length", (uint64_t)(at - bytes));
     *message = read;
     return WEFT_OK;
 }

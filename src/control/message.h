@@ -17,12 +17,14 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <weft/types.h>
 
-#define WEFT_PROTOCOL_VERSION   1
+#define WEFT_PROTOCOL_VERSION   2
 #define WEFT_MESSAGE_TEXT_BYTES 200
-#define WEFT_MESSAGE_MAX_BYTES  512
+#define WEFT_SUBSET_BYTES       200
+#define WEFT_MESSAGE_MAX_BYTES  640
 
 /* The machine a message is for; several live in one process. */
 typedef enum weft_role {
@@ -71,14 +73,15 @@ typedef enum weft_outcome {
 
 /* Bits of weft_message_t.flags. */
 enum {
-    WEFT_FLAG_OPEN = 1 << 0,    /* a step is open */
-    WEFT_FLAG_PARKED = 1 << 1,  /* no step open for idle_us */
-    WEFT_FLAG_STARTED = 1 << 2, /* a first step has fixed the numbering */
-    WEFT_FLAG_BROKEN = 1 << 3,  /* the transport of this rank was aborted: it takes no further version */
-    WEFT_FLAG_STOP_AT = 1 << 4, /* stop_round is known */
-    WEFT_FLAG_RECOVER = 1 << 5, /* an earlier leader may have decided: freeze first, then learn */
-    WEFT_FLAG_POSTED = 1 << 6,  /* round is known and will not rise */
-    WEFT_FLAG_ALL = (1 << 7) - 1,
+    WEFT_FLAG_OPEN = 1 << 0,      /* a step is open */
+    WEFT_FLAG_PARKED = 1 << 1,    /* no step open for idle_us */
+    WEFT_FLAG_STARTED = 1 << 2,   /* a first step has fixed the numbering */
+    WEFT_FLAG_BROKEN = 1 << 3,    /* the transport of this rank was aborted: it takes no further version */
+    WEFT_FLAG_STOP_AT = 1 << 4,   /* stop_round is known */
+    WEFT_FLAG_RECOVER = 1 << 5,   /* an earlier leader may have decided: freeze first, then learn */
+    WEFT_FLAG_POSTED = 1 << 6,    /* round is known and will not rise */
+    WEFT_FLAG_SUPERSEDE = 1 << 7, /* a later version that was published behind this one wants it stopped */
+    WEFT_FLAG_ALL = (1 << 8) - 1,
 };
 
 /* A ballot orders what leaders ask about one version: 24 bits of the term that appointed the leader (a
@@ -102,6 +105,18 @@ typedef struct weft_members {
     uint64_t word[2];
 } weft_members_t;
 
+/* What of the model a version carries. A subset is sent over the version that it names, whose other layers
+ * stay. */
+typedef struct weft_content {
+    uint64_t base;                  /* 0: nothing is needed of an earlier version */
+    char subset[WEFT_SUBSET_BYTES]; /* patterns of layer names, separated by commas; "": the whole model */
+} weft_content_t;
+
+static inline bool weft_content_equal(const weft_content_t *a, const weft_content_t *b)
+{
+    return a->base == b->base && strncmp(a->subset, b->subset, WEFT_SUBSET_BYTES) == 0;
+}
+
 typedef struct weft_message {
     uint8_t type;    /* weft_message_type_t */
     uint8_t role;    /* weft_role_t of the receiver */
@@ -124,6 +139,7 @@ typedef struct weft_message {
     uint32_t stop_round; /* rounds below this one are finished, others never start */
     weft_digest_t digest;
     weft_members_t members;
+    weft_content_t content;             /* of the version: in states, BEGIN and STOP */
     char text[WEFT_MESSAGE_TEXT_BYTES]; /* NUL-terminated */
 } weft_message_t;
 

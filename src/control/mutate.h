@@ -14,7 +14,9 @@
     X(AUTHORIZE_EARLY, "authorize-early")           /* one rank that is not prepared yet is forgiven */      \
     X(NO_RECOVER, "no-recover")                     /* a leader appointed anew does not freeze first */      \
     X(NO_REPEAT, "no-repeat")                       /* commands are sent once */                             \
-    X(IGNORE_DIGEST, "ignore-digest")               /* replicas may hold different bytes */
+    X(IGNORE_DIGEST, "ignore-digest")               /* replicas may hold different bytes */                  \
+    X(IGNORE_BASE, "ignore-base")                   /* a subset goes over whatever serves */                 \
+    X(SUPERSEDE_UNASKED, "supersede-unasked")       /* a stop for a later version does not ask for rounds */
 
 #ifdef WEFT_SIM
 typedef enum weft_mutation {

@@ -122,6 +122,7 @@ static weft_message_t whole_state(machine_t *m)
         .stop_round = m->stop_round,
         .digest = m->digest,
         .members = m->members,
+        .content = m->content,
     };
     weft_copy_text(out.text, m->text);
     return out;
@@ -147,10 +148,11 @@ static void report(machine_t *m, const weft_sink_t *sink)
 
 /* ---- taking a version in ---- */
 
-static void begin(machine_t *m, uint64_t version, weft_members_t members, const weft_sink_t *sink)
+static void begin(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
-    m->version = version;
-    m->members = members;
+    m->version = in->version;
+    m->members = in->members;
+    m->content = in->content;
     m->posted_known = m->stop_known = false;
     m->posted = m->stop_round = 0;
     m->at_step = m->limit = 0;
@@ -159,8 +161,11 @@ static void begin(machine_t *m, uint64_t version, weft_members_t members, const 
     m->text[0] = '\0';
     if (!set_state(m, WEFT_RANK_RECEIVING, sink))
         return;
-    weft_action_t action = {
-        .type = WEFT_ACTION_START_TRANSFER, .version = version, .members = members, .text = ""};
+    weft_action_t action = {.type = WEFT_ACTION_START_TRANSFER,
+                            .version = m->version,
+                            .members = m->members,
+                            .content = &m->content,
+                            .text = ""};
     sink->emit(sink->user, &action);
 }
 
@@ -300,7 +305,7 @@ static void on_data_path(machine_t *m, const weft_event_t *event, const weft_sin
 static void on_begin(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
     if (m->state == WEFT_RANK_IDLE && in->version > m->done && !m->broken)
-        begin(m, in->version, in->members, sink);
+        begin(m, in, sink);
 }
 
 static void on_stop(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
@@ -356,8 +361,17 @@ static bool accept_coordinator(machine_t *m, const weft_message_t *in)
 
 /* ---- what the leader tells ---- */
 
+/* A subset is the version only over its base. Such a rank is told to drop it; to arm it would be a mistake.
+ */
+static bool lacks_base(const machine_t *m)
+{
+    return m->content.base != 0 && m->content.base != m->live && !WEFT_BROKEN(IGNORE_BASE);
+}
+
 static void on_arm(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
+    if (lacks_base(m))
+        return;
     if (m->state != WEFT_RANK_PREPARED || in->version != m->version || in->ballot < m->promised)
         return;
     uint64_t step;

@@ -64,6 +64,7 @@ typedef struct weft_rank_machine {
     uint64_t live_at_step;  /* the first step on `live` */
     weft_digest_t digest;   /* of the version in hand once PREPARED, else of `live` */
     weft_digest_t live_digest;
+    weft_content_t content; /* of `version` */
     weft_members_t members;
     uint64_t now_us;
     uint64_t reported_us;

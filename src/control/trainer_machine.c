@@ -65,7 +65,8 @@ static void report(machine_t *m, const weft_sink_t *sink)
         .role = WEFT_ROLE_COORDINATOR,
         .state = (uint8_t)m->state,
         .flags = (m->broken ? WEFT_FLAG_BROKEN : 0) | (m->stop_known ? WEFT_FLAG_STOP_AT : 0) |
-                 (m->posted_known ? WEFT_FLAG_POSTED : 0),
+                 (m->posted_known ? WEFT_FLAG_POSTED : 0) |
+                 (m->queued != 0 && m->supersedes ? WEFT_FLAG_SUPERSEDE : 0),
         .from = m->rank,
         .to = m->coordinator,
         .epoch = m->config.epoch,
@@ -77,6 +78,7 @@ static void report(machine_t *m, const weft_sink_t *sink)
         .round = m->posted,
         .stop_round = m->stop_round,
         .members = m->members,
+        .content = m->content,
     };
     weft_copy_text(out.text, m->text);
     weft_emit_send(sink, &out);
@@ -109,9 +111,10 @@ static uint64_t patience_us(const machine_t *m)
     return c->publish_us + c->transfer_us + c->drain_us + c->commit_us + 2 * c->dead_us;
 }
 
-static void take(machine_t *m, uint64_t version, const weft_sink_t *sink)
+static void take(machine_t *m, uint64_t version, const weft_content_t *content, const weft_sink_t *sink)
 {
     m->version = version;
+    m->content = *content;
     m->notified = m->posted_known = m->stop_known = false;
     m->posted = m->stop_round = 0;
     m->status = WEFT_OK;
@@ -121,8 +124,18 @@ static void take(machine_t *m, uint64_t version, const weft_sink_t *sink)
     set_state(m, WEFT_TRAINER_PUBLISHED, sink);
 }
 
-static void on_publish(machine_t *m, uint64_t version, const weft_sink_t *sink)
+/* Behind the version in hand, which the coordinator may stop for it. */
+static void queue(machine_t *m, const weft_event_t *event)
 {
+    m->queued = event->version;
+    m->queued_content = event->content;
+    m->supersedes = event->supersedes;
+    m->report_due |= m->supersedes;
+}
+
+static void on_publish(machine_t *m, const weft_event_t *event, const weft_sink_t *sink)
+{
+    uint64_t version = event->version;
     char text[WEFT_MESSAGE_TEXT_BYTES];
     if (m->state == WEFT_TRAINER_FENCED) {
         notify(sink, version, WEFT_OUTCOME_FAILED, WEFT_ERR_PEER_LOST, m->text);
@@ -143,9 +156,9 @@ static void on_publish(machine_t *m, uint64_t version, const weft_sink_t *sink)
     } else {
         m->highest = version;
         if (m->state == WEFT_TRAINER_IDLE)
-            take(m, version, sink);
+            take(m, version, &event->content, sink);
         else
-            m->queued = version;
+            queue(m, event);
     }
 }
 
@@ -206,8 +219,11 @@ static void on_begin(machine_t *m, const weft_message_t *in, const weft_sink_t *
     if (m->state != WEFT_TRAINER_PUBLISHED || in->version != m->version)
         return;
     m->members = in->members;
-    weft_action_t action = {
-        .type = WEFT_ACTION_START_TRANSFER, .version = m->version, .members = m->members, .text = ""};
+    weft_action_t action = {.type = WEFT_ACTION_START_TRANSFER,
+                            .version = m->version,
+                            .members = m->members,
+                            .content = &m->content,
+                            .text = ""};
     sink->emit(sink->user, &action);
     set_state(m, WEFT_TRAINER_SENDING, sink);
 }
@@ -255,7 +271,7 @@ static void on_outcome(machine_t *m, const weft_message_t *in, const weft_sink_t
     uint64_t next = m->queued;
     m->version = m->queued = 0;
     if (next != 0)
-        take(m, next, sink);
+        take(m, next, &m->queued_content, sink);
 }
 
 static void on_fence(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
@@ -381,7 +397,7 @@ void weft_trainer_machine_handle(machine_t *m, const weft_event_t *event, const 
         on_message(m, event->message, sink);
         break;
     case WEFT_EVENT_PUBLISH:
-        on_publish(m, event->version, sink);
+        on_publish(m, event, sink);
         break;
     default:
         on_data_path(m, event, sink);

@@ -14,7 +14,7 @@
  *
  * Not drawn: ABORT_TRANSFER, or a transport that fails by itself, leads from all but IDLE and DRAINED to
  * BROKEN; FENCE leads from everywhere to FENCED, which is never left. A second version may be published
- * meanwhile; it waits, one deep.
+ * meanwhile; it waits, one deep, and may ask for the first to be stopped (SUPERSEDE in reports).
  */
 #ifndef WEFT_CONTROL_TRAINER_MACHINE_H
 #define WEFT_CONTROL_TRAINER_MACHINE_H
@@ -53,6 +53,9 @@ typedef struct weft_trainer_machine {
     uint64_t heard_us; /* when the coordinator was last heard */
     uint64_t reported_us;
     uint64_t now_us;
+    weft_content_t content; /* of `version` */
+    weft_content_t queued_content;
+    bool supersedes; /* what is queued wants what is in hand stopped */
     weft_members_t members;
     weft_status_t status;
     char text[WEFT_MESSAGE_TEXT_BYTES];

@@ -108,7 +108,17 @@ static bool everyone_posted(const sim_world_t *w, uint32_t index, const sim_tran
 static uint64_t digest_of(const sim_world_t *w, uint32_t index, uint32_t node)
 {
     uint64_t digest = w->version[index] * 100 + (node - w->trainers) % w->tp + 1;
+    for (uint32_t l = 0; l < SIM_LAYERS; l++)
+        digest = digest * 31 + w->node[node].layers[index][l];
     return w->digest_node[index] == node ? digest + 50 : digest;
+}
+
+/* What a subset does not carry is taken over from what serves. */
+static void stage(sim_world_t *w, uint32_t index, uint32_t node)
+{
+    uint32_t live = sim_index(w, weft_guard_live(&w->node[node].guard));
+    for (uint32_t l = 0; l < SIM_LAYERS; l++)
+        w->node[node].layers[index][l] = w->subset[index][l] ? index : w->node[node].layers[live][l];
 }
 
 static void finished(sim_world_t *w, uint32_t index, uint32_t node)
@@ -116,6 +126,7 @@ static void finished(sim_world_t *w, uint32_t index, uint32_t node)
     sim_injection_t done = {.type = WEFT_EVENT_SENT, .version = w->version[index]};
     if (!sim_is_trainer(w, node)) {
         done.type = WEFT_EVENT_TRANSFER_DONE;
+        stage(w, index, node);
         done.digest.word[0] = w->node[node].staged[index] = digest_of(w, index, node);
     }
     sim_inject(w, node, sim_random(w, 5 * SIM_MS), done);

@@ -97,6 +97,13 @@ static void notify(sim_world_t *w, uint32_t n, const weft_action_t *action)
     w->coverage->version_partial += action->outcome == WEFT_OUTCOME_PARTIAL;
     w->coverage->version_failed += action->outcome == WEFT_OUTCOME_FAILED;
     w->coverage->timed_out += action->status == WEFT_ERR_TIMEOUT;
+    w->coverage->superseded += action->status == WEFT_ERR_SUPERSEDED;
+    w->coverage->superseded_unbegun +=
+        action->status == WEFT_ERR_SUPERSEDED && !w->transfer[index][n].started;
+    w->coverage->partial_for_later +=
+        action->status == WEFT_ERR_SUPERSEDED && action->outcome == WEFT_OUTCOME_PARTIAL;
+    w->coverage->subset_without_base += action->status == WEFT_ERR_BASE;
+    w->coverage->contents_differ += action->status == WEFT_ERR_ARGUMENT;
     w->coverage->order_refused += action->status == WEFT_ERR_VERSION_ORDER;
     sim_check_outcome(w, n, action);
 }
@@ -241,6 +248,18 @@ static void inject(sim_world_t *w, uint32_t n, const sim_injection_t *in)
     give(w, n, sim_is_trainer(w, n) ? WEFT_ROLE_TRAINER : WEFT_ROLE_RANK, &event);
 }
 
+/* A program that goes wrong: one trainer names other layers than the others. */
+static void describe_content(sim_world_t *w, uint32_t n, uint32_t index, weft_content_t *content)
+{
+    bool differs = (w->faults & SIM_FAULT_ORDER) != 0 && n != 0 && sim_chance(w, 4);
+    if (w->whole[index] && !differs)
+        return;
+    content->base = w->version[index - 1];
+    for (uint32_t l = 0; l < SIM_LAYERS; l++)
+        content->subset[l] = w->subset[index][l] ? '1' : '0';
+    content->subset[0] = differs ? 'x' : content->subset[0];
+}
+
 static void publish(sim_world_t *w, uint32_t n)
 {
     sim_node_t *node = &w->node[n];
@@ -253,7 +272,11 @@ static void publish(sim_world_t *w, uint32_t n)
             (w->faults & SIM_FAULT_ORDER) != 0 && node->published < w->versions && sim_chance(w, 8);
         if (leaves_out)
             node->outcome[node->published] = WEFT_OUTCOME_FAILED;
-        weft_event_t event = {.type = WEFT_EVENT_PUBLISH, .now_us = w->now_us, .version = version};
+        weft_event_t event = {.type = WEFT_EVENT_PUBLISH,
+                              .now_us = w->now_us,
+                              .version = version,
+                              .supersedes = w->supersedes[node->published]};
+        describe_content(w, n, node->published, &event.content);
         if (!leaves_out)
             give(w, n, WEFT_ROLE_TRAINER, &event);
     }
@@ -373,12 +396,23 @@ static uint32_t any_rollout(sim_world_t *w)
     return w->trainers + (uint32_t)sim_random(w, w->replicas * w->tp);
 }
 
+static void choose_content(sim_world_t *w, uint32_t i)
+{
+    w->whole[i] = i == 1 || sim_chance(w, 60);
+    w->supersedes[i] = i > 1 && sim_chance(w, 40);
+    for (uint32_t l = 0; l < SIM_LAYERS; l++) {
+        w->subset[i][l] = w->whole[i] || sim_chance(w, 50);
+        w->origin[i][l] = w->subset[i][l] ? i : w->origin[i - 1][l];
+    }
+}
+
 static void choose_versions(sim_world_t *w)
 {
     w->versions = 1 + (uint32_t)sim_random(w, SIM_MAX_VERSIONS - 1);
     for (uint32_t i = 1; i <= w->versions; i++) {
         w->version[i] = w->version[i - 1] + 1 + sim_random(w, 3);
         w->rounds[i] = 1 + (uint32_t)sim_random(w, SIM_MAX_ROUNDS);
+        choose_content(w, i);
         bool refuses = (w->faults & SIM_FAULT_REFUSE) != 0;
         w->refuse_node[i] = refuses && sim_chance(w, 40) ? any_rank(w) : SIM_MAX_NODES;
         w->refuse_round[i] = (uint32_t)sim_random(w, w->rounds[i] + 1);

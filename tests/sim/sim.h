@@ -31,6 +31,7 @@ enum {
     SIM_MAX_VERSIONS = 4,
     SIM_MAX_ROUNDS = 6,
     SIM_STEP_WINDOW = 4096,
+    SIM_LAYERS = 3,
 };
 
 #define SIM_MS 1000 /* microseconds */
@@ -62,14 +63,17 @@ enum {
 #define SIM_COVERAGE_LIST(X)                                                                                 \
     X(version_applied)                                                                                       \
     X(version_partial)                                                                                       \
-    X(version_failed) X(version_released) X(commit) X(lowered_commit) X(parked_commit)                       \
-        X(freeze_lost_to_swap) X(frozen_beside_applied) X(step_at_limit) X(swap_by_step) X(swap_by_progress) \
+    X(version_failed)                                                                                        \
+    X(version_released) X(commit) X(lowered_commit) X(parked_commit) X(freeze_lost_to_swap)                  \
+        X(frozen_beside_applied) X(step_at_limit) X(swap_by_step) X(swap_by_progress)                        \
             X(first_version_parked) X(stopped_at_round) X(stopped_at_zero) X(dropped_for_digest)             \
                 X(transfer_aborted) X(replica_lost) X(rank_fenced) X(zombie_fenced) X(coordinator_restarted) \
                     X(restarted_without_storage) X(reappointed) X(recovered_stop) X(rank_crashed)            \
                         X(leader_crashed) X(trainer_crashed) X(second_version_queued) X(order_refused)       \
-                            X(timed_out) X(message_lost) X(message_repeated) X(applied_beside_aborted)       \
-                                X(swap_failed) X(ranks_two_steps_apart)
+                            X(superseded) X(superseded_unbegun) X(partial_for_later) X(subset_applied)       \
+                                X(subset_without_base) X(contents_differ) X(timed_out) X(message_lost)       \
+                                    X(message_repeated) X(applied_beside_aborted) X(swap_failed)             \
+                                        X(ranks_two_steps_apart)
 
 typedef struct sim_coverage {
 #define X(id) uint64_t id;

@@ -69,6 +69,7 @@ typedef struct sim_node {
     uint64_t step, step_version, swap_version, swap_at;
     uint64_t staged[SIM_MAX_VERSIONS + 1]; /* digest staged for each version index; 0: none */
     bool discarded[SIM_MAX_VERSIONS + 1];
+    uint32_t layers[SIM_MAX_VERSIONS + 1][SIM_LAYERS]; /* staged for each version: who wrote each layer */
     /* the user */
     uint32_t published;
     weft_outcome_t outcome[SIM_MAX_VERSIONS + 1];
@@ -99,6 +100,10 @@ typedef struct sim_world {
     uint32_t versions;                      /* published in this schedule */
     uint64_t version[SIM_MAX_VERSIONS + 1]; /* [1..versions] */
     uint32_t rounds[SIM_MAX_VERSIONS + 1];
+    bool subset[SIM_MAX_VERSIONS + 1][SIM_LAYERS]; /* which layers it carries */
+    uint32_t origin[SIM_MAX_VERSIONS + 1]
+                   [SIM_LAYERS]; /* the version that wrote each layer, as trainers have it */
+    bool whole[SIM_MAX_VERSIONS + 1], supersedes[SIM_MAX_VERSIONS + 1];
     uint32_t refuse_node[SIM_MAX_VERSIONS + 1], refuse_round[SIM_MAX_VERSIONS + 1];
     uint32_t fail_node[SIM_MAX_VERSIONS + 1];
     uint32_t digest_node[SIM_MAX_VERSIONS + 1];

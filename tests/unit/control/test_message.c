@@ -36,6 +36,8 @@ static weft_message_t full_message(void)
         .members = {{3, 1}},
     };
     weft_copy_text(m.text, "rank 3: NaN in layers.0.qkv_proj at 17");
+    m.content.base = 41;
+    snprintf(m.content.subset, sizeof m.content.subset, "model.layers.3.*,lm_head");
     return m;
 }
 
@@ -55,7 +57,7 @@ static void wire_is_little_endian(void **state)
     weft_message_t in = full_message();
     uint8_t bytes[WEFT_MESSAGE_MAX_BYTES];
     size_t size = weft_message_encode(&in, bytes);
-    assert_memory_equal(bytes, "weft\x01\x00", 6);
+    assert_memory_equal(bytes, "weft\x02\x00", 6);
     assert_int_equal(bytes[6] | bytes[7] << 8, size);
     const uint8_t version[] = {0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01};
     assert_memory_equal(bytes + 48, version, sizeof version);
