@@ -158,6 +158,7 @@ void weft_plan_destroy(weft_plan_t *plan)
     free(plan->layer_pattern);
     free(plan->layer_ordinal);
     free(plan->layer_stage);
+    free(plan->single_sets);
     free(plan->rounds);
     WEFT_ARRAY_FREE(&plan->routes);
     weft_sets_destroy(&plan->sets);

@@ -33,6 +33,7 @@ struct weft_plan {
     uint32_t *layer_stage;   /* [layers]: the trainer's pipeline stage that holds it */
 
     weft_sets_t sets;
+    uint32_t *single_sets; /* [tp]: the set of that rank alone; UINT32_MAX where none is needed */
     weft_routes_t routes;
     bool relay;
     uint32_t groups_max; /* communicators of the rank with most */
@@ -82,6 +83,18 @@ bool weft_cursor_expert(const weft_plan_t *plan, weft_cursor_t cursor, uint32_t 
 /* Walk the data or the amax pieces of a unit, in an order that is the same on every rank. */
 weft_status_t weft_plan_walk(const weft_plan_t *plan, weft_cursor_t cursor, weft_piece_kind_t kind,
                              weft_piece_fn fn, void *user);
+
+/* The same, only the pieces of the sets s with sets[s]. */
+weft_status_t weft_plan_walk_sets(const weft_plan_t *plan, weft_cursor_t cursor, weft_piece_kind_t kind,
+                                  const bool *sets, weft_piece_fn fn, void *user);
+
+/* The piece that a fragment of the cursor's unit is for expert `expert` of the model. */
+weft_piece_t weft_plan_piece(const weft_plan_t *plan, weft_cursor_t cursor,
+                             const weft_fragment_pattern_t *fragment, weft_piece_kind_t kind, uint32_t set,
+                             uint32_t expert);
+
+/* The set of one TP rank alone; where a pattern says "each" there is one for every rank. */
+uint32_t weft_plan_single_set(const weft_plan_t *plan, uint32_t tp_rank);
 
 /* Bytes that a piece carries. */
 uint64_t weft_piece_bytes(const weft_plan_t *plan, const weft_piece_t *piece);

@@ -30,7 +30,7 @@ typedef struct builder {
     const weft_outputs_t *outputs;
     weft_program_t *program;
     route_list_t *lists; /* [routes] */
-    bool *mine;          /* [routes]: this rank is source or member */
+    bool *my_sets;       /* [sets]: a rollout rank is a member; NULL for a trainer */
     uint32_t unit;       /* the unit whose pieces are being walked */
     uint32_t *set_ranks; /* scratch */
     WEFT_ARRAY(weft_bucket_t) buckets;
@@ -64,10 +64,9 @@ static bool runs_on(const weft_piece_t *last, const weft_piece_t *next)
 static weft_status_t list_piece(void *user, const weft_piece_t *piece)
 {
     builder_t *b = user;
-    uint32_t route = weft_routes_find(&b->plan->routes, piece->source, piece->set);
-    if (!b->mine[route])
+    if (b->program->is_trainer && piece->source != b->program->rank)
         return WEFT_OK;
-    route_list_t *list = &b->lists[route];
+    route_list_t *list = &b->lists[weft_routes_find(&b->plan->routes, piece->source, piece->set)];
     weft_fragment_t fragment = {
         .kind = piece->kind,
         .tensor = piece->tensor,
@@ -271,7 +270,7 @@ static weft_status_t walk_round(builder_t *b, uint32_t index, weft_piece_kind_t 
     b->unit = first_unit;
     for (uint32_t u = 0; u < round->num_units; u++) {
         uint32_t expert;
-        WEFT_TRY(weft_plan_walk(b->plan, cursor, kind, list_piece, b));
+        WEFT_TRY(weft_plan_walk_sets(b->plan, cursor, kind, b->my_sets, list_piece, b));
         if (!b->program->is_trainer && weft_cursor_expert(b->plan, cursor, b->program->tp_rank, &expert))
             b->unit++;
         weft_cursor_next(b->plan, &cursor);
@@ -302,6 +301,8 @@ static weft_status_t list_digests(builder_t *b)
 {
     for (uint32_t i = 0; i < b->plan->routes.count; i++) {
         const weft_route_t *route = &b->plan->routes.items[i];
+        if (b->my_sets && !b->my_sets[route->set])
+            continue;
         weft_piece_t piece = {.kind = WEFT_PIECE_DIGEST, .source = route->source, .set = route->set};
         WEFT_TRY(list_piece(b, &piece));
     }
@@ -364,21 +365,22 @@ static weft_status_t index_inputs(weft_program_t *program)
     return WEFT_OK;
 }
 
-static void find_mine(builder_t *b)
+static weft_status_t find_my_sets(builder_t *b)
 {
-    for (uint32_t i = 0; i < b->plan->routes.count; i++) {
-        const weft_route_t *route = &b->plan->routes.items[i];
-        b->mine[i] = b->program->is_trainer
-                         ? route->source == b->program->rank
-                         : weft_set_has(&b->plan->sets.items[route->set], b->program->tp_rank);
-    }
+    if (b->program->is_trainer)
+        return WEFT_OK;
+    b->my_sets = calloc(b->plan->sets.count + 1, sizeof *b->my_sets);
+    if (!b->my_sets)
+        return WEFT_ERR_NO_MEMORY;
+    for (size_t i = 0; i < b->plan->sets.count; i++)
+        b->my_sets[i] = weft_set_has(&b->plan->sets.items[i], b->program->tp_rank);
+    return WEFT_OK;
 }
 
 static weft_status_t build(builder_t *b)
 {
     weft_program_t *program = b->program;
-    find_mine(b);
-    weft_status_t status = WEFT_OK;
+    weft_status_t status = find_my_sets(b);
     for (uint32_t round = 0; round < b->plan->num_rounds && status == WEFT_OK; round++)
         status = build_round(b, round);
     program->buckets = b->buckets.items;
@@ -400,7 +402,7 @@ static void free_builder(builder_t *b)
         free(b->lists[i].runs.items);
     }
     free(b->lists);
-    free(b->mine);
+    free(b->my_sets);
     free(b->set_ranks);
 }
 
@@ -426,10 +428,9 @@ weft_status_t weft_program_create(const weft_plan_t *plan, uint32_t rank, const 
         .outputs = outputs,
         .program = made,
         .lists = calloc(plan->routes.count + 1, sizeof *b.lists),
-        .mine = calloc(plan->routes.count + 1, sizeof *b.mine),
         .set_ranks = calloc(plan->rollout->num_ranks, sizeof *b.set_ranks),
     };
-    bool ready = made->rounds && made->layer_units && b.lists && b.mine && b.set_ranks;
+    bool ready = made->rounds && made->layer_units && b.lists && b.set_ranks;
     weft_status_t status = ready ? build(&b) : WEFT_ERR_NO_MEMORY;
     free_builder(&b);
     if (status != WEFT_OK) {

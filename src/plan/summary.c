@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "src/base/error.h"
+#include "src/plan/instances.h"
 #include "src/plan/outputs.h"
 
 typedef struct tally {
@@ -12,27 +13,15 @@ typedef struct tally {
     uint64_t data_bytes;
 } tally_t;
 
-static weft_status_t count_piece(void *user, const weft_piece_t *piece)
+static weft_status_t count_piece(void *user, const weft_piece_t *piece, uint32_t count)
 {
     tally_t *tally = user;
-    uint64_t bytes = weft_piece_bytes(tally->plan, piece);
+    uint64_t bytes = weft_piece_bytes(tally->plan, piece) * count;
     const weft_set_t *set = &tally->plan->sets.items[piece->set];
     tally->egress[piece->source] += bytes;
     tally->data_bytes += piece->kind == WEFT_PIECE_DATA ? bytes : 0;
     for (uint32_t i = 0; i < set->count; i++)
         tally->ingress[set->tp_ranks[i]] += bytes;
-    return WEFT_OK;
-}
-
-static weft_status_t count_all(tally_t *tally)
-{
-    weft_cursor_t cursor = {0};
-    bool more = tally->plan->layers->count > 0;
-    while (more) {
-        WEFT_TRY(weft_plan_walk(tally->plan, cursor, WEFT_PIECE_DATA, count_piece, tally));
-        WEFT_TRY(weft_plan_walk(tally->plan, cursor, WEFT_PIECE_AMAX, count_piece, tally));
-        more = weft_cursor_next(tally->plan, &cursor);
-    }
     return WEFT_OK;
 }
 
@@ -86,7 +75,7 @@ void weft_plan_summarize(const weft_plan_t *plan, weft_plan_summary_t *summary)
         .ingress = calloc(plan->rollout->tp, sizeof *tally.ingress),
     };
     fill_model(plan, &out);
-    if (tally.egress && tally.ingress && count_all(&tally) == WEFT_OK)
+    if (tally.egress && tally.ingress && weft_plan_walk_classes(plan, count_piece, &tally) == WEFT_OK)
         fill_counted(&tally, &out);
     free(tally.egress);
     free(tally.ingress);

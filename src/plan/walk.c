@@ -63,18 +63,33 @@ static uint32_t tensor_of(const weft_plan_t *plan, weft_cursor_t cursor, uint32_
     return layer->tensors[expert * layer->num_parts + cursor.part];
 }
 
-static uint32_t single_set(const weft_plan_t *plan, uint32_t tp_rank)
+uint32_t weft_plan_single_set(const weft_plan_t *plan, uint32_t tp_rank)
 {
-    for (uint32_t i = 0; i < plan->sets.count; i++)
-        if (plan->sets.items[i].count == 1 && plan->sets.items[i].tp_ranks[0] == tp_rank)
-            return i;
-    return UINT32_MAX;
+    return plan->single_sets[tp_rank];
+}
+
+weft_piece_t weft_plan_piece(const weft_plan_t *plan, weft_cursor_t cursor,
+                             const weft_fragment_pattern_t *fragment, weft_piece_kind_t kind, uint32_t set,
+                             uint32_t expert)
+{
+    const weft_placement_t *placement = &weft_plan_pattern(plan, cursor.layer)->parts[cursor.part].placement;
+    weft_rect_t box = placement->boxes[fragment->box];
+    return (weft_piece_t){
+        .kind = kind,
+        .source = pick_source(plan, cursor, placement, fragment->box, expert),
+        .set = set,
+        .tensor = tensor_of(plan, cursor, expert),
+        .rect = fragment->rect,
+        .to_row = fragment->to_row,
+        .to_col = fragment->to_col,
+        .whole_rows = fragment->rect.col == box.col && fragment->rect.cols == box.cols,
+    };
 }
 
 typedef struct walk {
     const weft_plan_t *plan;
     weft_cursor_t cursor;
-    const weft_placement_t *placement;
+    const bool *sets;
     weft_piece_fn fn;
     void *user;
 } walk_t;
@@ -82,17 +97,9 @@ typedef struct walk {
 static weft_status_t emit(const walk_t *w, const weft_fragment_pattern_t *fragment, weft_piece_kind_t kind,
                           uint32_t set, uint32_t expert)
 {
-    weft_rect_t box = w->placement->boxes[fragment->box];
-    weft_piece_t piece = {
-        .kind = kind,
-        .source = pick_source(w->plan, w->cursor, w->placement, fragment->box, expert),
-        .set = set,
-        .tensor = tensor_of(w->plan, w->cursor, expert),
-        .rect = fragment->rect,
-        .to_row = fragment->to_row,
-        .to_col = fragment->to_col,
-        .whole_rows = fragment->rect.col == box.col && fragment->rect.cols == box.cols,
-    };
+    if (w->sets && !w->sets[set])
+        return WEFT_OK;
+    weft_piece_t piece = weft_plan_piece(w->plan, w->cursor, fragment, kind, set, expert);
     return w->fn(w->user, &piece);
 }
 
@@ -102,7 +109,23 @@ static weft_status_t emit_each(const walk_t *w, const weft_fragment_pattern_t *f
     for (uint32_t t = 0; t < w->plan->rollout->tp; t++) {
         uint32_t expert;
         if (weft_cursor_expert(w->plan, w->cursor, t, &expert))
-            WEFT_TRY(emit(w, fragment, kind, single_set(w->plan, t), expert));
+            WEFT_TRY(emit(w, fragment, kind, weft_plan_single_set(w->plan, t), expert));
+    }
+    return WEFT_OK;
+}
+
+weft_status_t weft_plan_walk_sets(const weft_plan_t *plan, weft_cursor_t cursor, weft_piece_kind_t kind,
+                                  const bool *sets, weft_piece_fn fn, void *user)
+{
+    const weft_part_pattern_t *part = &weft_plan_pattern(plan, cursor.layer)->parts[cursor.part];
+    const weft_unit_pattern_t *unit = &part->units[cursor.unit];
+    uint32_t first = kind == WEFT_PIECE_AMAX ? unit->first_amax : unit->first_fragment;
+    uint32_t count = kind == WEFT_PIECE_AMAX ? unit->num_amax : unit->num_fragments;
+    walk_t w = {plan, cursor, sets, fn, user};
+    for (uint32_t i = 0; i < count; i++) {
+        const weft_fragment_pattern_t *fragment = &part->fragments[first + i];
+        WEFT_TRY(fragment->set == WEFT_SET_EACH ? emit_each(&w, fragment, kind)
+                                                : emit(&w, fragment, kind, fragment->set, cursor.expert));
     }
     return WEFT_OK;
 }
@@ -110,17 +133,7 @@ static weft_status_t emit_each(const walk_t *w, const weft_fragment_pattern_t *f
 weft_status_t weft_plan_walk(const weft_plan_t *plan, weft_cursor_t cursor, weft_piece_kind_t kind,
                              weft_piece_fn fn, void *user)
 {
-    const weft_part_pattern_t *part = &weft_plan_pattern(plan, cursor.layer)->parts[cursor.part];
-    const weft_unit_pattern_t *unit = &part->units[cursor.unit];
-    uint32_t first = kind == WEFT_PIECE_AMAX ? unit->first_amax : unit->first_fragment;
-    uint32_t count = kind == WEFT_PIECE_AMAX ? unit->num_amax : unit->num_fragments;
-    walk_t w = {plan, cursor, &part->placement, fn, user};
-    for (uint32_t i = 0; i < count; i++) {
-        const weft_fragment_pattern_t *fragment = &part->fragments[first + i];
-        WEFT_TRY(fragment->set == WEFT_SET_EACH ? emit_each(&w, fragment, kind)
-                                                : emit(&w, fragment, kind, fragment->set, cursor.expert));
-    }
-    return WEFT_OK;
+    return weft_plan_walk_sets(plan, cursor, kind, NULL, fn, user);
 }
 
 uint64_t weft_piece_bytes(const weft_plan_t *plan, const weft_piece_t *piece)

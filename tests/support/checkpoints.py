@@ -128,6 +128,9 @@ PUBLISHED = {
                             num_experts_per_tok=8),
     "qwen3-235b-a22b": config("qwen3_moe", 94, 4096, 12288, 64, 4, 151936, num_experts=128, moe_intermediate_size=1536,
                               num_experts_per_tok=8),
+    # No published model: the size of the largest there are, a trillion parameters in 384 experts.
+    "trillion": config("qwen3_moe", 61, 7168, 18432, 128, 8, 163840, num_experts=384, moe_intermediate_size=2048,
+                       num_experts_per_tok=8),
 }
 
 
