@@ -104,10 +104,27 @@ typedef struct weft_plan_summary {
 
 WEFT_API void weft_plan_summarize(const weft_plan_t *plan, weft_plan_summary_t *summary);
 
-/* Print the plan as a page for a person, or as JSON; malloc'ed text in *text.
- * `link_bytes_per_s` is the speed of a rank's link for the predicted time; 0: 50e9. */
-WEFT_API weft_status_t weft_plan_print(const weft_plan_t *plan, bool json, double link_bytes_per_s,
+/* Speeds that the predicted time is made from, in bytes a second; 0 is the default. */
+typedef struct weft_plan_speeds {
+    size_t struct_size;
+    double link_bytes_per_s;   /* of a rank's network link, each way; default 50e9 */
+    double nvlink_bytes_per_s; /* between ranks of one node, each way; default 450e9 */
+    double hbm_bytes_per_s;    /* of a rank's memory, reads and writes together; default 4e12 */
+    uint32_t ranks_per_node;   /* session ranks, trainers first, fill nodes in order; 0: every route leaves its node */
+} weft_plan_speeds_t;
+
+#define WEFT_PLAN_SPEEDS ((weft_plan_speeds_t){.struct_size = sizeof(weft_plan_speeds_t)})
+
+/* Print the plan as a page for a person, or as JSON; malloc'ed text in *text. `speeds` may be NULL.
+ * **Returns** WEFT_OK; WEFT_ERR_ARGUMENT (struct_size, or a speed that is negative or no number); WEFT_ERR_NO_MEMORY. */
+WEFT_API weft_status_t weft_plan_print(const weft_plan_t *plan, bool json, const weft_plan_speeds_t *speeds,
                                        char **text);
+
+/* Say where each byte of some layers comes from: boxes, trainers, TP ranks, rounds. `layers` is a name, with or without
+ * its leaf, or a glob; malloc'ed text in *text.
+ * **Returns** WEFT_OK; WEFT_ERR_UNKNOWN_NAME (the message has the nearest names); WEFT_ERR_NO_MEMORY. */
+WEFT_API weft_status_t weft_plan_explain(const weft_plan_t *plan, const char *layers, char **text,
+                                         weft_error_t *error);
 
 #ifdef __cplusplus
 }

@@ -14,10 +14,10 @@ static long peak_memory_kib(void)
     return usage.ru_maxrss;
 }
 
-static int print_plan(const weft_plan_t *plan, bool json, double link, uint64_t plan_us)
+static int print_plan(const weft_plan_t *plan, bool json, const weft_plan_speeds_t *speeds, uint64_t plan_us)
 {
     char *text;
-    weft_status_t status = weft_plan_print(plan, json, link, &text);
+    weft_status_t status = weft_plan_print(plan, json, speeds, &text);
     if (status != WEFT_OK)
         return exit_code_of(status);
     fputs(text, stdout);
@@ -28,11 +28,23 @@ static int print_plan(const weft_plan_t *plan, bool json, double link, uint64_t 
     return EXIT_OK;
 }
 
+static int explain(const weft_plan_t *plan, const char *layers)
+{
+    char *text;
+    weft_error_t error;
+    if (weft_plan_explain(plan, layers, &text, &error) != WEFT_OK)
+        return report_error("plan", &error);
+    fputs(text, stdout);
+    free(text);
+    return EXIT_OK;
+}
+
 int command_plan(int argc, char **argv)
 {
     plan_arguments_t arguments = PLAN_ARGUMENTS;
     bool json = false;
-    double link = 0;
+    const char *layers = NULL;
+    weft_plan_speeds_t speeds = WEFT_PLAN_SPEEDS;
     const option_row_t options[] = {
         {"trainer", OPTION_TEXT, &arguments.trainer, "LAYOUT",
          "fsdp:N, tp:N, pp:N, ep:N, dp:N or a product such as tp:2,pp:2"},
@@ -46,8 +58,15 @@ int command_plan(int argc, char **argv)
         {"bucket", OPTION_BYTES, &arguments.bucket_bytes, "BYTES", "largest broadcast (default 64MiB)"},
         {"max-groups", OPTION_COUNT, &arguments.max_groups, "N",
          "communicators a rank may hold (default 16; 0 forces relay)"},
-        {"link", OPTION_RATE, &link, "RATE",
-         "speed of a rank's link for the predicted time (default 50GB/s)"},
+        {"link", OPTION_RATE, &speeds.link_bytes_per_s, "RATE",
+         "speed of a rank's network link for the predicted time (default 50GB/s)"},
+        {"nvlink", OPTION_RATE, &speeds.nvlink_bytes_per_s, "RATE",
+         "the same inside a node (default 450GB/s)"},
+        {"hbm", OPTION_RATE, &speeds.hbm_bytes_per_s, "RATE", "speed of a rank's memory (default 4TB/s)"},
+        {"ranks-per-node", OPTION_COUNT, &speeds.ranks_per_node, "N",
+         "ranks that share a node (default: no two do)"},
+        {"explain", OPTION_TEXT, &layers, "LAYER",
+         "instead: where each byte of a layer comes from; a name or a glob"},
         {"json", OPTION_FLAG, &json, NULL, "print JSON"},
     };
     const command_spec_t spec = {
@@ -73,6 +92,10 @@ int command_plan(int argc, char **argv)
                 "weft plan: --trainer and --rollout are needed, such as --trainer fsdp:4 --rollout tp:2\n");
         return EXIT_USAGE;
     }
+    if (layers && json) {
+        fprintf(stderr, "weft plan: --explain prints text; leave --json out\n");
+        return EXIT_USAGE;
+    }
     weft_error_t error;
     weft_model_t *model = NULL;
     weft_plan_t *plan = NULL;
@@ -80,7 +103,7 @@ int command_plan(int argc, char **argv)
         return report_error("plan", &error);
     uint64_t start = weft_now_us();
     if (plan_from_arguments(model, &arguments, &plan, &error) == WEFT_OK)
-        code = print_plan(plan, json, link, weft_now_us() - start);
+        code = layers ? explain(plan, layers) : print_plan(plan, json, &speeds, weft_now_us() - start);
     else
         code = report_error("plan", &error);
     weft_plan_destroy(plan);

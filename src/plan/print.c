@@ -4,15 +4,20 @@
 
 #include "src/base/error.h"
 #include "src/base/text.h"
-#include "src/plan/plan.h"
+#include "src/plan/predict.h"
 
-#define DEFAULT_LINK       50e9
 #define COMMUNICATOR_BYTES (8u << 20) /* what a communicator takes on a rank, about; backends differ */
 
-static double predicted_ms(const weft_plan_summary_t *s, double link)
+typedef struct page {
+    const weft_plan_t *plan;
+    weft_plan_summary_t summary;
+    weft_plan_speeds_t speeds;
+    weft_prediction_t time;
+} page_t;
+
+static double wire_factor(const weft_plan_summary_t *s)
 {
-    uint64_t most = s->ingress_bytes_max > s->egress_bytes_max ? s->ingress_bytes_max : s->egress_bytes_max;
-    return (double)most / link * 1e3;
+    return s->needed_bytes_total ? 1.0 * (double)s->egress_bytes_total / (double)s->unique_bytes_total : 1;
 }
 
 static void print_pattern(weft_text_t *text, const weft_plan_t *plan, const weft_pattern_t *pattern)
@@ -33,9 +38,11 @@ static void print_pattern(weft_text_t *text, const weft_plan_t *plan, const weft
                   pattern->amax_ahead ? ", amax ahead" : "");
 }
 
-static void print_page(weft_text_t *text, const weft_plan_t *plan, const weft_plan_summary_t *s, double link)
+static void print_head(weft_text_t *text, const page_t *p)
 {
-    char a[24], b[24], c[24];
+    const weft_plan_t *plan = p->plan;
+    const weft_plan_summary_t *s = &p->summary;
+    char a[24];
     weft_text_add(text, "plan      %s: trainer %s (%u ranks) to rollout %s (%u ranks), %s",
                   weft_model_type(plan->model), plan->trainer->text, plan->trainer->num_ranks,
                   plan->rollout->text, plan->rollout->num_ranks, plan->scheme->name);
@@ -49,29 +56,98 @@ static void print_page(weft_text_t *text, const weft_plan_t *plan, const weft_pl
     weft_text_add(text, "\n  layers  one of them, as a rollout rank holds it\n");
     for (uint32_t i = 0; i < plan->num_patterns; i++)
         print_pattern(text, plan, &plan->patterns[i]);
-    weft_text_add(text,
-                  "\nrollout   receives at most %s a rank, holds %s of kernel-format weights and as much "
-                  "again staged\n",
-                  weft_text_bytes((double)s->ingress_bytes_max, a),
-                  weft_text_bytes((double)s->kernel_bytes_max, b));
-    weft_text_add(text, "trainer   sends %s to %s a rank, %s in all; one replica needs %s\n",
+}
+
+static void print_messages(weft_text_t *text, const char *verb, const weft_messages_t *m)
+{
+    char a[24], b[24], c[24];
+    weft_text_add(text, "          busiest is rank %u: %s %llu buckets of %s to %s, median %s\n", m->rank,
+                  verb, (unsigned long long)m->count, weft_text_bytes((double)m->min_bytes, a),
+                  weft_text_bytes((double)m->max_bytes, b), weft_text_bytes((double)m->median_bytes, c));
+}
+
+static void print_ranks(weft_text_t *text, const page_t *p)
+{
+    const weft_plan_summary_t *s = &p->summary;
+    char a[24], b[24], c[24], d[24];
+    weft_text_add(text, "\ntrainer   sends %s to %s a rank, %s in all; one replica needs %s (%.4f)\n",
                   weft_text_bytes((double)s->egress_bytes_min, a),
                   weft_text_bytes((double)s->egress_bytes_max, b),
                   weft_text_bytes((double)s->egress_bytes_total, c),
-                  weft_text_bytes((double)s->unique_bytes_total, (char[24]){0}));
-    weft_text_add(text, "staging   %s in %u rounds (least %s)\n",
+                  weft_text_bytes((double)s->unique_bytes_total, d), wire_factor(s));
+    print_messages(text, "sends", &p->time.trainer);
+    weft_text_add(text, "rollout   receives at most %s a rank, %s in all\n",
+                  weft_text_bytes((double)s->ingress_bytes_max, a),
+                  weft_text_bytes((double)s->needed_bytes_total, b));
+    print_messages(text, "receives", &p->time.rollout);
+    weft_text_add(text, "staging   %s in %u rounds (least budget %s), %s of it tables of amax\n",
                   weft_text_bytes((double)s->staging_bytes, a), s->num_rounds,
-                  weft_text_bytes((double)s->least_budget_bytes, b));
-    weft_text_add(text, "routes    %u, %s; %u destination sets; at most %u communicators a rank, about %s\n",
-                  s->num_routes,
+                  weft_text_bytes((double)s->least_budget_bytes, b),
+                  weft_text_bytes((double)(s->staging_bytes - 2 * p->plan->round_bytes), c));
+    weft_text_add(text, "routes    %u, %s; %u destination sets\n", s->num_routes,
                   s->relay ? "by relay (one rank of a set receives, then broadcasts)" : "each a broadcast",
-                  s->num_sets, s->groups_max, weft_text_bytes((double)s->groups_max * COMMUNICATOR_BYTES, a));
-    weft_text_add(text, "time      %.1f ms at %.3g GB/s a link: the busiest rank's bytes over its link\n",
-                  predicted_ms(s, link), link / 1e9);
+                  s->num_sets);
+    weft_text_add(text, "          at most %u communicators a rank, %s if one takes 8 MiB\n", s->groups_max,
+                  weft_text_bytes((double)s->groups_max * COMMUNICATOR_BYTES, a));
+    weft_text_add(text,
+                  "swap      flip or copy: %s live and as much staged a rank; copy pauses %.1f ms for it\n",
+                  weft_text_bytes((double)s->kernel_bytes_max, a), p->time.copy_ms);
 }
 
-static void print_json(weft_text_t *text, const weft_plan_t *plan, const weft_plan_summary_t *s, double link)
+static void print_time(weft_text_t *text, const page_t *p)
 {
+    const weft_prediction_t *t = &p->time;
+    weft_text_add(text, "time      %.1f ms, limited by %s: ", t->update_ms, weft_stage_name(t->limit));
+    for (unsigned i = 0; i < WEFT_STAGE_COUNT; i++)
+        weft_text_add(text, "%s %.1f%s", weft_stage_name(i), t->stage_ms[i],
+                      i + 1 < WEFT_STAGE_COUNT ? ", " : "");
+    weft_text_add(text, "; first round %.1f\n          at %.4g GB/s a link, %.4g in a node, memory %.4g; ",
+                  t->first_round_ms, p->speeds.link_bytes_per_s / 1e9, p->speeds.nvlink_bytes_per_s / 1e9,
+                  p->speeds.hbm_bytes_per_s / 1e9);
+    if (p->speeds.ranks_per_node)
+        weft_text_add(text, "%.0f %% of what is sent stays in nodes of %u\n",
+                      p->summary.egress_bytes_total
+                          ? 100 * (double)t->node_bytes / (double)p->summary.egress_bytes_total
+                          : 0,
+                      p->speeds.ranks_per_node);
+    else
+        weft_text_add(text, "all routes over links\n");
+}
+
+static void print_page(weft_text_t *text, const page_t *p)
+{
+    print_head(text, p);
+    print_ranks(text, p);
+    print_time(text, p);
+}
+
+static void print_json_messages(weft_text_t *text, const char *side, const weft_messages_t *m)
+{
+    weft_text_add(text,
+                  "  \"%s_messages\": {\"rank\": %u, \"count\": %llu, \"bytes_min\": %llu, "
+                  "\"bytes_median\": %llu, \"bytes_max\": %llu},\n",
+                  side, m->rank, (unsigned long long)m->count, (unsigned long long)m->min_bytes,
+                  (unsigned long long)m->median_bytes, (unsigned long long)m->max_bytes);
+}
+
+static void print_json_time(weft_text_t *text, const page_t *p)
+{
+    const weft_prediction_t *t = &p->time;
+    for (unsigned i = 0; i < WEFT_STAGE_COUNT; i++)
+        weft_text_add(text, "  \"%s_ms\": %.3f,\n", weft_stage_name(i), t->stage_ms[i]);
+    weft_text_add(text,
+                  "  \"first_round_ms\": %.3f,\n  \"copy_pause_ms\": %.3f,\n  \"limit\": \"%s\",\n"
+                  "  \"link_bytes_per_s\": %.0f,\n  \"nvlink_bytes_per_s\": %.0f,\n"
+                  "  \"hbm_bytes_per_s\": %.0f,\n  \"ranks_per_node\": %u,\n  \"predicted_ms\": %.3f\n}\n",
+                  t->first_round_ms, t->copy_ms, weft_stage_name(t->limit), p->speeds.link_bytes_per_s,
+                  p->speeds.nvlink_bytes_per_s, p->speeds.hbm_bytes_per_s, p->speeds.ranks_per_node,
+                  t->update_ms);
+}
+
+static void print_json(weft_text_t *text, const page_t *p)
+{
+    const weft_plan_t *plan = p->plan;
+    const weft_plan_summary_t *s = &p->summary;
     weft_text_add(text, "{\n  \"model_type\": ");
     weft_text_add_json_string(text, weft_model_type(plan->model));
     weft_text_add(
@@ -102,20 +178,43 @@ static void print_json(weft_text_t *text, const weft_plan_t *plan, const weft_pl
         {"routes", s->num_routes},
         {"sets", s->num_sets},
         {"communicators_max", s->groups_max},
+        {"communicator_bytes", (uint64_t)s->groups_max * COMMUNICATOR_BYTES},
+        {"amax_bytes", s->staging_bytes - 2 * plan->round_bytes},
+        {"node_bytes", p->time.node_bytes},
     };
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
         weft_text_add(text, "  \"%s\": %llu,\n", fields[i].name, (unsigned long long)fields[i].value);
-    weft_text_add(text, "  \"relay\": %s,\n  \"link_bytes_per_s\": %.0f,\n  \"predicted_ms\": %.3f\n}\n",
-                  s->relay ? "true" : "false", link, predicted_ms(s, link));
+    weft_text_add(text, "  \"relay\": %s,\n", s->relay ? "true" : "false");
+    print_json_messages(text, "trainer", &p->time.trainer);
+    print_json_messages(text, "rollout", &p->time.rollout);
+    print_json_time(text, p);
 }
 
-weft_status_t weft_plan_print(const weft_plan_t *plan, bool json, double link_bytes_per_s, char **text)
+/* Fill in defaults; false when a speed is none. */
+static bool take_speeds(const weft_plan_speeds_t *given, weft_plan_speeds_t *speeds)
 {
-    weft_plan_summary_t summary;
+    *speeds = given ? *given : WEFT_PLAN_SPEEDS;
+    double *const values[] = {&speeds->link_bytes_per_s, &speeds->nvlink_bytes_per_s,
+                              &speeds->hbm_bytes_per_s};
+    const double defaults[] = {50e9, 450e9, 4e12};
+    for (unsigned i = 0; i < 3; i++) {
+        if (!(*values[i] >= 0 && *values[i] < 1e18))
+            return false;
+        *values[i] = *values[i] > 0 ? *values[i] : defaults[i];
+    }
+    return speeds->struct_size == sizeof *speeds;
+}
+
+weft_status_t weft_plan_print(const weft_plan_t *plan, bool json, const weft_plan_speeds_t *speeds,
+                              char **text)
+{
+    page_t page = {.plan = plan};
     weft_text_t out = {0};
-    double link = link_bytes_per_s > 0 ? link_bytes_per_s : DEFAULT_LINK;
-    weft_plan_summarize(plan, &summary);
-    (json ? print_json : print_page)(&out, plan, &summary, link);
+    if (!take_speeds(speeds, &page.speeds))
+        return WEFT_ERR_ARGUMENT;
+    weft_plan_summarize(plan, &page.summary);
+    WEFT_TRY(weft_plan_predict(plan, &page.summary, &page.speeds, &page.time));
+    (json ? print_json : print_page)(&out, &page);
     if (out.failed) {
         weft_text_free(&out);
         return WEFT_ERR_NO_MEMORY;

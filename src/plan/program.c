@@ -36,6 +36,8 @@ typedef struct builder {
     WEFT_ARRAY(weft_bucket_t) buckets;
     WEFT_ARRAY(weft_fragment_t) fragments;
     WEFT_ARRAY(weft_unit_t) units;
+    bool only_sizes; /* of buckets: nothing else is kept from round to round */
+    WEFT_ARRAY(uint32_t) sizes;
 } builder_t;
 
 static uint64_t align_up(uint64_t bytes)
@@ -283,7 +285,7 @@ static weft_status_t list_units(builder_t *b, uint32_t index, weft_round_t *roun
     const weft_plan_round_t *planned = &b->plan->rounds[index];
     weft_cursor_t cursor = planned->first;
     round->first_unit = (uint32_t)b->units.count;
-    for (uint32_t u = 0; u < planned->num_units && !b->program->is_trainer; u++) {
+    for (uint32_t u = 0; u < planned->num_units && !b->program->is_trainer && !b->only_sizes; u++) {
         uint32_t expert;
         if (weft_cursor_expert(b->plan, cursor, b->program->tp_rank, &expert)) {
             weft_unit_t unit = describe_unit(b, cursor, round);
@@ -377,12 +379,25 @@ static weft_status_t find_my_sets(builder_t *b)
     return WEFT_OK;
 }
 
+/* Note the sizes of the round's buckets, and forget it. */
+static weft_status_t keep_sizes(builder_t *b)
+{
+    for (size_t i = 0; i < b->buckets.count; i++)
+        if (!WEFT_ARRAY_PUSH(&b->sizes, b->buckets.items[i].bytes))
+            return WEFT_ERR_NO_MEMORY;
+    b->buckets.count = b->fragments.count = 0;
+    return WEFT_OK;
+}
+
 static weft_status_t build(builder_t *b)
 {
     weft_program_t *program = b->program;
     weft_status_t status = find_my_sets(b);
-    for (uint32_t round = 0; round < b->plan->num_rounds && status == WEFT_OK; round++)
+    for (uint32_t round = 0; round < b->plan->num_rounds && status == WEFT_OK; round++) {
         status = build_round(b, round);
+        if (status == WEFT_OK && b->only_sizes)
+            status = keep_sizes(b);
+    }
     program->buckets = b->buckets.items;
     program->num_buckets = b->buckets.count;
     program->fragments = b->fragments.items;
@@ -406,8 +421,8 @@ static void free_builder(builder_t *b)
     free(b->set_ranks);
 }
 
-weft_status_t weft_program_create(const weft_plan_t *plan, uint32_t rank, const weft_outputs_t *outputs,
-                                  weft_program_t **program)
+static weft_status_t create(builder_t *b, const weft_plan_t *plan, uint32_t rank,
+                            const weft_outputs_t *outputs, weft_program_t **program)
 {
     weft_program_t *made = calloc(1, sizeof *made);
     if (!made)
@@ -423,22 +438,53 @@ weft_status_t weft_program_create(const weft_plan_t *plan, uint32_t rank, const 
         .rounds = calloc(plan->num_rounds, sizeof *made->rounds),
         .layer_units = calloc((size_t)plan->layers->count + 1, sizeof *made->layer_units),
     };
-    builder_t b = {
-        .plan = plan,
-        .outputs = outputs,
-        .program = made,
-        .lists = calloc(plan->routes.count + 1, sizeof *b.lists),
-        .set_ranks = calloc(plan->rollout->num_ranks, sizeof *b.set_ranks),
-    };
-    bool ready = made->rounds && made->layer_units && b.lists && b.set_ranks;
-    weft_status_t status = ready ? build(&b) : WEFT_ERR_NO_MEMORY;
-    free_builder(&b);
+    b->plan = plan;
+    b->outputs = outputs;
+    b->program = made;
+    b->lists = calloc(plan->routes.count + 1, sizeof *b->lists);
+    b->set_ranks = calloc(plan->rollout->num_ranks, sizeof *b->set_ranks);
+    bool ready = made->rounds && made->layer_units && b->lists && b->set_ranks;
+    weft_status_t status = ready ? build(b) : WEFT_ERR_NO_MEMORY;
+    free_builder(b);
     if (status != WEFT_OK) {
         weft_program_destroy(made);
         return status;
     }
     *program = made;
     return WEFT_OK;
+}
+
+weft_status_t weft_program_create(const weft_plan_t *plan, uint32_t rank, const weft_outputs_t *outputs,
+                                  weft_program_t **program)
+{
+    builder_t b = {0};
+    return create(&b, plan, rank, outputs, program);
+}
+
+static int compare_sizes(const void *left, const void *right)
+{
+    uint32_t a = *(const uint32_t *)left, b = *(const uint32_t *)right;
+    return (a > b) - (a < b);
+}
+
+weft_status_t weft_program_messages(const weft_plan_t *plan, uint32_t rank, weft_messages_t *messages)
+{
+    builder_t b = {.only_sizes = true};
+    weft_program_t *empty = NULL;
+    weft_status_t status = create(&b, plan, rank, NULL, &empty);
+    weft_program_destroy(empty);
+    if (status == WEFT_OK) {
+        size_t count = b.sizes.count;
+        *messages = (weft_messages_t){.rank = rank, .count = count};
+        if (count) {
+            qsort(b.sizes.items, count, sizeof *b.sizes.items, compare_sizes);
+            messages->min_bytes = b.sizes.items[0];
+            messages->median_bytes = b.sizes.items[count / 2];
+            messages->max_bytes = b.sizes.items[count - 1];
+        }
+    }
+    WEFT_ARRAY_FREE(&b.sizes);
+    return status;
 }
 
 void weft_program_destroy(weft_program_t *program)

@@ -77,6 +77,15 @@ weft_status_t weft_program_create(const weft_plan_t *plan, uint32_t rank, const 
                                   weft_program_t **program);
 void weft_program_destroy(weft_program_t *program);
 
+/* Sizes of the buckets that one rank sends or receives, those with digests included. */
+typedef struct weft_messages {
+    uint32_t rank; /* of the session */
+    uint64_t count, min_bytes, median_bytes, max_bytes;
+} weft_messages_t;
+
+/* Count them without keeping a program: memory does not grow with the model but by 4 bytes a bucket. */
+weft_status_t weft_program_messages(const weft_plan_t *plan, uint32_t rank, weft_messages_t *messages);
+
 /* The session ranks of a set, replica by replica; returns their number. `ranks` has room for all rollout
  * ranks. */
 uint32_t weft_set_ranks(const weft_plan_t *plan, uint32_t set, uint32_t *ranks);

@@ -18,7 +18,9 @@ from command import Checks, Weft, scratch  # noqa: E402
 MISFIT = 4
 FIELDS = """model_type trainer rollout scheme profile hash trainer_ranks rollout_ranks tensors layers patterns rounds checkpoint_bytes
 needed_bytes_total egress_bytes_total unique_bytes_total ingress_bytes_max egress_bytes_min egress_bytes_max kernel_bytes_max
-staging_bytes least_budget_bytes routes sets communicators_max relay link_bytes_per_s predicted_ms""".split()
+staging_bytes least_budget_bytes routes sets communicators_max relay link_bytes_per_s nvlink_bytes_per_s hbm_bytes_per_s
+ranks_per_node communicator_bytes amax_bytes node_bytes trainer_messages rollout_messages send_ms receive_ms pack_ms quantize_ms first_round_ms
+copy_pause_ms limit predicted_ms""".split()
 
 
 class Plans(Checks):
@@ -64,7 +66,10 @@ def check_numbers(t, what, found, trainers, replicas, tp, checkpoint_bytes, tens
     t.that(found["ingress_bytes_max"] <= checkpoint_bytes / tp * 1.02, f"{what}: a rank receives its part only", found)
     t.that(found["least_budget_bytes"] <= found["staging_bytes"] <= 256 << 20, f"{what}: staging within the budget", found)
     most = max(found["ingress_bytes_max"], found["egress_bytes_max"])
-    t.that(abs(found["predicted_ms"] - most / found["link_bytes_per_s"] * 1e3) < 0.01, f"{what}: time of the busiest link", found)
+    slowest = max(found[stage + "_ms"] for stage in ("send", "receive", "pack", "quantize"))
+    t.that(abs(max(found["send_ms"], found["receive_ms"]) - most / found["link_bytes_per_s"] * 1e3) < 0.01, f"{what}: time of the busiest link", found)
+    t.that(found[found["limit"] + "_ms"] == slowest and abs(found["predicted_ms"] - slowest - found["first_round_ms"]) < 0.01,
+           f"{what}: the longest stage and the first round", found)
 
 
 def check_llama(t):
