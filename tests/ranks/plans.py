@@ -97,6 +97,41 @@ def check_one_copy(t):
     t.that(same == {size} and found["tensors"] == tensors, "one to one in bf16: every number is the checkpoint's size", found)
 
 
+def check_least_budget(t):
+    """What the plan names as the least works, and a byte less is refused with the same number."""
+    for trainer, rollout, scheme in (("fsdp:8", "tp:2", "fp8-block"), ("tp:2,dp:4", "tp:4", "fp8-channel"), ("pp:4,ep:2", "tp:4,ep", "bf16")):
+        folder, _, _ = t.model("qwen3-30b-a3b")
+        what = f"least budget, {trainer} to {rollout}, {scheme}"
+        least = t.json(folder, trainer, rollout, scheme)["least_budget_bytes"]
+        at_least = t.json(folder, trainer, rollout, scheme, "--budget", str(least))
+        t.that(at_least and at_least["staging_bytes"] <= least, f"{what}: is kept", at_least)
+        result = t.plan(folder, trainer, rollout, scheme, "--budget", least - 1)
+        t.code(result, MISFIT, f"{what}: a byte less")
+        t.that(f"{least} bytes" in result.err, f"{what}: is named", result)
+
+
+def check_explain(t):
+    folder, _, _ = t.model("qwen3-30b-a3b")
+    layer = "model.layers.0.mlp.experts.w2"
+    result = t.plan(folder, "fsdp:8", "tp:2,ep", "fp8-block", "--explain", layer)
+    t.code(result, 0, "explain")
+    t.that(layer + "_weight" in result.out and "experts 0 to 127" in result.out and "rows 0 to 2047" in result.out
+           and "trainers 0 to 7, 256 rows each" in result.out, "explain: all experts alike, eight shards of 256 rows", result)
+    wrong = t.plan(folder, "fsdp:8", "tp:2,ep", "fp8-block", "--explain", layer.replace("experts", "expert"))
+    t.code(wrong, 2, "explain: a layer that is not there")
+    t.that(layer in wrong.err, "explain: the nearest name", wrong)
+
+
+def check_speeds(t):
+    folder, _, _ = t.model("qwen3-30b-a3b")
+    arguments = (folder, "fsdp:4", "tp:4", "bf16")
+    slow, near = t.json(*arguments), t.json(*arguments, "--ranks-per-node", "8", "--nvlink", "500GB/s")
+    t.that(near["node_bytes"] == near["egress_bytes_total"] and slow["node_bytes"] == 0, "one node: all stays in it", (slow, near))
+    t.that(abs(near["send_ms"] * 10 - slow["send_ms"]) < 0.1, "one node: at the speed of the node", (slow, near))
+    for option, value in (("--hbm", "fast"), ("--link", "-1GB/s"), ("--nvlink", "0"), ("--ranks-per-node", "x")):
+        t.code(t.plan(*arguments, option, value), 2, f"{option} {value}")
+
+
 def offered(result):
     """(rollout, scheme) of what a refusal says would fit."""
     text = " ".join(result.messages)
@@ -135,6 +170,9 @@ def main():
         t = Plans(Weft(arguments.weft), folder)
         check_llama(t)
         check_one_copy(t)
+        check_least_budget(t)
+        check_explain(t)
+        check_speeds(t)
         check_misfit(t, "qwen3-30b-a3b", "fsdp:8", "tp:4", "192", "leave 192")
         check_misfit(t, "qwen3-235b-a22b", "fsdp:32", "tp:8", "192", "leave 192")
         for name in PUBLISHED:
