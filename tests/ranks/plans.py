@@ -132,6 +132,16 @@ def check_speeds(t):
         t.code(t.plan(*arguments, option, value), 2, f"{option} {value}")
 
 
+def check_scale(t):
+    """A trillion parameters between 384 ranks; what it costs is printed."""
+    folder, size, tensors = t.model("trillion")
+    arguments = (folder, "tp:8,pp:8,dp:4", "tp:16x8,ep", "fp8-block")
+    t.cost(*arguments)
+    found = t.json(*arguments)
+    t.that(found and (found["tensors"], found["checkpoint_bytes"]) == (tensors, size), "trillion: the whole checkpoint", found)
+    t.that(found and found["egress_bytes_total"] == found["unique_bytes_total"], "trillion: each slice leaves once", found)
+
+
 def offered(result):
     """(rollout, scheme) of what a refusal says would fit."""
     text = " ".join(result.messages)
@@ -175,6 +185,7 @@ def main():
         check_speeds(t)
         check_misfit(t, "qwen3-30b-a3b", "fsdp:8", "tp:4", "192", "leave 192")
         check_misfit(t, "qwen3-235b-a22b", "fsdp:32", "tp:8", "192", "leave 192")
+        check_scale(t)
         for name in PUBLISHED:
             print(f"{name}: {os.path.getsize(os.path.join(folder, name, 'model.safetensors')) / 1e9:.1f} GB, "
                   f"{os.stat(os.path.join(folder, name, 'model.safetensors')).st_blocks * 512 / 1e6:.1f} MB on disk", flush=True)
