@@ -21,12 +21,13 @@
 /* A rectangle of the unit and where its elements are. Segments of a unit do not overlap and cover it. */
 typedef struct weft_segment {
     const void *data; /* element (row, col) of the unit; NULL: zeros (padding). Aligned to the element */
-    size_t ld_elems;  /* elements from one row of `data` to the next */
+    size_t ld_elems;  /* elements from one row of `data` to the next; transposed: from one column to the next */
     uint32_t row, col, rows, cols; /* within the unit */
+    bool transposed; /* a column lies together: element (r, c) of the segment is data[c * ld_elems + r] */
 } weft_segment_t;
 
 typedef enum weft_kernel_id {
-    WEFT_KERNEL_CAST,        /* weight only: bf16, or fp16 kept (out_dtype says which) */
+    WEFT_KERNEL_CAST,        /* weight only: bf16, fp16 kept, or fp32 (out_dtype says which) */
     WEFT_KERNEL_FP8_BLOCK,   /* 128 x 128 blocks; scale f32 [ceil(rows/128), ceil(cols/128)] */
     WEFT_KERNEL_FP8_CHANNEL, /* a scale for each row; scale f32 [rows, 1] */
     WEFT_KERNEL_COUNT,
@@ -45,13 +46,14 @@ typedef enum weft_profile {
 typedef struct weft_quantize_unit {
     const weft_segment_t *segments;
     uint32_t num_segments;
-    weft_dtype_t dtype;  /* of the source: F32, F16 or BF16; F32 is rounded to bf16 before anything else */
+    weft_dtype_t dtype;  /* of the source: F32, F16 or BF16; F32 is rounded to bf16 before anything else, unless
+                            it is cast to F32 */
     uint32_t rows, cols; /* rows <= 128 */
     weft_profile_t profile;
     bool allow_nonfinite;
     const uint16_t *row_amax; /* [rows], the amax of each whole row as bits of bf16 (fp16 for an F16 source), when
                                  columns are split over ranks; NULL: the unit holds whole rows, find it here */
-    weft_dtype_t out_dtype;   /* CAST: BF16 or F16; the fp8 kernels: F8_E4M3 */
+    weft_dtype_t out_dtype;   /* CAST: BF16, F16 or F32; the fp8 kernels: F8_E4M3 */
     void *out;                /* [rows, cols], contiguous */
     float *scale;             /* FP8_BLOCK: [ceil(cols/128)] (one row of the grid); FP8_CHANNEL: [rows]; CAST: NULL */
 } weft_quantize_unit_t;
@@ -72,6 +74,10 @@ typedef weft_status_t (*weft_quantize_fn)(const weft_quantize_unit_t *unit, weft
  * **Returns** true when all finite; else false with the first non-finite element in *row, *col. */
 typedef bool (*weft_amax_fn)(const void *data, size_t ld_elems, uint32_t rows, uint32_t cols, weft_dtype_t dtype,
                              uint16_t *amax, uint32_t *row, uint32_t *col);
+
+/* The same of each column over its finite elements, for a matrix that lies transposed: `amax` [cols]. */
+void weft_amax_columns(const void *data, size_t ld_elems, uint32_t rows, uint32_t cols, weft_dtype_t dtype,
+                       uint16_t *amax);
 
 /* Copy a rows x row_bytes rectangle with leading dimension `ld_bytes` into a contiguous run at `out`. */
 typedef void (*weft_pack_fn)(const void *data, size_t ld_bytes, uint32_t rows, size_t row_bytes, void *out);

@@ -55,13 +55,14 @@ typedef struct weft_pack_job {
     void *out;
 } weft_pack_job_t;
 
-/* Row maxima of a rectangle, folded into `amax` [rows]. */
+/* Row maxima of a rectangle, folded into `amax` [rows]; or column maxima, into `amax` [cols]. */
 typedef struct weft_amax_job {
     const void *data;
     size_t ld_elems;
     uint32_t rows, cols;
     weft_dtype_t dtype;
     uint16_t *amax;
+    bool by_column;
 } weft_amax_job_t;
 
 typedef struct weft_quantize_list weft_quantize_list_t;

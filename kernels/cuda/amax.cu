@@ -1,12 +1,14 @@
-/* Row maxima of rectangles: what a trainer sends ahead where a scale spans shards.
+/* Row maxima of rectangles, or column maxima: what a trainer sends ahead where a scale spans shards.
  *
- *     a tile: 8 rows of one job, a warp each          lane l: groups l, l + 32, ... ; 8 of them in flight
+ *     a tile: TILE_ROWS rows of one job, a warp each      lane l: groups l, l + 32, ... ; GROUPS of them in
+ * flight by column: THREADS columns, a thread each, over COLUMN_ROWS rows
  *
- * 2 (4) bytes read an element; 2 read and written a row.
+ * 2 (4) bytes read an element; 2 read and written a row, or a column of each tile.
  */
 #include "kernels/cuda/tile.cuh"
 
 constexpr uint32_t TILE_ROWS = THREADS / WARP;
+constexpr uint32_t COLUMN_ROWS = 128;
 
 typedef struct job {
     const uint8_t *data;
@@ -23,14 +25,15 @@ typedef struct job_class {
 } job_class_t;
 
 constexpr uint32_t NUM_DTYPES = 3;
+constexpr uint32_t NUM_CLASSES = 2 * NUM_DTYPES; /* by row, then by column */
 
 static const weft_dtype_t dtypes[NUM_DTYPES] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
 
 struct weft_cuda_amax {
     uint32_t num_jobs;
-    job_class_t classes[NUM_DTYPES];
+    job_class_t classes[NUM_CLASSES];
     job_t *d_jobs;
-    tile_t *d_tiles; /* unit: the job; place: which TILE_ROWS rows of it */
+    tile_t *d_tiles; /* unit: the job; place: which TILE_ROWS rows of it; by column which tile, row by row */
 };
 
 /* ---- Kernel ---- */
@@ -83,7 +86,8 @@ static __global__ void __launch_bounds__(THREADS)
         uint32_t here = 0;
 #pragma unroll
         for (uint32_t i = 0; i < GROUPS; i++) {
-            uint32_t col = begin + i * WARP * GROUP, count = col < job.cols ? ::min(job.cols - col, GROUP) : 0;
+            uint32_t col = begin + i * WARP * GROUP,
+                     count = col < job.cols ? ::min(job.cols - col, GROUP) : 0;
             const uint8_t *at = from + (size_t)col * elem_bytes<D>();
             v[i] = make_uint4(0, 0, 0, 0);
             if (job.aligned && count == GROUP)
@@ -110,28 +114,56 @@ static __global__ void __launch_bounds__(THREADS)
         fold(&job.amax[row], max);
 }
 
+/* Neighbouring threads read neighbouring elements; what is not finite counts as 0. */
+template <weft_dtype_t D>
+static __global__ void __launch_bounds__(THREADS)
+    column_maxima(const job_t *jobs, const tile_t *tiles, unsigned long long *)
+{
+    const tile_t tile = tiles[blockIdx.x];
+    const job_t job = jobs[tile.unit];
+    const uint32_t across = (job.cols + THREADS - 1) / THREADS;
+    const uint32_t col = tile.place % across * THREADS + threadIdx.x,
+                   first = tile.place / across * COLUMN_ROWS;
+    if (col >= job.cols)
+        return;
+    const uint32_t end = ::min(job.rows, first + COLUMN_ROWS);
+    uint32_t max = 0;
+#pragma unroll 8
+    for (uint32_t row = first; row < end; row++) {
+        const uint8_t *at = job.data + (row * job.ld_elems + col) * elem_bytes<D>();
+        const uint32_t magnitude = load_value<D>(at) & 0x7FFFu;
+        max = magnitude < inf_bits<D>() && magnitude > max ? magnitude : max;
+    }
+    fold(&job.amax[col], max);
+}
+
 /* ---- List ---- */
 
 static uint32_t tiles_of(const weft_cuda_amax_job_t *job)
 {
+    if (job->by_column)
+        return (uint32_t)(((uint64_t)job->rows + COLUMN_ROWS - 1) / COLUMN_ROWS *
+                          (((uint64_t)job->cols + THREADS - 1) / THREADS));
     return job->cols ? (uint32_t)(((uint64_t)job->rows + TILE_ROWS - 1) / TILE_ROWS) : 0;
 }
 
-static uint32_t class_of(weft_dtype_t dtype)
+/* NUM_CLASSES: none. */
+static uint32_t class_of(const weft_cuda_amax_job_t *job)
 {
-    uint32_t c = 0;
-    while (c < NUM_DTYPES && dtypes[c] != dtype)
-        c++;
-    return c;
+    for (uint32_t c = 0; c < NUM_DTYPES; c++)
+        if (dtypes[c] == job->dtype)
+            return job->by_column ? NUM_DTYPES + c : c;
+    return NUM_CLASSES;
 }
 
 static bool accepts(const weft_cuda_amax_job_t *job)
 {
-    if (class_of(job->dtype) == NUM_DTYPES || job->cols > INT32_MAX)
+    if (class_of(job) == NUM_CLASSES || job->cols > INT32_MAX)
         return false;
     size_t elem = job->dtype == WEFT_DTYPE_F32 ? 4 : 2;
     bool empty = job->rows == 0 || job->cols == 0;
-    return empty || (job->data && job->amax && (uintptr_t)job->data % elem == 0 && (uintptr_t)job->amax % 2 == 0);
+    return empty ||
+           (job->data && job->amax && (uintptr_t)job->data % elem == 0 && (uintptr_t)job->amax % 2 == 0);
 }
 
 static job_t job_record(const weft_cuda_amax_job_t *job)
@@ -150,14 +182,14 @@ static job_t job_record(const weft_cuda_amax_job_t *job)
 static weft_status_t list_jobs(weft_cuda_amax_t *amax, const weft_cuda_amax_job_t *jobs, tile_t *tiles)
 {
     uint32_t at = 0;
-    for (uint32_t c = 0; c < NUM_DTYPES; c++) {
+    for (uint32_t c = 0; c < NUM_CLASSES; c++) {
         job_class_t *k = &amax->classes[c];
         k->jobs = (uint32_t *)calloc(amax->num_jobs + 1, sizeof *k->jobs);
         k->first_tile = (uint32_t *)calloc(amax->num_jobs + 1, sizeof *k->first_tile);
         if (!k->jobs || !k->first_tile)
             return WEFT_ERR_NO_MEMORY;
         for (uint32_t i = 0; i < amax->num_jobs; i++) {
-            if (class_of(jobs[i].dtype) != c)
+            if (class_of(&jobs[i]) != c)
                 continue;
             k->jobs[k->count] = i;
             k->first_tile[k->count++] = at;
@@ -213,7 +245,7 @@ extern "C" void weft_cuda_amax_destroy(weft_cuda_amax_t *amax)
 {
     if (!amax)
         return;
-    for (uint32_t c = 0; c < NUM_DTYPES; c++) {
+    for (uint32_t c = 0; c < NUM_CLASSES; c++) {
         free(amax->classes[c].jobs);
         free(amax->classes[c].first_tile);
     }
@@ -241,11 +273,13 @@ extern "C" weft_status_t weft_cuda_amax_run(weft_cuda_amax_t *amax, uint32_t fir
 {
     if (!weft_cuda_in_range(first, count, amax->num_jobs))
         return WEFT_ERR_ARGUMENT;
-    void (*const kernels[NUM_DTYPES])(const job_t *, const tile_t *, unsigned long long *) = {
-        row_maxima<WEFT_DTYPE_BF16>, row_maxima<WEFT_DTYPE_F16>, row_maxima<WEFT_DTYPE_F32>};
-    for (uint32_t c = 0; c < NUM_DTYPES; c++) {
+    void (*const kernels[NUM_CLASSES])(const job_t *, const tile_t *, unsigned long long *) = {
+        row_maxima<WEFT_DTYPE_BF16>,    row_maxima<WEFT_DTYPE_F16>,    row_maxima<WEFT_DTYPE_F32>,
+        column_maxima<WEFT_DTYPE_BF16>, column_maxima<WEFT_DTYPE_F16>, column_maxima<WEFT_DTYPE_F32>};
+    for (uint32_t c = 0; c < NUM_CLASSES; c++) {
         const job_class_t *k = &amax->classes[c];
-        uint32_t begin = k->first_tile[lower_bound(k, first)], end = k->first_tile[lower_bound(k, first + count)];
+        uint32_t begin = k->first_tile[lower_bound(k, first)],
+                 end = k->first_tile[lower_bound(k, first + count)];
         if (begin == end)
             continue;
         kernels[c]<<<end - begin, THREADS, 0, stream>>>(amax->d_jobs, amax->d_tiles + begin,

@@ -127,13 +127,15 @@ const weft_digest_t *weft_cuda_pack_digests(const weft_cuda_pack_t *pack);
 
 /* ---- Amax ---- */
 
-/* The row maxima of a rectangle, folded into `amax` [rows]; the caller sets it to 0 first. Jobs may share rows of it. */
+/* The row maxima of a rectangle, folded into `amax` [rows]; the caller sets it to 0 first. Jobs may share rows of it.
+ * By column: the maxima of columns, folded into `amax` [cols], of a matrix that lies transposed. */
 typedef struct weft_cuda_amax_job {
     const void *data;
     size_t ld_elems;
     uint32_t rows, cols;
     weft_dtype_t dtype;
     uint16_t *amax;
+    bool by_column;
 } weft_cuda_amax_job_t;
 
 typedef struct weft_cuda_amax weft_cuda_amax_t;
@@ -142,7 +144,7 @@ weft_status_t weft_cuda_amax_create(const weft_cuda_amax_job_t *jobs, uint32_t n
 void weft_cuda_amax_destroy(weft_cuda_amax_t *amax);
 
 /* Find the maxima of jobs [first, first + count). `nonfinite`, device memory [all jobs] or NULL: row << 32 | col of a
- * job's first NaN or Inf is min-folded into its entry; the caller sets entries to UINT64_MAX first.
+ * job's first NaN or Inf (not of one by column) is min-folded into its entry; the caller sets entries to UINT64_MAX first.
  * **Stream** one launch for each source dtype in the range. */
 weft_status_t weft_cuda_amax_run(weft_cuda_amax_t *amax, uint32_t first, uint32_t count, uint64_t *nonfinite,
                                  weft_cuda_stream_t stream);

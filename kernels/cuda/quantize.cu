@@ -8,6 +8,7 @@
 
 enum {
     CLASS_CAST,
+    CLASS_WIDEN, /* casts to fp32 */
     CLASS_BLOCK,
     CLASS_CHANNEL,
     CLASS_CHANNEL_MIDDLE,
@@ -79,7 +80,7 @@ static uint32_t shape_of(const weft_cuda_unit_t *u)
 {
     switch (u->kernel) {
     case WEFT_KERNEL_CAST:
-        return CLASS_CAST;
+        return u->unit.out_dtype == WEFT_DTYPE_F32 ? CLASS_WIDEN : CLASS_CAST;
     case WEFT_KERNEL_FP8_BLOCK:
         return CLASS_BLOCK;
     default:
@@ -132,7 +133,8 @@ static bool accepts_kernel(const weft_cuda_unit_t *u)
     switch (u->kernel) {
     case WEFT_KERNEL_CAST:
         return q->profile == WEFT_PROFILE_DEFAULT &&
-               (q->out_dtype == WEFT_DTYPE_BF16 || q->out_dtype == WEFT_DTYPE_F16);
+               (q->out_dtype == WEFT_DTYPE_BF16 || q->out_dtype == WEFT_DTYPE_F16 ||
+                q->out_dtype == WEFT_DTYPE_F32);
     case WEFT_KERNEL_FP8_BLOCK:
         return (unsigned)q->profile < WEFT_PROFILE_COUNT && q->out_dtype == WEFT_DTYPE_F8_E4M3;
     case WEFT_KERNEL_FP8_CHANNEL:
@@ -170,7 +172,8 @@ static bool accepts(const weft_cuda_unit_t *u, uint32_t num_tensors)
 /* Whether the codes of a group are stored at once. */
 static bool stores_groups(const weft_cuda_unit_t *u)
 {
-    return u->unit.cols % GROUP == 0 && is_aligned(u->unit.out, GROUP * elem_size(u->unit.out_dtype));
+    return shape_of(u) != CLASS_WIDEN && u->unit.cols % GROUP == 0 &&
+           is_aligned(u->unit.out, GROUP * elem_size(u->unit.out_dtype));
 }
 
 static uint64_t out_bytes(const weft_cuda_unit_t *u)
@@ -189,7 +192,9 @@ static segment_t segment_record(const weft_quantize_unit_t *q, const weft_segmen
         .col = s->col,
         .rows = s->rows,
         .cols = s->cols,
-        .aligned = s->col % GROUP == 0 && is_aligned(s->data, 16) && (rows_aligned || !s->data),
+        .aligned =
+            !s->transposed && s->col % GROUP == 0 && is_aligned(s->data, 16) && (rows_aligned || !s->data),
+        .transposed = s->transposed,
     };
 }
 
@@ -491,6 +496,8 @@ static weft_status_t launch(const work_t *work, uint32_t index, unsigned extras,
     switch (index / NUM_DTYPES) {
     case CLASS_CAST:
         return weft_cuda_launch_cast(work, dtype, extras, stream);
+    case CLASS_WIDEN:
+        return weft_cuda_launch_widen(work, dtype, extras, stream);
     case CLASS_BLOCK:
         return weft_cuda_launch_fp8_block(work, dtype, extras, stream);
     case CLASS_CHANNEL:

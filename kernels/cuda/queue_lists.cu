@@ -23,6 +23,7 @@ static_assert(sizeof(weft_amax_job_t) == sizeof(weft_cuda_amax_job_t) &&
                   SAME_PLACE(weft_amax_job_t, weft_cuda_amax_job_t, rows) &&
                   SAME_PLACE(weft_amax_job_t, weft_cuda_amax_job_t, cols) &&
                   SAME_PLACE(weft_amax_job_t, weft_cuda_amax_job_t, dtype) &&
+                  SAME_PLACE(weft_amax_job_t, weft_cuda_amax_job_t, by_column) &&
                   SAME_PLACE(weft_amax_job_t, weft_cuda_amax_job_t, amax),
               "amax jobs are passed on as they are");
 static_assert(WEFT_RUN_NONE == WEFT_CUDA_NONE, "no tensor is called the same");

@@ -7,9 +7,10 @@
 #include "kernels/cuda/queue.cuh"
 
 constexpr uint32_t COLS = 128;
-constexpr uint32_t LONG_COLS = 8192 + 128, WIDE_COLS = 16384 + 128; /* fp8-channel: other kernels for longer rows */
+/* fp8-channel: other kernels for longer rows */
+constexpr uint32_t MIDDLE_COLS = 8192 + 128, LONG_COLS = 12288 + 128, WIDE_COLS = 16384 + 128;
 constexpr size_t SOURCE_BYTES = 4 * WIDE_COLS, OUT_BYTES = 2 * WIDE_COLS, SMALL_BYTES = 1024;
-constexpr uint32_t NUM_DTYPES = 3, NUM_SHAPES = 5, NUM_UNITS = NUM_DTYPES * NUM_SHAPES;
+constexpr uint32_t NUM_DTYPES = 3, NUM_SHAPES = 7, NUM_UNITS = NUM_DTYPES * NUM_SHAPES;
 
 static const weft_dtype_t dtypes[NUM_DTYPES] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
 
@@ -19,8 +20,10 @@ static const struct {
     uint32_t cols;
 } shapes[NUM_SHAPES] = {
     {WEFT_KERNEL_CAST, WEFT_DTYPE_BF16, COLS},
+    {WEFT_KERNEL_CAST, WEFT_DTYPE_F32, COLS},
     {WEFT_KERNEL_FP8_BLOCK, WEFT_DTYPE_F8_E4M3, COLS},
     {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, COLS},
+    {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, MIDDLE_COLS},
     {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, LONG_COLS},
     {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, WIDE_COLS},
 };
@@ -28,7 +31,7 @@ static const struct {
 static weft_unit_job_t unit_of(uint32_t index, uint8_t *scratch, weft_segment_t *segment)
 {
     const auto &shape = shapes[index / NUM_DTYPES];
-    *segment = weft_segment_t{scratch, shape.cols, 0, 0, 1, shape.cols};
+    *segment = weft_segment_t{scratch, shape.cols, 0, 0, 1, shape.cols, false};
     weft_unit_job_t job = {};
     job.kernel = shape.kernel;
     job.tensor = WEFT_RUN_NONE;
@@ -75,13 +78,14 @@ static weft_status_t load_pack(weft_queue_t *queue, uint8_t *scratch)
 
 static weft_status_t load_amax(weft_queue_t *queue, uint8_t *scratch)
 {
-    weft_amax_job_t jobs[NUM_DTYPES];
-    for (uint32_t i = 0; i < NUM_DTYPES; i++)
-        jobs[i] = weft_amax_job_t{
-            scratch, COLS, 1, COLS, dtypes[i], (uint16_t *)(void *)(scratch + SOURCE_BYTES + OUT_BYTES)};
+    constexpr uint32_t NUM_JOBS = 2 * NUM_DTYPES; /* by row and by column */
+    uint16_t *amax = (uint16_t *)(void *)(scratch + SOURCE_BYTES + OUT_BYTES);
+    weft_amax_job_t jobs[NUM_JOBS];
+    for (uint32_t i = 0; i < NUM_JOBS; i++)
+        jobs[i] = weft_amax_job_t{scratch, COLS, 1, COLS, dtypes[i / 2], amax, i % 2 == 1};
     weft_amax_list_t *list;
-    WEFT_TRY(weft_cuda_list_amax_create(queue, jobs, NUM_DTYPES, &list));
-    weft_status_t status = weft_cuda_list_amax_run(list, 0, NUM_DTYPES);
+    WEFT_TRY(weft_cuda_list_amax_create(queue, jobs, NUM_JOBS, &list));
+    weft_status_t status = weft_cuda_list_amax_run(list, 0, NUM_JOBS);
     weft_cuda_list_amax_destroy(list);
     return status;
 }

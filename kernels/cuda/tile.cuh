@@ -34,7 +34,8 @@ typedef struct alignas(16) segment {
     const uint8_t *data; /* NULL: zeros */
     uint32_t ld_elems;
     uint32_t row, col, rows, cols;
-    uint32_t aligned; /* every group that lies inside can be loaded 16 bytes at a time */
+    uint16_t aligned;    /* every group that lies inside can be loaded 16 bytes at a time */
+    uint16_t transposed; /* a column lies together, ld_elems from the next; never aligned */
 } segment_t;
 
 static_assert(sizeof(segment_t) == 32, "two 16-byte loads");
@@ -204,7 +205,8 @@ static __device__ __forceinline__ uint4 gather_elements(sources_t sources, uint3
         const segment_t *s = find_segment(sources, row, col + i);
         if (!s || !s->data)
             continue;
-        size_t offset = (size_t)(row - s->row) * s->ld_elems + (col + i - s->col);
+        const size_t down = row - s->row, right = col + i - s->col;
+        const size_t offset = s->transposed ? right * s->ld_elems + down : down * s->ld_elems + right;
         uint64_t value = (uint64_t)load_value<D>(s->data + offset * elem_bytes<D>()) << (i % 4 * 16);
         low |= i < 4 ? value : 0;
         high |= i < 4 ? 0 : value;
@@ -331,6 +333,8 @@ static __device__ __forceinline__ void digest_codes(const unit_t *unit, uint32_t
 
 weft_status_t weft_cuda_launch_cast(const work_t *work, weft_dtype_t dtype, unsigned extras,
                                     cudaStream_t stream);
+weft_status_t weft_cuda_launch_widen(const work_t *work, weft_dtype_t dtype, unsigned extras,
+                                     cudaStream_t stream);
 weft_status_t weft_cuda_launch_fp8_block(const work_t *work, weft_dtype_t dtype, unsigned extras,
                                          cudaStream_t stream);
 weft_status_t weft_cuda_launch_fp8_channel(const work_t *work, weft_dtype_t dtype, uint32_t threads,

@@ -15,7 +15,7 @@ struct weft_quantize_list {
     uint32_t num_tensors;
     bool *rides; /* [tensors] its digest is summed unit by unit, while a cache still has what was written */
     weft_digest_t *sums, *digests; /* [tensors] so far; as finish left them */
-    uint32_t refused; /* the first unit with NaN or Inf; WEFT_RUN_NONE: none */
+    uint32_t refused;              /* the first unit with NaN or Inf; WEFT_RUN_NONE: none */
     weft_quantize_result_t result;
 };
 
@@ -267,7 +267,11 @@ weft_status_t weft_host_amax_run(weft_amax_list_t *list, uint32_t first, uint32_
     for (uint32_t i = first; i < first + count; i++) {
         const weft_amax_job_t *job = &list->jobs[i];
         uint32_t row, col;
-        list->kernels->amax(job->data, job->ld_elems, job->rows, job->cols, job->dtype, job->amax, &row, &col);
+        if (job->by_column)
+            weft_amax_columns(job->data, job->ld_elems, job->rows, job->cols, job->dtype, job->amax);
+        else
+            list->kernels->amax(job->data, job->ld_elems, job->rows, job->cols, job->dtype, job->amax, &row,
+                                &col);
     }
     return WEFT_OK;
 }

@@ -5,7 +5,8 @@
  *     | row 0          |  ============>  | |  bits of bf16 or fp16
  *     +----------------+                 +-+
  *
- * Reads 2 or 4 bytes an element, 128 at a time.
+ * Reads 2 or 4 bytes an element, 128 at a time. Column maxima are found row by row too, in a run of 128
+ * columns.
  */
 #include <string.h>
 
@@ -50,4 +51,28 @@ bool weft_ref_amax(const void *data, size_t ld_elems, uint32_t rows, uint32_t co
         }
     }
     return finite;
+}
+
+/* Fold one row of at most 128 columns into their maxima. */
+static void fold_row(const uint16_t value[WEFT_TILE], uint16_t inf, uint32_t count, uint16_t *amax)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        uint16_t magnitude = value[i] & 0x7FFF;
+        magnitude = magnitude < inf ? magnitude : 0;
+        amax[i] = magnitude > amax[i] ? magnitude : amax[i];
+    }
+}
+
+void weft_amax_columns(const void *data, size_t ld_elems, uint32_t rows, uint32_t cols, weft_dtype_t dtype,
+                       uint16_t *amax)
+{
+    size_t elem_bytes = weft_dtype_bytes(dtype);
+    uint16_t inf = weft_values_inf(dtype), value[WEFT_TILE];
+    for (uint32_t col = 0; col < cols; col += WEFT_TILE) {
+        uint32_t count = cols - col < WEFT_TILE ? cols - col : WEFT_TILE;
+        for (uint32_t row = 0; row < rows; row++) {
+            weft_values_load(dtype, (const char *)data + (row * ld_elems + col) * elem_bytes, count, value);
+            fold_row(value, inf, count, amax + col);
+        }
+    }
 }

@@ -7,8 +7,12 @@
  *     fp16     bf16    rounded once
  *     bf16     fp16    rounded once, overflow to Inf, subnormals kept
  *     fp32     fp16    rounded to bf16, then to fp16
+ *     fp32     fp32    bytes as they are, NaN payloads too
+ *     bf16     fp32    exact
+ *     fp16     fp32    exact
  *
- * 2 or 4 bytes read, 2 written, an element.
+ * 2 or 4 bytes read, 2 or 4 written, an element. What stays in fp32 are small tensors (a router's bias): they
+ * go element by element.
  */
 #include <string.h>
 
@@ -41,13 +45,59 @@ static void cast_tile(const weft_tile_t *tile, const weft_quantize_unit_t *unit,
     }
 }
 
+/* ---- To fp32 ---- */
+
+static uint32_t widened(weft_dtype_t dtype, const void *element)
+{
+    uint32_t bits;
+    if (dtype == WEFT_DTYPE_F32) {
+        memcpy(&bits, element, sizeof bits);
+        return bits;
+    }
+    uint16_t value;
+    memcpy(&value, element, sizeof value);
+    float x = weft_value_f32(dtype, value);
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static uint32_t widened_element(const weft_quantize_unit_t *unit, uint32_t row, uint32_t col)
+{
+    for (uint32_t i = 0; i < unit->num_segments; i++) {
+        const weft_segment_t *s = &unit->segments[i];
+        uint32_t down = row - s->row, right = col - s->col;
+        if (down >= s->rows || right >= s->cols || !s->data)
+            continue;
+        size_t at = s->transposed ? right * s->ld_elems + down : down * s->ld_elems + right;
+        return widened(unit->dtype, (const char *)s->data + at * weft_dtype_bytes(unit->dtype));
+    }
+    return 0;
+}
+
+static void widen(const weft_quantize_unit_t *unit, weft_quantize_result_t *result)
+{
+    for (uint32_t row = 0; row < unit->rows; row++) {
+        for (uint32_t col = 0; col < unit->cols; col++) {
+            uint32_t bits = widened_element(unit, row, col);
+            memcpy((uint32_t *)unit->out + (size_t)row * unit->cols + col, &bits, sizeof bits);
+            if ((bits & 0x7FFFFFFFu) >= WEFT_F32_INF && !result->nonfinite)
+                *result = (weft_quantize_result_t){true, row, col};
+        }
+    }
+}
+
 weft_status_t weft_ref_cast(const weft_quantize_unit_t *unit, weft_quantize_result_t *result)
 {
     if (!weft_tile_accepts(unit) || unit->profile != WEFT_PROFILE_DEFAULT)
         return WEFT_ERR_ARGUMENT;
+    weft_quantize_result_t found = {0};
+    if (unit->out_dtype == WEFT_DTYPE_F32) {
+        widen(unit, &found);
+        *result = found;
+        return WEFT_OK;
+    }
     if (unit->out_dtype != WEFT_DTYPE_BF16 && unit->out_dtype != WEFT_DTYPE_F16)
         return WEFT_ERR_ARGUMENT;
-    weft_quantize_result_t found = {0};
     for (uint32_t col = 0; col < unit->cols; col += WEFT_TILE) {
         weft_tile_t tile;
         weft_tile_gather(unit, col, &tile);

@@ -62,6 +62,20 @@ static uint32_t max_u32(uint32_t a, uint32_t b)
     return a > b ? a : b;
 }
 
+/* The same of a segment that lies transposed: what is together there goes down a column of the tile. */
+static void gather_columns(const weft_segment_t *segment, uint32_t begin, uint32_t end, weft_tile_t *tile)
+{
+    size_t elem_bytes = weft_dtype_bytes(tile->dtype);
+    uint16_t column[WEFT_TILE];
+    for (uint32_t col = begin; col < end; col++) {
+        size_t offset_elems = (col - segment->col) * segment->ld_elems;
+        weft_values_load(tile->dtype, (const char *)segment->data + offset_elems * elem_bytes, segment->rows,
+                         column);
+        for (uint32_t row = 0; row < segment->rows; row++)
+            tile->value[segment->row + row][col - tile->col] = column[row];
+    }
+}
+
 /* Copy the part of one segment that lies in the tile. */
 static void gather_segment(const weft_segment_t *segment, weft_tile_t *tile)
 {
@@ -69,6 +83,10 @@ static void gather_segment(const weft_segment_t *segment, weft_tile_t *tile)
     uint32_t end = min_u32(segment->col + segment->cols, tile->col + tile->cols);
     if (begin >= end)
         return;
+    if (segment->data && segment->transposed) {
+        gather_columns(segment, begin, end, tile);
+        return;
+    }
     size_t elem_bytes = weft_dtype_bytes(tile->dtype);
     for (uint32_t row = 0; row < segment->rows; row++) {
         uint16_t *value = &tile->value[segment->row + row][begin - tile->col];

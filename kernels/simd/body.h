@@ -174,7 +174,7 @@ static const weft_segment_t *find_holder(const weft_quantize_unit_t *unit, uint3
 {
     for (uint32_t i = 0; i < unit->num_segments && unit->dtype == WEFT_DTYPE_BF16; i++) {
         const weft_segment_t *s = &unit->segments[i];
-        if (s->data && s->row == 0 && s->rows >= unit->rows && s->col <= col &&
+        if (s->data && !s->transposed && s->row == 0 && s->rows >= unit->rows && s->col <= col &&
             s->col + s->cols >= col + WEFT_TILE)
             return s;
     }
@@ -380,7 +380,7 @@ static weft_status_t quantize_fp8_channel(const weft_quantize_unit_t *unit, weft
     if (!weft_tile_accepts(unit) || unit->profile != WEFT_PROFILE_DEFAULT ||
         unit->out_dtype != WEFT_DTYPE_F8_E4M3 || unit->dtype == WEFT_DTYPE_F16)
         return weft_ref_fp8_channel(unit, result);
-    bool in_place = unit->num_segments == 1 && unit->dtype == WEFT_DTYPE_BF16 && s->data;
+    bool in_place = unit->num_segments == 1 && unit->dtype == WEFT_DTYPE_BF16 && s->data && !s->transposed;
     if (!(in_place ? channel_in_place(unit, s) : channel_by_panels(unit)))
         return weft_ref_fp8_channel(unit, result);
     *result = (weft_quantize_result_t){0};

@@ -156,7 +156,10 @@ static weft_quantize_unit_t unit_of(const operation_t *op, shape_t shape, uint32
 static weft_segment_t segment_of(shape_t shape, uint32_t row, const uint8_t *source)
 {
     uint32_t rows = shape.rows - row < UNIT_ROWS ? shape.rows - row : UNIT_ROWS;
-    return (weft_segment_t){source + (size_t)row * shape.cols * 2, shape.cols, 0, 0, rows, shape.cols};
+    return (weft_segment_t){.data = source + (size_t)row * shape.cols * 2,
+                            .ld_elems = shape.cols,
+                            .rows = rows,
+                            .cols = shape.cols};
 }
 
 static void list_set(const operation_t *op, const sets_t *sets, uint32_t set, weft_segment_t *segments,

@@ -137,7 +137,7 @@ static void add_segments(const op_t *op, const sets_t *s, const void *base, uint
         uint32_t end = std::min((row / cut_rows + 1) * cut_rows, first + rows);
         for (uint32_t col = 0; col < cols; col += cut_cols) {
             const uint16_t *data = (const uint16_t *)base + (size_t)row * cols + col;
-            segments->push_back({data, cols, row - first, col, end - row, std::min(cut_cols, cols - col)});
+            segments->push_back({data, cols, row - first, col, end - row, std::min(cut_cols, cols - col), false});
         }
         row = end;
     }
@@ -203,7 +203,7 @@ static void create_amax(op_t *op, const sets_t *s)
     std::vector<weft_cuda_amax_job_t> jobs;
     for (uint32_t i = 0; i < s->count; i++) {
         CUDA(cudaMemset(s->amax[i], 0, (size_t)s->shape.rows * 2));
-        jobs.push_back({s->source[i], s->shape.cols, s->shape.rows, s->shape.cols, WEFT_DTYPE_BF16, s->amax[i]});
+        jobs.push_back({s->source[i], s->shape.cols, s->shape.rows, s->shape.cols, WEFT_DTYPE_BF16, s->amax[i], false});
     }
     op->num_units = 1;
     WEFT(weft_cuda_amax_create(jobs.data(), s->count, (weft_cuda_amax_t **)&op->list));

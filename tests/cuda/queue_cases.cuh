@@ -203,7 +203,7 @@ static inline weft_segment_t segment_of(const layer_t *l, uint32_t index, const 
 {
     uint32_t row = index * 128;
     const uint8_t *data = base + ((size_t)row * l->cols + begin) * weft_dtype_bytes(l->dtype);
-    return weft_segment_t{base ? data : NULL, l->cols, 0, begin, std::min(128u, l->rows - row), end - begin};
+    return weft_segment_t{base ? data : NULL, l->cols, 0, begin, std::min(128u, l->rows - row), end - begin, false};
 }
 
 static inline layer_t random_layer(weft_queue_t *q, uint32_t index)
@@ -419,7 +419,7 @@ static inline void test_amax(weft_queue_t *q)
         WEFT(q->ops->alloc(q, l.rows * 2, &amax));
         uint32_t row, col;
         weft_ref_amax(l.source.data(), l.cols, l.rows, l.cols, l.dtype, expected.back().data(), &row, &col);
-        jobs.push_back({l.q_source, l.cols, l.rows, l.cols, l.dtype, (uint16_t *)amax});
+        jobs.push_back({l.q_source, l.cols, l.rows, l.cols, l.dtype, (uint16_t *)amax, false});
         memory.insert(memory.end(), {l.q_source, l.q_out, l.q_scale, amax});
     }
     weft_amax_list_t *list;

@@ -205,13 +205,17 @@ static void place_segment(trial_t *t, weft_segment_t segment)
     if (is_plus_zero(m, &segment)) {
         device.data = NULL;
     } else {
-        uint32_t ld = segment.cols + random_in(0, 3);
+        device.transposed = one_in(4);
+        const uint32_t length = device.transposed ? segment.rows : segment.cols;
+        const uint32_t runs = device.transposed ? segment.cols : segment.rows;
+        uint32_t ld = length + random_in(0, 3);
         if (t->request.aligned)
-            ld = (segment.cols + 7) / 8 * 8 + 8 * random_in(0, 1);
-        bytes_t bytes(((size_t)segment.rows * ld) * elem, 0xFF);
+            ld = (length + 7) / 8 * 8 + 8 * random_in(0, 1);
+        bytes_t bytes(((size_t)runs * ld) * elem, 0xFF);
         for (uint32_t row = 0; row < segment.rows; row++)
-            memcpy(bytes.data() + (size_t)row * ld * elem, (const uint8_t *)host.data + (size_t)row * m->cols * elem,
-                   segment.cols * elem);
+            for (uint32_t col = 0; col < segment.cols; col++)
+                memcpy(bytes.data() + (device.transposed ? (size_t)col * ld + row : (size_t)row * ld + col) * elem,
+                       (const uint8_t *)host.data + ((size_t)row * m->cols + col) * elem, elem);
         size_t shift = t->request.aligned ? 0 : random_in(0, 7) * elem;
         uint8_t *data = device_copy(bytes.data(), bytes.size(), shift);
         t->allocations.push_back(data - shift);
@@ -231,7 +235,7 @@ static void cut(trial_t *t)
     const uint32_t right = t->request.piece_cols ? t->request.piece_cols : cols;
     for (uint32_t row = 0; row < rows; row += down) {
         for (uint32_t col = 0; col < cols; col += right)
-            list.push_back({NULL, 0, row, col, std::min(down, rows - row), std::min(right, cols - col)});
+            list.push_back({NULL, 0, row, col, std::min(down, rows - row), std::min(right, cols - col), false});
     }
     for (uint32_t i = 0; i < t->request.splits; i++) {
         uint32_t which = random_in(0, (uint32_t)list.size() - 1);
@@ -441,7 +445,7 @@ static request_t random_request(weft_dtype_t *dtype)
     r.kernel = (weft_kernel_id_t)random_in(0, WEFT_KERNEL_COUNT - 1);
     r.out_dtype = WEFT_DTYPE_F8_E4M3;
     if (r.kernel == WEFT_KERNEL_CAST)
-        r.out_dtype = one_in(2) ? WEFT_DTYPE_BF16 : WEFT_DTYPE_F16;
+        r.out_dtype = one_in(4) ? WEFT_DTYPE_F32 : one_in(2) ? WEFT_DTYPE_BF16 : WEFT_DTYPE_F16;
     if (r.kernel == WEFT_KERNEL_FP8_BLOCK)
         r.profile = (weft_profile_t)random_in(0, WEFT_PROFILE_COUNT - 1);
     r.splits = one_in(2) ? 0 : one_in(4) ? random_in(40, 200) : random_in(1, 12);
@@ -660,8 +664,8 @@ static void test_tensor_of_units(void)
         for (uint32_t u = 0; u < num_units; u++) {
             uint32_t here = rows - u * 128 < 128 ? rows - u * 128 : 128;
             size_t first = (size_t)u * 128 * cols;
-            segments[u] = {source + first * 2, cols, 0, 0, here, cols};
-            segments[num_units + u] = {m.data.data() + first * 2, cols, 0, 0, here, cols};
+            segments[u] = {source + first * 2, cols, 0, 0, here, cols, false};
+            segments[num_units + u] = {m.data.data() + first * 2, cols, 0, 0, here, cols, false};
             weft_quantize_unit_t host = {&segments[num_units + u], 1, WEFT_DTYPE_BF16, here, cols,
                                          WEFT_PROFILE_DEFAULT, false, NULL, WEFT_DTYPE_F8_E4M3,
                                          host_out.data() + first, host_scale.data() + u * scale_row};
@@ -760,12 +764,16 @@ static void test_amax(void)
             size_t shift = one_in(2) ? 0 : elem_of(dtype);
             uint8_t *data = device_copy(m.data.data(), m.data.size(), shift);
             sources.push_back(data - shift);
-            expected[i].assign(rows, (uint16_t)random_in(0, 9));
-            outs[i] = guarded_create(rows * 2, 0);
-            CUDA(cudaMemcpy(outs[i].data, expected[i].data(), rows * 2, cudaMemcpyHostToDevice));
-            jobs[i] = {data, cols, rows, used, dtype, (uint16_t *)(void *)outs[i].data};
+            const bool by_column = one_in(3);
+            const uint32_t maxima = by_column ? used : rows;
+            expected[i].assign(maxima, (uint16_t)random_in(0, 9));
+            outs[i] = guarded_create(maxima * 2, 0);
+            CUDA(cudaMemcpy(outs[i].data, expected[i].data(), maxima * 2, cudaMemcpyHostToDevice));
+            jobs[i] = {data, cols, rows, used, dtype, (uint16_t *)(void *)outs[i].data, by_column};
             uint32_t row, col;
-            if (!weft_ref_amax(m.data.data(), cols, rows, used, dtype, expected[i].data(), &row, &col))
+            if (by_column)
+                weft_amax_columns(m.data.data(), cols, rows, used, dtype, expected[i].data());
+            else if (!weft_ref_amax(m.data.data(), cols, rows, used, dtype, expected[i].data(), &row, &col))
                 keys[i] = (uint64_t)row << 32 | col;
         }
         uint64_t *d_keys;
@@ -803,7 +811,7 @@ static void test_shared_amax(void)
     std::vector<weft_cuda_amax_job_t> jobs(parts);
     for (uint32_t i = 0; i < parts; i++)
         jobs[i] = {data + i * (cols / parts) * 2, cols, rows, cols / parts, WEFT_DTYPE_BF16,
-                   (uint16_t *)(void *)out.data};
+                   (uint16_t *)(void *)out.data, false};
     weft_cuda_amax_t *amax;
     WEFT(weft_cuda_amax_create(jobs.data(), parts, &amax));
     WEFT(weft_cuda_amax_run(amax, 0, parts, NULL, 0));
@@ -857,7 +865,7 @@ static void test_refusals(void)
 {
     uint8_t *memory;
     CUDA(cudaMalloc((void **)&memory, 1 << 20));
-    weft_segment_t segment = {memory, 256, 0, 0, 128, 256};
+    weft_segment_t segment = {memory, 256, 0, 0, 128, 256, false};
     weft_cuda_tensor_t tensor = {memory, 128 * 256};
     const weft_cuda_unit_t good = {WEFT_KERNEL_FP8_BLOCK,
                                    {&segment, 1, WEFT_DTYPE_BF16, 128, 256, WEFT_PROFILE_VLLM, false, NULL,

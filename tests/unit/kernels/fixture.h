@@ -219,19 +219,25 @@ static inline bool rect_is_plus_zero(const matrix_t *matrix, const weft_segment_
     return true;
 }
 
-/* Give a segment memory of its own, exactly as large as it must be, with a leading dimension of its own. */
+/* Give a segment memory of its own, exactly as large as it must be, with a leading dimension of its own; one in four
+ * lies transposed. */
 static inline void segment_fill(const matrix_t *matrix, weft_segment_t *segment)
 {
     if (rect_is_plus_zero(matrix, segment))
         return; /* NULL: zeros */
     size_t elem = weft_dtype_bytes(matrix->dtype);
-    segment->ld_elems = segment->cols + random_in(0, 3);
-    char *data = malloc(((segment->rows - 1) * segment->ld_elems + segment->cols) * elem);
+    segment->transposed = random_in(0, 3) == 0;
+    uint32_t runs = segment->transposed ? segment->cols : segment->rows;
+    uint32_t length = segment->transposed ? segment->rows : segment->cols;
+    segment->ld_elems = length + random_in(0, 3);
+    char *data = malloc(((runs - 1) * segment->ld_elems + length) * elem);
     assert_non_null(data);
-    for (uint32_t row = 0; row < segment->rows; row++) {
-        size_t from = (size_t)(segment->row + row) * matrix->cols + segment->col;
-        memcpy(data + row * segment->ld_elems * elem, (const char *)matrix->data + from * elem,
-               segment->cols * elem);
+    for (uint32_t run = 0; run < runs; run++) {
+        for (uint32_t i = 0; i < length; i++) {
+            uint32_t row = segment->transposed ? i : run, col = segment->transposed ? run : i;
+            size_t from = (size_t)(segment->row + row) * matrix->cols + segment->col + col;
+            memcpy(data + (run * segment->ld_elems + i) * elem, (const char *)matrix->data + from * elem, elem);
+        }
     }
     segment->data = data;
 }
@@ -239,7 +245,7 @@ static inline void segment_fill(const matrix_t *matrix, weft_segment_t *segment)
 /* Split random segments in two, across or along, `splits` times; then shuffle. */
 static inline void cut_create(const matrix_t *matrix, uint32_t splits, cut_t *cut)
 {
-    *cut = (cut_t){.segments = {{NULL, 0, 0, 0, matrix->rows, matrix->cols}}, .count = 1};
+    *cut = (cut_t){.segments = {{.rows = matrix->rows, .cols = matrix->cols}}, .count = 1};
     for (uint32_t i = 0; i < splits && cut->count < MAX_SEGMENTS; i++) {
         weft_segment_t *a = &cut->segments[random_in(0, cut->count - 1)], b = *a;
         if (random_in(0, 1) == 0 && a->rows > 1) {

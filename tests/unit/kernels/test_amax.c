@@ -65,6 +65,30 @@ static void random_bits(void **state)
     }
 }
 
+/* Columns of a matrix are the rows of the transposed one; what is not finite counts for nothing. */
+static void columns(void **state)
+{
+    (void)state;
+    random_begin("columns");
+    for (int i = 0; i < 60; i++) {
+        matrix_t matrix = matrix_create(dtypes[i % 3], random_in(1, 40), random_in(1, 300));
+        uint16_t amax[300] = {0};
+        uint32_t cols = random_in(1, matrix.cols);
+        for (uint32_t n = 0; n < matrix.rows * matrix.cols; n++)
+            matrix_set_bits(&matrix, n, (uint32_t)random_u64());
+        weft_amax_columns(matrix.data, matrix.cols, matrix.rows, cols, matrix.dtype, amax);
+        for (uint32_t col = 0; col < cols; col++) {
+            double most = 0;
+            for (uint32_t row = 0; row < matrix.rows; row++) {
+                double value = element_value(matrix.dtype, matrix.data, (size_t)row * matrix.cols + col);
+                most = isfinite(value) ? fmax(most, fabs(value)) : most;
+            }
+            assert_true(decode_value(value_dtype(matrix.dtype), amax[col]) == most);
+        }
+        free(matrix.data);
+    }
+}
+
 static void folds_into_what_is_there(void **state)
 {
     (void)state;
@@ -81,6 +105,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_rectangles),
         cmocka_unit_test(random_bits),
+        cmocka_unit_test(columns),
         cmocka_unit_test(folds_into_what_is_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -108,10 +108,54 @@ static void ragged_pieces(void **state)
     }
 }
 
+static void every_pattern_to_f32(void **state)
+{
+    (void)state;
+    random_begin("every_pattern_to_f32");
+    const weft_dtype_t dtypes[] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16};
+    for (int i = 0; i < 2; i++) {
+        matrix_t matrix = every_pattern(dtypes[i]);
+        output_t output = cast(&matrix, WEFT_DTYPE_F32);
+        for (uint32_t bits = 0; bits < ALL_16_BITS; bits++) {
+            double value = decode_value(dtypes[i], (uint16_t)bits), found = (double)((float *)output.data)[bits];
+            assert_true(isnan(value) ? isnan(found) : found == value && signbit(found) == signbit(value));
+        }
+        uint32_t first = output.result.nonfinite_row * COLS + output.result.nonfinite_col;
+        assert_int_equal(first, dtypes[i] == WEFT_DTYPE_F16 ? 0x7C00 : 0x7F80);
+        output_destroy(&output);
+        free(matrix.data);
+    }
+}
+
+/* Not by way of bf16; nor is an element too large for bf16 taken for Inf. */
+static void f32_stays_as_it_is(void **state)
+{
+    (void)state;
+    random_begin("f32_stays_as_it_is");
+    for (int i = 0; i < 20; i++) {
+        matrix_t matrix = matrix_create(WEFT_DTYPE_F32, random_in(1, 128), random_in(1, 300));
+        uint32_t count = matrix.rows * matrix.cols, place = random_in(0, count - 1);
+        for (uint32_t k = 0; k < count; k++)
+            matrix_set_bits(&matrix, k, (uint32_t)random_u64() & 0xFF7FFFFF);
+        matrix_set_bits(&matrix, place, 0x7F7FFFFF);
+        output_t output = cast(&matrix, WEFT_DTYPE_F32);
+        assert_memory_equal(output.data, matrix.data, output.bytes);
+        assert_false(output.result.nonfinite);
+        output_destroy(&output);
+        matrix_set_bits(&matrix, place, 0x7F800001);
+        output = cast(&matrix, WEFT_DTYPE_F32);
+        assert_memory_equal(output.data, matrix.data, output.bytes);
+        assert_true(output.result.nonfinite);
+        assert_int_equal(output.result.nonfinite_row * matrix.cols + output.result.nonfinite_col, place);
+        output_destroy(&output);
+        free(matrix.data);
+    }
+}
+
 static void other_outputs_are_refused(void **state)
 {
     (void)state;
-    weft_quantize_unit_t unit = {.dtype = WEFT_DTYPE_BF16, .out_dtype = WEFT_DTYPE_F32};
+    weft_quantize_unit_t unit = {.dtype = WEFT_DTYPE_BF16, .out_dtype = WEFT_DTYPE_F8_E4M3};
     weft_quantize_result_t result;
     assert_int_equal(tested->quantize[WEFT_KERNEL_CAST](&unit, &result), WEFT_ERR_ARGUMENT);
 }
@@ -121,6 +165,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_dtype_keeps_bytes),    cmocka_unit_test(every_pattern_to_the_other_dtype),
         cmocka_unit_test(f32_goes_through_bf16),     cmocka_unit_test(ragged_pieces),
+        cmocka_unit_test(every_pattern_to_f32),      cmocka_unit_test(f32_stays_as_it_is),
         cmocka_unit_test(other_outputs_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
