@@ -17,6 +17,7 @@
 #define SCORE_WINDOW    512
 #define STEP_TIMEOUT_US 10000000
 #define PROGRESS_US     250000
+#define EMPTY_STEP_US   1000 /* of a model that the decoder does not know */
 
 typedef enum engine_order {
     ORDER_STEP,
@@ -32,7 +33,7 @@ typedef struct engine_command {
 typedef struct engine {
     run_job_t *job;
     weft_rollout_t *rollout;
-    decoder_t *decoder;
+    decoder_t *decoder; /* NULL: it does not know the model; steps are empty */
     float *logits;
     uint8_t *eval_text;
     size_t eval_size;
@@ -58,7 +59,7 @@ static bool talks(const engine_t *e)
 
 static void show_token(engine_t *e, uint32_t token)
 {
-    if (!talks(e))
+    if (!talks(e) || !e->decoder)
         return;
     fputc(token == '\n' || (token >= 32 && token < 127) ? (int)token : '?', stdout);
     e->line_open = token != '\n';
@@ -122,6 +123,16 @@ static bool all_reduce(void *user, float *data, size_t count)
     return MPI_Allreduce(MPI_IN_PLACE, data, (int)count, MPI_FLOAT, MPI_SUM, replica) == MPI_SUCCESS;
 }
 
+/* Steps are bracketed all the same, and swaps happen between them. */
+static weft_status_t do_without_decoder(engine_t *e, weft_error_t *error)
+{
+    if (e->job->options.eval)
+        return error->status;
+    if (talks(e))
+        printf("  [%s: rollouts step without decoding]\n", error->message);
+    return WEFT_OK;
+}
+
 static weft_status_t make_decoder(engine_t *e, engine_links_t *links, weft_error_t *error)
 {
     run_job_t *job = e->job;
@@ -137,7 +148,10 @@ static weft_status_t make_decoder(engine_t *e, engine_links_t *links, weft_error
         .user = links,
         .device = weft_transport_base(job->transport)->queue,
     };
-    WEFT_TRY(decoder_create(&config, &e->decoder, error));
+    weft_status_t status = decoder_create(&config, &e->decoder, error);
+    if (status == WEFT_ERR_UNSUPPORTED)
+        return do_without_decoder(e, error);
+    WEFT_TRY(status);
     WEFT_TRY(weft_rollout_set_stream(e->rollout, decoder_stream(e->decoder)));
     e->logits = malloc(decoder_vocab(e->decoder) * sizeof *e->logits);
     return e->logits ? WEFT_OK : weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for logits");
@@ -190,18 +204,30 @@ static void count_token(engine_t *e)
         show_progress(e, &status);
 }
 
-static void decode_token(engine_t *e, const engine_command_t *command)
+static weft_status_t decode_step(engine_t *e, const engine_command_t *command)
 {
-    uint64_t start = weft_now_ns();
     if (command->reset)
         decoder_reset(e->decoder);
     begin_step(e);
     weft_status_t status = decoder_step_start(e->decoder, command->token);
-    weft_status_t ended = weft_rollout_step_end(e->rollout, e->step); /* on a GPU: enqueued, all that a swap needs */
+    weft_status_t ended =
+        weft_rollout_step_end(e->rollout, e->step); /* on a GPU: enqueued, all that a swap needs */
     if (status == WEFT_OK)
         status = ended;
-    if (status == WEFT_OK)
-        status = decoder_step_finish(e->decoder, e->logits);
+    return status == WEFT_OK ? decoder_step_finish(e->decoder, e->logits) : status;
+}
+
+static weft_status_t empty_step(engine_t *e)
+{
+    begin_step(e);
+    weft_sleep_us(EMPTY_STEP_US);
+    return weft_rollout_step_end(e->rollout, e->step);
+}
+
+static void decode_token(engine_t *e, const engine_command_t *command)
+{
+    uint64_t start = weft_now_ns();
+    weft_status_t status = e->decoder ? decode_step(e, command) : empty_step(e);
     if (status != WEFT_OK)
         run_abort(e->job, &(weft_error_t){status, "the decoder lost a peer"});
     count_token(e);
@@ -262,6 +288,8 @@ static engine_command_t next_token(engine_t *e)
 {
     engine_command_t command = {.order = ORDER_STEP};
     const char *prompt = e->job->options.prompt;
+    if (!e->decoder)
+        return command;
     if (decoder_position(e->decoder) == MAX_TOKENS) {
         end_line(e);
         e->prompt_at = 0;
