@@ -100,7 +100,7 @@ static weft_part_t make_part(const builder_t *builder, const weft_recipe_part_t 
     part.rows = part.vector ? 1 : builder->dims.of[from->rows];
     part.cols = builder->dims.of[from->cols];
     if (from->split == WEFT_SPLIT_HEADS || from->split == WEFT_SPLIT_KV_HEADS)
-        part.head_rows = builder->dims.of[WEFT_DIM_HEAD];
+        part.head_rows = builder->dims.of[from->head ? from->head : WEFT_DIM_HEAD];
     return part;
 }
 
@@ -159,6 +159,7 @@ static weft_status_t begin_layer(builder_t *builder, const weft_recipe_row_t *ro
                             .leaf = row->leaf,
                             .block = place->block,
                             .quantize = row->flags & WEFT_ROW_QUANTIZE,
+                            .keep_f32 = row->flags & WEFT_ROW_KEEP_F32,
                             .num_experts = experts ? builder->dims.num_experts : 0,
                             .num_parts = count_parts(row),
                             .row = place->row};
@@ -234,13 +235,26 @@ static bool is_spare(const builder_t *builder, const char *name)
     return false;
 }
 
+/* A tensor of the blocks behind the last, which predict further tokens. */
+static bool is_mtp(const builder_t *builder, const char *name)
+{
+    static const char before[] = "model.layers.";
+    if (!builder->recipe->ignore_mtp || strncmp(name, before, sizeof before - 1) != 0)
+        return false;
+    double extra = weft_config_number(builder->config, "num_nextn_predict_layers", 0);
+    char *end;
+    unsigned long block = strtoul(name + sizeof before - 1, &end, 10);
+    return *end == '.' && block >= builder->dims.num_blocks &&
+           (double)block < (double)builder->dims.num_blocks + extra;
+}
+
 static bool may_ignore(const builder_t *builder, const char *name)
 {
     for (const char *const *pattern = builder->recipe->ignore; *pattern; pattern++) {
         if (fnmatch(*pattern, name, 0) == 0)
             return true;
     }
-    return is_spare(builder, name);
+    return is_spare(builder, name) || is_mtp(builder, name);
 }
 
 static weft_status_t check_left_over(builder_t *builder, weft_error_t *error)

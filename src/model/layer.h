@@ -46,6 +46,7 @@ typedef struct weft_layer {
     const char *leaf; /* "weight" or "bias": outputs are name+joint+leaf and what the scheme adds to it */
     int32_t block;    /* index of the transformer block, -1 outside of them */
     bool quantize;    /* false: kept in high precision by every scheme (embeddings, head, norms, router, biases) */
+    bool keep_f32;        /* the engine holds it in fp32, whatever the scheme: a router's correction bias */
     weft_dtype_t dtype;   /* of all its tensors: F32, F16 or BF16 */
     uint32_t num_experts; /* 0: no expert dimension in the kernel format */
     uint32_t num_parts;

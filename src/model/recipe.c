@@ -7,8 +7,8 @@
 #include "src/base/text.h"
 
 static const weft_recipe_t *const recipes[] = {
-    &weft_recipe_llama, &weft_recipe_mistral, &weft_recipe_mixtral,
-    &weft_recipe_qwen2, &weft_recipe_qwen3,   &weft_recipe_qwen3_moe,
+    &weft_recipe_deepseek_v3, &weft_recipe_kimi_k2, &weft_recipe_llama, &weft_recipe_mistral,
+    &weft_recipe_mixtral,     &weft_recipe_qwen2,   &weft_recipe_qwen3, &weft_recipe_qwen3_moe,
 };
 
 #define NUM_RECIPES (sizeof recipes / sizeof recipes[0])
@@ -48,7 +48,7 @@ static weft_status_t read_attention(const weft_config_t *config, weft_recipe_dim
     return WEFT_OK;
 }
 
-weft_status_t weft_recipe_dims_dense(const weft_config_t *config, weft_recipe_dims_t *dims,
+weft_status_t weft_recipe_dims_frame(const weft_config_t *config, weft_recipe_dims_t *dims,
                                      weft_error_t *error)
 {
     uint64_t num_blocks;
@@ -57,6 +57,13 @@ weft_status_t weft_recipe_dims_dense(const weft_config_t *config, weft_recipe_di
     WEFT_TRY(weft_config_extent(config, "vocab_size", 0, &dims->of[WEFT_DIM_VOCAB], error));
     WEFT_TRY(weft_config_extent(config, "intermediate_size", 0, &dims->of[WEFT_DIM_MLP], error));
     dims->num_blocks = (uint32_t)num_blocks;
+    return WEFT_OK;
+}
+
+weft_status_t weft_recipe_dims_dense(const weft_config_t *config, weft_recipe_dims_t *dims,
+                                     weft_error_t *error)
+{
+    WEFT_TRY(weft_recipe_dims_frame(config, dims, error));
     return read_attention(config, dims, error);
 }
 

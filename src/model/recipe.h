@@ -25,6 +25,16 @@ typedef enum weft_dim {
     WEFT_DIM_MLP,
     WEFT_DIM_EXPERT_MLP,
     WEFT_DIM_EXPERTS,
+    WEFT_DIM_SHARED_MLP, /* of all shared experts together */
+    /* multi-head latent attention: of the low-rank projections, and of all heads, and of one */
+    WEFT_DIM_Q_RANK,
+    WEFT_DIM_KV_RANK,
+    WEFT_DIM_KV_A, /* kv_rank and the rotary part of the keys */
+    WEFT_DIM_Q_B,
+    WEFT_DIM_Q_B_HEAD,
+    WEFT_DIM_KV_B,
+    WEFT_DIM_KV_B_HEAD,
+    WEFT_DIM_VALUES,
     WEFT_DIM_COUNT,
 } weft_dim_t;
 
@@ -32,12 +42,14 @@ typedef enum weft_row_flags {
     WEFT_ROW_QUANTIZE = 1,
     WEFT_ROW_EXPERTS = 2,  /* parts have {E}, the layer an expert dimension and the joint '_' */
     WEFT_ROW_OPTIONAL = 4, /* taken when one of its tensors is there; then all must be */
+    WEFT_ROW_KEEP_F32 = 8, /* the engine holds it in fp32 */
 } weft_row_flags_t;
 
 typedef struct weft_recipe_part {
     const char *tensor; /* name without ".leaf"; NULL ends the parts */
     weft_split_t split;
     weft_dim_t rows, cols;
+    weft_dim_t head; /* (optional, default WEFT_DIM_HEAD) what HEADS and KV_HEADS keep together */
 } weft_recipe_part_t;
 
 typedef struct weft_recipe_row {
@@ -61,9 +73,12 @@ typedef struct weft_recipe {
     const weft_recipe_row_t *rows;
     uint32_t num_rows;
     const char *const *ignore; /* glob patterns of tensors that may be left out, NULL-terminated */
+    bool ignore_mtp;           /* the num_nextn_predict_layers blocks behind the last may be left out */
     weft_status_t (*read_dims)(const weft_config_t *config, weft_recipe_dims_t *dims, weft_error_t *error);
 } weft_recipe_t;
 
+extern const weft_recipe_t weft_recipe_deepseek_v3;
+extern const weft_recipe_t weft_recipe_kimi_k2;
 extern const weft_recipe_t weft_recipe_llama;
 extern const weft_recipe_t weft_recipe_mistral;
 extern const weft_recipe_t weft_recipe_mixtral;
@@ -75,7 +90,10 @@ extern const weft_recipe_t weft_recipe_qwen3_moe;
  * **Returns** WEFT_OK, or WEFT_ERR_UNKNOWN_NAME with the list of those there are. */
 weft_status_t weft_recipe_find(const char *model_type, const weft_recipe_t **recipe, weft_error_t *error);
 
-/* Read the extents of a decoder with grouped-query attention; the same with experts. */
+/* Read the extents of a decoder without its attention; with grouped-query attention; the same with experts.
+ */
+weft_status_t weft_recipe_dims_frame(const weft_config_t *config, weft_recipe_dims_t *dims,
+                                     weft_error_t *error);
 weft_status_t weft_recipe_dims_dense(const weft_config_t *config, weft_recipe_dims_t *dims,
                                      weft_error_t *error);
 weft_status_t weft_recipe_dims_experts(const weft_config_t *config, weft_recipe_dims_t *dims,

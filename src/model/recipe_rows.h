@@ -60,6 +60,16 @@
      .when = condition,                                                                \
      .parts = {{BLOCK "mlp.down_proj", WEFT_SPLIT_COLS, WEFT_DIM_HIDDEN, WEFT_DIM_MLP}}}
 
+/* Experts by name; `condition` is the row's `when`. */
+#define ROWS_EXPERTS(condition)                                                        \
+    {.layer = BLOCK "mlp.experts.w13", .leaf = "weight",                               \
+     .flags = WEFT_ROW_QUANTIZE | WEFT_ROW_EXPERTS, .when = condition,                 \
+     .parts = {{EXPERT "gate_proj", WEFT_SPLIT_ROWS, WEFT_DIM_EXPERT_MLP, WEFT_DIM_HIDDEN},\
+               {EXPERT "up_proj", WEFT_SPLIT_ROWS, WEFT_DIM_EXPERT_MLP, WEFT_DIM_HIDDEN}}},\
+    {.layer = BLOCK "mlp.experts.w2", .leaf = "weight",                                \
+     .flags = WEFT_ROW_QUANTIZE | WEFT_ROW_EXPERTS, .when = condition,                 \
+     .parts = {{EXPERT "down_proj", WEFT_SPLIT_COLS, WEFT_DIM_HIDDEN, WEFT_DIM_EXPERT_MLP}}}
+
 /* clang-format on */
 
 #endif

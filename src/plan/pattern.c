@@ -34,7 +34,7 @@ typedef struct builder {
 bool weft_layers_alike(const weft_layer_t *a, const weft_layer_t *b)
 {
     if (a->num_parts != b->num_parts || a->num_experts != b->num_experts || a->dtype != b->dtype ||
-        a->quantize != b->quantize)
+        a->quantize != b->quantize || a->keep_f32 != b->keep_f32)
         return false;
     for (uint32_t p = 0; p < a->num_parts; p++) {
         const weft_part_t *x = &a->parts[p], *y = &b->parts[p];
@@ -239,6 +239,8 @@ static bool needs_amax(const weft_layer_t *layer, const weft_scheme_t *scheme, c
 static weft_dtype_t output_dtype(const weft_layer_t *layer, const weft_scheme_t *update,
                                  const weft_scheme_t *scheme)
 {
+    if (layer->keep_f32)
+        return WEFT_DTYPE_F32;
     bool keep = scheme->kernel == WEFT_KERNEL_CAST && update->kernel != WEFT_KERNEL_CAST;
     return keep && layer->dtype == WEFT_DTYPE_F16 ? WEFT_DTYPE_F16 : scheme->dtype;
 }
