@@ -111,7 +111,7 @@ static weft_status_t map_shards(weft_borrower_t *b, uint32_t from, weft_error_t 
     for (uint32_t i = 0; i < b->num_tensors; i++) {
         weft_shard_t *shard = &b->sources[from].shards[i];
         weft_lent_run_t run;
-        if (weft_rect_empty(shard->box))
+        if (weft_shard_empty(shard))
             continue;
         WEFT_TRY(ops_of(b)->borrow(b->session->transport, from, i, &run, error));
         shard->data = run.data;

@@ -111,11 +111,10 @@ uint8_t *weft_lender_place(void *user, uint32_t bucket, uint32_t fragment)
 
 static weft_lent_run_t shard_run(const weft_lender_t *l, uint32_t tensor, const weft_shard_t *shard)
 {
-    if (weft_rect_empty(shard->box) || !shard->data)
+    if (weft_shard_empty(shard) || !shard->data)
         return (weft_lent_run_t){0};
     size_t element = weft_dtype_bytes(weft_model_tensor(l->program->plan->model, tensor)->dtype);
-    size_t elems = (shard->box.rows - 1) * shard->ld_elems + shard->box.cols;
-    return (weft_lent_run_t){shard->data, elems * element, shard->ld_elems};
+    return (weft_lent_run_t){shard->data, weft_shard_elems(shard, shard->ld_elems) * element, shard->ld_elems};
 }
 
 weft_status_t weft_lender_lend(weft_lender_t *l, uint64_t version, const weft_shard_t *shards, weft_error_t *error)

@@ -171,17 +171,26 @@ static weft_shard_t *find_shard(const weft_trainer_t *t, const char *name, const
     return *tensor ? &t->shards[weft_model_index(model, name)] : NULL;
 }
 
+static void add_dimension(weft_box_t *box, uint64_t offset, uint64_t extent)
+{
+    box->offset[box->num_dims] = offset;
+    box->extent[box->num_dims++] = extent;
+}
+
 weft_status_t weft_trainer_box(const weft_trainer_t *t, const char *name, weft_box_t *box)
 {
     const weft_tensor_t *tensor;
     const weft_shard_t *shard = find_shard(t, name, &tensor);
     if (!shard)
         return WEFT_ERR_MISSING_TENSOR;
-    weft_rect_t rect = shard->box;
-    *box = (weft_box_t){
-        .num_dims = tensor->num_dims, .offset = {rect.row, rect.col}, .extent = {rect.rows, rect.cols}};
-    if (tensor->num_dims == 1)
-        *box = (weft_box_t){.num_dims = 1, .offset = {rect.col}, .extent = {rect.cols}};
+    *box = (weft_box_t){0};
+    if (shard->stacked)
+        add_dimension(box, shard->first_slab, shard->num_slabs);
+    if (tensor->num_dims > box->num_dims + 1)
+        add_dimension(box, shard->box.row, shard->box.rows);
+    add_dimension(box, shard->box.col, shard->box.cols);
+    if (weft_shard_empty(shard))
+        *box = (weft_box_t){.num_dims = tensor->num_dims};
     return WEFT_OK;
 }
 
@@ -227,7 +236,7 @@ weft_status_t weft_trainer_bind(weft_trainer_t *t, const char *name, const void 
                          "trainer rank %u: %s has rows of %u elements, a leading dimension of %zu is less",
                          t->session->rank, name, shard->box.cols, ld_elems);
     size_t ld = ld_elems ? ld_elems : shard->box.cols;
-    size_t bytes = weft_rect_empty(shard->box) ? 0 : ((shard->box.rows - 1) * ld + shard->box.cols) * element;
+    size_t bytes = weft_shard_elems(shard, ld) * element;
     WEFT_TRY(check_memory(t, name, data, bytes, error));
     shard->data = data;
     shard->ld_elems = ld;
@@ -240,7 +249,7 @@ weft_status_t weft_trainer_bind(weft_trainer_t *t, const char *name, const void 
 static weft_status_t check_bound(const weft_trainer_t *t, weft_error_t *error)
 {
     for (uint32_t i = 0; i < weft_model_num_tensors(t->session->plan->model); i++)
-        if (!weft_rect_empty(t->shards[i].box) && !t->shards[i].data)
+        if (!weft_shard_empty(&t->shards[i]) && !t->shards[i].data)
             return weft_fail(error, WEFT_ERR_ARGUMENT,
                              "trainer rank %u: tensor %s is not bound: bind every tensor this rank holds "
                              "before publishing",

@@ -42,7 +42,8 @@ WEFT_API void weft_trainer_destroy(weft_trainer_t *trainer);
 WEFT_API weft_status_t weft_trainer_box(const weft_trainer_t *trainer, const char *name, weft_box_t *box);
 
 /* Bind this rank's box of tensor `name`: row-major, in the tensor's dtype, rows `ld_elems` elements apart (0:
- * dense). Not while a version is in flight.
+ * dense), so that a slice of a larger tensor is bound where it lies. Of a tensor with three dimensions the matrices lie
+ * one after another, each of the box's rows. Not while a version is in flight.
  * **Returns** WEFT_OK, WEFT_ERR_MISSING_TENSOR (no such tensor in the plan), WEFT_ERR_ARGUMENT (misaligned,
  * ld too small).
  * **Ownership** the memory stays the caller's; weft only reads it, between publish and RELEASED. */

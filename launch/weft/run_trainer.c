@@ -25,14 +25,21 @@ static weft_status_t make_shards(trainer_state_t *state, weft_error_t *error)
                          : weft_fail(error, WEFT_ERR_NO_MEMORY, "trainer rank %u: no memory for a shard", state->job->rank);
 }
 
+/* Row `row` of the box, counted through all dimensions but the last, as a row of the tensor. */
+static uint64_t tensor_row(const weft_tensor_t *tensor, const weft_box_t *box, uint64_t row)
+{
+    if (box->num_dims < 3)
+        return box->num_dims > 1 ? box->offset[0] + row : 0;
+    return (box->offset[0] + row / box->extent[1]) * tensor->shape[1] + box->offset[1] + row % box->extent[1];
+}
+
 static void copy_box(const weft_tensor_t *tensor, const weft_box_t *box, uint64_t rows, uint64_t cols, uint8_t *out)
 {
     size_t element = weft_dtype_bytes(tensor->dtype);
-    uint64_t ld = tensor->shape[tensor->num_dims - 1];
-    uint64_t first_row = box->num_dims > 1 ? box->offset[0] : 0, first_col = box->offset[box->num_dims - 1];
+    uint64_t ld = tensor->shape[tensor->num_dims - 1], first_col = box->offset[box->num_dims - 1];
     for (uint64_t row = 0; row < rows; row++)
         memcpy(out + row * cols * element,
-               (const uint8_t *)tensor->data + ((first_row + row) * ld + first_col) * element,
+               (const uint8_t *)tensor->data + (tensor_row(tensor, box, row) * ld + first_col) * element,
                cols * element);
 }
 

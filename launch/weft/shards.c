@@ -12,8 +12,10 @@ size_t shards_box(const shards_t *shards, uint32_t index, weft_box_t *box, uint6
     *rows = *cols = 0;
     if (weft_trainer_box(shards->trainer, tensor->name, box) != WEFT_OK)
         return 0;
-    *rows = box->num_dims > 1 ? box->extent[0] : 1;
-    *cols = box->num_dims > 1 ? box->extent[1] : box->extent[0];
+    *rows = 1;
+    for (uint32_t d = 0; d + 1 < box->num_dims; d++)
+        *rows *= box->extent[d];
+    *cols = box->num_dims ? box->extent[box->num_dims - 1] : 0;
     return *rows * *cols * weft_dtype_bytes(tensor->dtype);
 }
 

@@ -65,6 +65,7 @@ static void draft_amax(draft_t *draft, const weft_shard_t *shard, weft_dtype_t d
                           .rows = f->rect.rows,
                           .cols = f->rect.cols,
                           .dtype = dtype,
+                          .by_column = f->transposed,
                           .amax = (uint16_t *)(void *)out};
 }
 

@@ -67,7 +67,7 @@ static weft_amax_job_t fold_job(const weft_staging_t *staging, const weft_fragme
     const void *sent = locate(user, fragment, &ld_elems);
     return (weft_amax_job_t){.data = sent,
                              .ld_elems = ld_elems,
-                             .rows = fragment->rect.rows,
+                             .rows = weft_fragment_rows(fragment),
                              .cols = 1,
                              .dtype = dtype == WEFT_DTYPE_F16 ? WEFT_DTYPE_F16 : WEFT_DTYPE_BF16,
                              .amax = table + fragment->to_row};

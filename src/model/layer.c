@@ -19,7 +19,8 @@
 #include "src/model/recipe.h"
 #include "src/model/shape.h"
 
-#define NAME_BYTES 256 /* templates are short and belong to the library */
+#define NAME_BYTES  256 /* templates are short and belong to the library */
+#define MAX_STACKED 65536u
 
 typedef struct builder {
     const weft_model_t *model;
@@ -39,8 +40,8 @@ typedef struct place {
     uint32_t expert;
 } place_t;
 
-/* Write the template with {L} and {E} filled in, and ".leaf" behind it unless leaf is NULL. */
-static void expand(const char *template, const place_t *place, const char *leaf, char out[NAME_BYTES])
+/* Write the template with {L} and {E} filled in. Returns its length. */
+static size_t expand(const char *template, const place_t *place, char out[NAME_BYTES])
 {
     size_t used = 0;
     for (const char *c = template; *c && used < NAME_BYTES - 16;) {
@@ -53,8 +54,18 @@ static void expand(const char *template, const place_t *place, const char *leaf,
         c += block || expert ? 3 : 1;
     }
     out[used] = 0;
-    if (leaf)
-        snprintf(out + used, NAME_BYTES - used, ".%s", leaf);
+    return used;
+}
+
+/* The name in the checkpoint of what the template and the row's suffix say. */
+static void tensor_name(const char *template, const weft_recipe_row_t *row, const place_t *place,
+                        char out[NAME_BYTES])
+{
+    size_t used = expand(template, place, out);
+    if (row->suffix)
+        snprintf(out + used, NAME_BYTES - used, "%s", row->suffix);
+    else
+        snprintf(out + used, NAME_BYTES - used, ".%s", row->leaf);
 }
 
 static const char *part_template(const builder_t *builder, const weft_recipe_row_t *row, uint32_t part)
@@ -74,8 +85,23 @@ static bool any_part_there(const builder_t *builder, const weft_recipe_row_t *ro
 {
     char name[NAME_BYTES];
     for (uint32_t i = 0; i < count_parts(row); i++) {
-        expand(part_template(builder, row, i), place, row->leaf, name);
+        tensor_name(part_template(builder, row, i), row, place, name);
         if (weft_model_find(builder->model, name))
+            return true;
+    }
+    return false;
+}
+
+/* Whether an earlier row has made this layer. */
+static bool made_already(const builder_t *builder, const weft_recipe_row_t *row, const place_t *place)
+{
+    char name[NAME_BYTES];
+    expand(row->layer, place, name);
+    for (size_t i = builder->layers.count; i > 0; i--) {
+        const weft_layer_t *layer = &builder->layers.items[i - 1];
+        if (layer->block != place->block)
+            return false;
+        if (strcmp(layer->name, name) == 0 && strcmp(layer->leaf, row->leaf) == 0)
             return true;
     }
     return false;
@@ -83,6 +109,8 @@ static bool any_part_there(const builder_t *builder, const weft_recipe_row_t *ro
 
 static bool row_applies(const builder_t *builder, const weft_recipe_row_t *row, const place_t *place)
 {
+    if (made_already(builder, row, place))
+        return false;
     if (row->when && !row->when(builder->config, (uint32_t)place->block))
         return false;
     if (!(row->flags & WEFT_ROW_OPTIONAL))
@@ -90,6 +118,20 @@ static bool row_applies(const builder_t *builder, const weft_recipe_row_t *row, 
     if (row->required_by && weft_config_bool(builder->config, row->required_by, false))
         return true;
     return any_part_there(builder, row, place);
+}
+
+/* Where the part begins in its tensor, and how many rows there are in it: those of all parts that name it. */
+static void place_in_tensor(const builder_t *builder, const weft_recipe_row_t *row, uint32_t index,
+                            weft_part_t *part)
+{
+    part->stacked = row->flags & WEFT_ROW_STACKED;
+    part->transposed = row->flags & WEFT_ROW_TRANSPOSED;
+    for (uint32_t i = 0; i < count_parts(row); i++) {
+        bool same = strcmp(row->parts[i].tensor, row->parts[index].tensor) == 0;
+        uint64_t rows = part->vector ? 1 : builder->dims.of[row->parts[i].rows];
+        part->first_row += same && i < index ? rows : 0;
+        part->slab_n += same ? rows : 0;
+    }
 }
 
 static weft_part_t make_part(const builder_t *builder, const weft_recipe_part_t *from, const char *template)
@@ -101,15 +143,28 @@ static weft_part_t make_part(const builder_t *builder, const weft_recipe_part_t 
     part.cols = builder->dims.of[from->cols];
     if (from->split == WEFT_SPLIT_HEADS || from->split == WEFT_SPLIT_KV_HEADS)
         part.head_rows = builder->dims.of[from->head ? from->head : WEFT_DIM_HEAD];
+    else if (from->head)
+        part.head_rows = builder->dims.of[from->head];
     return part;
+}
+
+/* The shape of a part's tensor; returns the number of dimensions. */
+static uint32_t expected_shape(const weft_part_t *part, uint32_t num_experts, uint64_t shape[3])
+{
+    uint32_t n = 0;
+    if (part->stacked)
+        shape[n++] = num_experts;
+    if (!part->vector)
+        shape[n++] = weft_part_slab_rows(part);
+    shape[n++] = weft_part_slab_cols(part);
+    return n;
 }
 
 static weft_status_t check_tensor(const weft_tensor_t *tensor, const weft_part_t *part,
                                   const weft_layer_t *layer, weft_error_t *error)
 {
-    uint64_t expected[2] = {part->rows, part->cols};
-    const uint64_t *shape = part->vector ? expected + 1 : expected;
-    uint32_t num_dims = part->vector ? 1 : 2;
+    uint64_t shape[3];
+    uint32_t num_dims = expected_shape(part, layer->num_experts, shape);
     if (tensor->num_dims != num_dims || memcmp(tensor->shape, shape, num_dims * sizeof *shape) != 0) {
         char found_text[WEFT_SHAPE_TEXT_BYTES], expected_text[WEFT_SHAPE_TEXT_BYTES];
         return weft_fail(
@@ -129,7 +184,7 @@ static weft_status_t take_tensor(builder_t *builder, const weft_recipe_row_t *ro
                                  uint32_t part, weft_layer_t *layer, weft_error_t *error)
 {
     char name[NAME_BYTES];
-    expand(part_template(builder, row, part), place, row->leaf, name);
+    tensor_name(part_template(builder, row, part), row, place, name);
     uint32_t index = weft_model_index(builder->model, name);
     if (index == WEFT_NAMES_NONE)
         return weft_fail(error, WEFT_ERR_MISSING_TENSOR, "layer '%s': tensor '%s' is not in the checkpoint",
@@ -154,7 +209,7 @@ static weft_status_t begin_layer(builder_t *builder, const weft_recipe_row_t *ro
 {
     char name[NAME_BYTES];
     bool experts = row->flags & WEFT_ROW_EXPERTS;
-    expand(row->layer, place, NULL, name);
+    expand(row->layer, place, name);
     *layer = (weft_layer_t){.joint = experts ? '_' : '.',
                             .leaf = row->leaf,
                             .block = place->block,
@@ -165,8 +220,14 @@ static weft_status_t begin_layer(builder_t *builder, const weft_recipe_row_t *ro
                             .row = place->row};
     for (uint32_t i = 0; i < layer->num_parts; i++)
         layer->parts[i] = make_part(builder, &row->parts[i], part_template(builder, row, i));
+    for (uint32_t i = 0; i < layer->num_parts; i++)
+        place_in_tensor(builder, row, i, &layer->parts[i]);
     /* Before the configuration's word sizes an allocation. */
-    if (layer->num_experts > weft_model_num_tensors(builder->model))
+    bool stacked = row->flags & WEFT_ROW_STACKED;
+    if (stacked && layer->num_experts > MAX_STACKED)
+        return weft_fail(error, WEFT_ERR_SHAPE, "layer '%s': %" PRIu32 " experts, expected at most %u", name,
+                         layer->num_experts, MAX_STACKED);
+    if (!stacked && layer->num_experts > weft_model_num_tensors(builder->model))
         return weft_fail(error, WEFT_ERR_MISSING_TENSOR,
                          "layer '%s': the configuration has %" PRIu32 " experts, the checkpoint only %" PRIu32
                          " tensors",
@@ -228,7 +289,7 @@ static bool is_spare(const builder_t *builder, const char *name)
         const weft_recipe_row_t *row = &builder->recipe->rows[i];
         if (!row->tied_to)
             continue;
-        expand(row->parts[0].tensor, &(place_t){0}, row->leaf, own);
+        tensor_name(row->parts[0].tensor, row, &(place_t){0}, own);
         if (strcmp(own, name) == 0)
             return true;
     }
@@ -319,6 +380,13 @@ weft_status_t weft_layers_create(const weft_model_t *model, weft_layers_t **laye
     *made = (weft_layers_t){builder.layers.items, (uint32_t)builder.layers.count, builder.num_ignored};
     *layers = made;
     return WEFT_OK;
+}
+
+const char *weft_layer_full_name(const weft_layer_t *layer, char name[WEFT_LAYER_NAME_BYTES])
+{
+    const char joint[2] = {*layer->leaf ? layer->joint : 0};
+    snprintf(name, WEFT_LAYER_NAME_BYTES, "%s%s%s", layer->name, joint, layer->leaf);
+    return name;
 }
 
 void weft_layers_destroy(weft_layers_t *layers)

@@ -15,6 +15,10 @@
  *
  * A part is always a matrix of `rows` x `cols`, K (the reduction) along the columns; a tensor of one dimension is one
  * row. Splits say how tensor parallelism cuts it, on the trainer's side and on the rollout's.
+ *
+ * How it lies in its tensor is the part's too: a tensor may hold the parts of several projections below each other
+ * (`gate_up_proj`), one matrix for each expert ([E, N, K]), and each of them transposed ([E, K, N], gpt-oss). Such a
+ * tensor is seen as one matrix of all its rows; an expert's run of them is its slab.
  */
 #ifndef WEFT_MODEL_LAYER_H
 #define WEFT_MODEL_LAYER_H
@@ -28,22 +32,44 @@ typedef enum weft_split {
     WEFT_SPLIT_HEADS,    /* rows in runs of whole heads of `head_rows` */
     WEFT_SPLIT_KV_HEADS, /* like HEADS; when ranks outnumber heads each head is held by ranks/heads ranks */
     WEFT_SPLIT_VOCAB,    /* rows, padded with zeros to 64 and then to the number of ranks */
+    WEFT_SPLIT_FIRST,    /* the first rank holds it, the others zeros: added before a reduction over ranks */
 } weft_split_t;
 
-#define WEFT_MAX_PARTS 4
+#define WEFT_MAX_PARTS        4
+#define WEFT_LAYER_NAME_BYTES 320
 
 typedef struct weft_part {
     const char *role; /* the last name of the tensor: "q_proj", "gate_proj", for messages; lives as long as the recipe */
     weft_split_t split;
     uint64_t rows, cols;
-    uint64_t head_rows; /* rows of one head for HEADS and KV_HEADS, else 0 */
-    bool vector;        /* the tensor has one dimension, seen here as one row */
+    uint64_t head_rows; /* rows of one head for HEADS and KV_HEADS; for ROWS what no cut may part, or 0 */
+    bool vector;        /* the tensor has one dimension (stacked: two), seen here as one row */
+    bool stacked;       /* the tensor has one slab for each expert */
+    bool transposed;    /* a slab is [K, N]: its rows are this matrix's columns */
+    uint64_t first_row, slab_n; /* where it begins among the rows of all parts in the tensor, and how many those are */
 } weft_part_t;
+
+/* Rows and columns of the tensor's slab, as they lie. */
+static inline uint64_t weft_part_slab_rows(const weft_part_t *part)
+{
+    return part->transposed ? part->cols : part->slab_n;
+}
+
+static inline uint64_t weft_part_slab_cols(const weft_part_t *part)
+{
+    return part->transposed ? part->slab_n : part->cols;
+}
+
+/* Whether the tensor holds other parts as well. */
+static inline bool weft_part_fused(const weft_part_t *part)
+{
+    return part->slab_n != part->rows;
+}
 
 typedef struct weft_layer {
     char *name;       /* "model.layers.0.self_attn.qkv_proj", "model.layers.0.mlp.experts.w13" */
     char joint;       /* between name and leaf in kernel-format names: '.', for experts '_' */
-    const char *leaf; /* "weight" or "bias": outputs are name+joint+leaf and what the scheme adds to it */
+    const char *leaf; /* "weight" or "bias": outputs are name+joint+leaf and what the scheme adds to it; "": no joint */
     int32_t block;    /* index of the transformer block, -1 outside of them */
     bool quantize;    /* false: kept in high precision by every scheme (embeddings, head, norms, router, biases) */
     bool keep_f32;        /* the engine holds it in fp32, whatever the scheme: a router's correction bias */
@@ -70,6 +96,9 @@ typedef struct weft_layers {
  * WEFT_ERR_NO_MEMORY.
  * **Ownership** free with weft_layers_destroy; `model` must live as long. */
 weft_status_t weft_layers_create(const weft_model_t *model, weft_layers_t **layers, weft_error_t *error);
+
+/* Write the name of the layer's weight (or bias) in kernel format into `name`, and return it. */
+const char *weft_layer_full_name(const weft_layer_t *layer, char name[WEFT_LAYER_NAME_BYTES]);
 
 /* Free the list; NULL is accepted. */
 void weft_layers_destroy(weft_layers_t *layers);

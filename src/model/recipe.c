@@ -7,8 +7,9 @@
 #include "src/base/text.h"
 
 static const weft_recipe_t *const recipes[] = {
-    &weft_recipe_deepseek_v3, &weft_recipe_kimi_k2, &weft_recipe_llama, &weft_recipe_mistral,
-    &weft_recipe_mixtral,     &weft_recipe_qwen2,   &weft_recipe_qwen3, &weft_recipe_qwen3_moe,
+    &weft_recipe_deepseek_v3, &weft_recipe_gpt_oss, &weft_recipe_kimi_k2,
+    &weft_recipe_llama,       &weft_recipe_mistral, &weft_recipe_mixtral,
+    &weft_recipe_qwen2,       &weft_recipe_qwen3,   &weft_recipe_qwen3_moe,
 };
 
 #define NUM_RECIPES (sizeof recipes / sizeof recipes[0])
@@ -43,6 +44,7 @@ static weft_status_t read_attention(const weft_config_t *config, weft_recipe_dim
                          "num_key_value_heads %" PRIu64,
                          heads, kv_heads);
     dims->of[WEFT_DIM_HEAD] = head;
+    dims->of[WEFT_DIM_HEADS] = heads;
     dims->of[WEFT_DIM_Q] = heads * head;
     dims->of[WEFT_DIM_KV] = kv_heads * head;
     return WEFT_OK;
@@ -57,6 +59,8 @@ weft_status_t weft_recipe_dims_frame(const weft_config_t *config, weft_recipe_di
     WEFT_TRY(weft_config_extent(config, "vocab_size", 0, &dims->of[WEFT_DIM_VOCAB], error));
     WEFT_TRY(weft_config_extent(config, "intermediate_size", 0, &dims->of[WEFT_DIM_MLP], error));
     dims->num_blocks = (uint32_t)num_blocks;
+    dims->of[WEFT_DIM_ONE] = 1;
+    dims->of[WEFT_DIM_PAIR] = 2;
     return WEFT_OK;
 }
 

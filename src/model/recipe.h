@@ -25,6 +25,10 @@ typedef enum weft_dim {
     WEFT_DIM_MLP,
     WEFT_DIM_EXPERT_MLP,
     WEFT_DIM_EXPERTS,
+    WEFT_DIM_GATE_UP, /* gate and up projection of an expert, interleaved */
+    WEFT_DIM_PAIR,    /* a gate and an up row: 2 */
+    WEFT_DIM_HEADS,   /* how many query heads */
+    WEFT_DIM_ONE,
     WEFT_DIM_SHARED_MLP, /* of all shared experts together */
     /* multi-head latent attention: of the low-rank projections, and of all heads, and of one */
     WEFT_DIM_Q_RANK,
@@ -40,21 +44,28 @@ typedef enum weft_dim {
 
 typedef enum weft_row_flags {
     WEFT_ROW_QUANTIZE = 1,
-    WEFT_ROW_EXPERTS = 2,  /* parts have {E}, the layer an expert dimension and the joint '_' */
-    WEFT_ROW_OPTIONAL = 4, /* taken when one of its tensors is there; then all must be */
-    WEFT_ROW_KEEP_F32 = 8, /* the engine holds it in fp32 */
+    WEFT_ROW_EXPERTS = 2,     /* parts have {E}, the layer an expert dimension and the joint '_' */
+    WEFT_ROW_OPTIONAL = 4,    /* taken when one of its tensors is there; then all must be */
+    WEFT_ROW_KEEP_F32 = 8,    /* the engine holds it in fp32 */
+    WEFT_ROW_STACKED = 16,    /* EXPERTS whose tensors hold all experts, one slab after another */
+    WEFT_ROW_TRANSPOSED = 32, /* the tensors hold [K, N] */
 } weft_row_flags_t;
 
+/* Parts that name one tensor lie below each other in it. */
 typedef struct weft_recipe_part {
     const char *tensor; /* name without ".leaf"; NULL ends the parts */
     weft_split_t split;
     weft_dim_t rows, cols;
-    weft_dim_t head; /* (optional, default WEFT_DIM_HEAD) what HEADS and KV_HEADS keep together */
+    weft_dim_t head; /* (optional) rows that stay together: for HEADS and KV_HEADS a head, by default of
+                        WEFT_DIM_HEAD; for ROWS whatever, by default nothing */
 } weft_recipe_part_t;
 
+/* A row whose layer an earlier row has made is passed over: so there may be OPTIONAL rows for other ways to
+ * hold it. */
 typedef struct weft_recipe_row {
-    const char *layer; /* kernel-format name without joint and leaf */
-    const char *leaf;  /* in the checkpoint and in the kernel format */
+    const char *layer;  /* kernel-format name without joint and leaf */
+    const char *leaf;   /* in the checkpoint and in the kernel format */
+    const char *suffix; /* (optional, default "." and leaf) what follows a part's name in the checkpoint */
     unsigned flags;
     bool (*when)(const weft_config_t *config, uint32_t block); /* (optional, default: every block) */
     const char *required_by; /* (optional) bool of the configuration that makes an OPTIONAL row mandatory */
@@ -78,6 +89,7 @@ typedef struct weft_recipe {
 } weft_recipe_t;
 
 extern const weft_recipe_t weft_recipe_deepseek_v3;
+extern const weft_recipe_t weft_recipe_gpt_oss;
 extern const weft_recipe_t weft_recipe_kimi_k2;
 extern const weft_recipe_t weft_recipe_llama;
 extern const weft_recipe_t weft_recipe_mistral;

@@ -60,8 +60,18 @@
      .when = condition,                                                                \
      .parts = {{BLOCK "mlp.down_proj", WEFT_SPLIT_COLS, WEFT_DIM_HIDDEN, WEFT_DIM_MLP}}}
 
-/* Experts by name; `condition` is the row's `when`. */
+/* Experts; `condition` is the row's `when`. All in one tensor, as transformers 5 holds them in memory, or by name. */
+#define STACK BLOCK "mlp.experts."
 #define ROWS_EXPERTS(condition)                                                        \
+    {.layer = BLOCK "mlp.experts.w13", .leaf = "weight", .suffix = "",                 \
+     .flags = WEFT_ROW_QUANTIZE | WEFT_ROW_EXPERTS | WEFT_ROW_STACKED | WEFT_ROW_OPTIONAL,\
+     .when = condition,                                                                \
+     .parts = {{STACK "gate_up_proj", WEFT_SPLIT_ROWS, WEFT_DIM_EXPERT_MLP, WEFT_DIM_HIDDEN},\
+               {STACK "gate_up_proj", WEFT_SPLIT_ROWS, WEFT_DIM_EXPERT_MLP, WEFT_DIM_HIDDEN}}},\
+    {.layer = BLOCK "mlp.experts.w2", .leaf = "weight", .suffix = "",                  \
+     .flags = WEFT_ROW_QUANTIZE | WEFT_ROW_EXPERTS | WEFT_ROW_STACKED | WEFT_ROW_OPTIONAL,\
+     .when = condition,                                                                \
+     .parts = {{STACK "down_proj", WEFT_SPLIT_COLS, WEFT_DIM_HIDDEN, WEFT_DIM_EXPERT_MLP}}},\
     {.layer = BLOCK "mlp.experts.w13", .leaf = "weight",                               \
      .flags = WEFT_ROW_QUANTIZE | WEFT_ROW_EXPERTS, .when = condition,                 \
      .parts = {{EXPERT "gate_proj", WEFT_SPLIT_ROWS, WEFT_DIM_EXPERT_MLP, WEFT_DIM_HIDDEN},\

@@ -67,8 +67,9 @@ static bool collect(const weft_plan_t *plan, uint32_t layer, uint32_t part, uint
             const weft_fragment_pattern_t *f = &shape->fragments[shape->units[u].first_fragment + i];
             weft_piece_t piece =
                 weft_plan_piece(plan, (weft_cursor_t){layer, 0, part, u}, f, WEFT_PIECE_DATA, f->set, expert);
-            stretch_t made = {piece.set, piece.source, piece.rect, u * WEFT_UNIT_ROWS + piece.to_row,
-                              piece.to_col};
+            weft_rect_t rect = f->rect; /* as the layer's rows, however the tensor holds them */
+            rect.row += (uint32_t)plan->layers->items[layer].parts[part].first_row;
+            stretch_t made = {piece.set, piece.source, rect, u * WEFT_UNIT_ROWS + piece.to_row, piece.to_col};
             if (!WEFT_ARRAY_PUSH(list, made))
                 return false;
         }
@@ -267,7 +268,8 @@ static void print_layer_head(weft_text_t *text, const weft_plan_t *plan, uint32_
 {
     const weft_layer_t *l = &plan->layers->items[layer];
     const weft_pattern_t *pattern = weft_plan_pattern(plan, layer);
-    weft_text_add(text, "layer %s%c%s: ", l->name, l->joint, l->leaf);
+    char name[WEFT_LAYER_NAME_BYTES];
+    weft_text_add(text, "layer %s: ", weft_layer_full_name(l, name));
     if (l->num_experts)
         weft_text_add(text, "%u experts, %u on a rank with most, each ", l->num_experts,
                       weft_plan_local_experts(plan, layer));
@@ -276,6 +278,8 @@ static void print_layer_head(weft_text_t *text, const weft_plan_t *plan, uint32_
     weft_text_add(text, "; %s\n", plan->relay ? "relayed by one rank of the set" : "each route a broadcast");
     if (pattern->whole)
         weft_text_add(text, "  expert e is on the TP rank that holds its run of experts, whole\n");
+    if (l->parts[0].transposed)
+        weft_text_add(text, "  the tensor holds each matrix transposed: its columns are the rows below\n");
     if (pattern->amax_ahead)
         weft_text_add(text, "  the largest magnitude of each row comes one round ahead, from all of these\n");
 }
@@ -308,15 +312,10 @@ static bool print_layer(weft_text_t *text, const weft_plan_t *plan, uint32_t lay
     return done && !text->failed;
 }
 
-static void full_name(const weft_layer_t *layer, char name[256])
-{
-    snprintf(name, 256, "%s%c%s", layer->name, layer->joint, layer->leaf);
-}
-
 static bool matches(const weft_layer_t *layer, const char *glob)
 {
-    char name[256];
-    full_name(layer, name);
+    char name[WEFT_LAYER_NAME_BYTES];
+    weft_layer_full_name(layer, name);
     return fnmatch(glob, layer->name, 0) == 0 || fnmatch(glob, name, 0) == 0;
 }
 

@@ -65,7 +65,9 @@ static instance_key_t *list_held(const weft_plan_t *plan, uint32_t layer, uint32
     for (uint32_t e = first; e < first + count; e++)
         *out++ = (instance_key_t){
             .stage = plan->layer_stage[layer],
-            .place = l->num_experts ? weft_trainer_expert(plan->trainer, e, l->num_experts) : 0,
+            .place = l->num_experts
+                         ? weft_trainer_expert(plan->trainer, l->parts[0].stacked, e, l->num_experts)
+                         : 0,
             .turn = (plan->layer_ordinal[layer] + e) % period,
             .tp_rank = tp_rank,
             .layer = layer,

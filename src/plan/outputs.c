@@ -68,7 +68,8 @@ static output_pair_t describe(const weft_plan_t *plan, uint32_t index, uint32_t 
 static char *join_name(const weft_layer_t *layer, const char *suffix)
 {
     char *name;
-    return asprintf(&name, "%s%c%s%s", layer->name, layer->joint, layer->leaf, suffix) < 0 ? NULL : name;
+    char full[WEFT_LAYER_NAME_BYTES];
+    return asprintf(&name, "%s%s", weft_layer_full_name(layer, full), suffix) < 0 ? NULL : name;
 }
 
 static bool place(weft_outputs_t *outputs, weft_output_t output, char *name)

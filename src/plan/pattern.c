@@ -39,7 +39,8 @@ bool weft_layers_alike(const weft_layer_t *a, const weft_layer_t *b)
     for (uint32_t p = 0; p < a->num_parts; p++) {
         const weft_part_t *x = &a->parts[p], *y = &b->parts[p];
         if (x->split != y->split || x->rows != y->rows || x->cols != y->cols ||
-            x->head_rows != y->head_rows || x->vector != y->vector)
+            x->head_rows != y->head_rows || x->vector != y->vector || x->stacked != y->stacked ||
+            x->transposed != y->transposed || x->first_row != y->first_row || x->slab_n != y->slab_n)
             return false;
     }
     return true;

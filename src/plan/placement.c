@@ -32,6 +32,7 @@ static weft_rect_t split_box(const weft_part_t *part, uint32_t count, uint32_t i
     uint64_t extent = split_extent(part);
     switch (part->split) {
     case WEFT_SPLIT_NONE:
+    case WEFT_SPLIT_FIRST:
         break;
     case WEFT_SPLIT_KV_HEADS:
         if (count > num_heads(part))
@@ -52,6 +53,7 @@ static bool split_misfit(const weft_part_t *part, uint32_t count, char reason[25
     uint64_t extent = split_extent(part);
     switch (part->split) {
     case WEFT_SPLIT_NONE:
+    case WEFT_SPLIT_FIRST:
         return false;
     case WEFT_SPLIT_HEADS:
         if (num_heads(part) % count == 0)
@@ -68,10 +70,11 @@ static bool split_misfit(const weft_part_t *part, uint32_t count, char reason[25
     case WEFT_SPLIT_ROWS:
     case WEFT_SPLIT_COLS:
     case WEFT_SPLIT_VOCAB:
-        if (extent % count == 0)
+        if (extent % count == 0 && (!part->head_rows || extent / count % part->head_rows == 0))
             return false;
-        snprintf(reason, 256, "%llu %s cannot be divided by %u ranks", (unsigned long long)extent,
-                 part->split == WEFT_SPLIT_COLS ? "columns" : "rows", count);
+        snprintf(reason, 256, "%llu %s%s cannot be divided by %u ranks", (unsigned long long)extent,
+                 part->split == WEFT_SPLIT_COLS ? "columns" : "rows",
+                 part->head_rows ? ", of which pairs stay together," : "", count);
         return true;
     }
     return false;
@@ -95,12 +98,40 @@ static weft_rect_t fsdp_chunk(weft_rect_t box, bool vector, uint32_t count, uint
     return box;
 }
 
+weft_rect_t weft_part_lying(const weft_part_t *part, weft_rect_t r)
+{
+    r.row += (uint32_t)part->first_row;
+    return part->transposed ? (weft_rect_t){r.col, r.row, r.cols, r.rows} : r;
+}
+
+/* The other way round; `r` lies in the part. */
+static weft_rect_t part_standing(const weft_part_t *part, weft_rect_t r)
+{
+    if (part->transposed)
+        r = (weft_rect_t){r.col, r.row, r.cols, r.rows};
+    r.row -= (uint32_t)part->first_row;
+    return r;
+}
+
+weft_rect_t weft_placement_shard(const weft_layout_t *trainer, const weft_part_t *part, uint32_t rank)
+{
+    weft_rect_t box = weft_part_lying(part, split_box(part, trainer->size[WEFT_AXIS_TP],
+                                                      weft_layout_coordinate(trainer, rank, WEFT_AXIS_TP)));
+    if (weft_part_fused(part)) /* then tp is 1, see weft_trainer_misfit */
+        box = (weft_rect_t){0, 0, (uint32_t)weft_part_slab_rows(part), (uint32_t)weft_part_slab_cols(part)};
+    return part->stacked ? box
+                         : fsdp_chunk(box, part->vector, trainer->size[WEFT_AXIS_FSDP],
+                                      weft_layout_coordinate(trainer, rank, WEFT_AXIS_FSDP));
+}
+
 weft_rect_t weft_placement_box(const weft_layout_t *trainer, const weft_part_t *part, uint32_t rank)
 {
-    weft_rect_t box =
-        split_box(part, trainer->size[WEFT_AXIS_TP], weft_layout_coordinate(trainer, rank, WEFT_AXIS_TP));
-    return fsdp_chunk(box, part->vector, trainer->size[WEFT_AXIS_FSDP],
-                      weft_layout_coordinate(trainer, rank, WEFT_AXIS_FSDP));
+    weft_rect_t box = weft_placement_shard(trainer, part, rank);
+    if (!weft_part_fused(part))
+        return part_standing(part, box);
+    weft_rect_t whole = {0, 0, (uint32_t)part->rows, (uint32_t)part->cols};
+    box = weft_rect_intersect(box, weft_part_lying(part, whole));
+    return weft_rect_empty(box) ? (weft_rect_t){0} : part_standing(part, box);
 }
 
 /* Which of `count` holders has item `index` of `items`, dealt out in runs of which the first are one longer.
@@ -116,13 +147,49 @@ uint32_t weft_trainer_stage(const weft_layout_t *trainer, uint32_t block, uint32
     return holder_of(block, num_blocks, trainer->size[WEFT_AXIS_PP]);
 }
 
-uint32_t weft_trainer_expert(const weft_layout_t *trainer, uint32_t expert, uint32_t num_experts)
+/* Items [first, first + count) of holder `index` of `holders`, as holder_of deals them out. */
+static void dealt_out(uint32_t items, uint32_t holders, uint32_t index, uint32_t *first, uint32_t *count)
 {
-    return holder_of(expert, num_experts, trainer->size[WEFT_AXIS_EP]);
+    uint32_t base = items / holders, more = items % holders;
+    *count = base + (index < more);
+    *first = base * index + (index < more ? index : more);
+}
+
+/* Experts to each place on the fsdp axis, of `count` that it chunks. */
+static uint32_t stacked_chunk(const weft_layout_t *trainer, uint32_t count)
+{
+    return (count + trainer->size[WEFT_AXIS_FSDP] - 1) / trainer->size[WEFT_AXIS_FSDP];
+}
+
+uint32_t weft_trainer_expert(const weft_layout_t *trainer, bool stacked, uint32_t expert,
+                             uint32_t num_experts)
+{
+    uint32_t place = holder_of(expert, num_experts, trainer->size[WEFT_AXIS_EP]), first, count;
+    dealt_out(num_experts, trainer->size[WEFT_AXIS_EP], place, &first, &count);
+    uint32_t chunk = stacked ? (expert - first) / stacked_chunk(trainer, count) : 0;
+    return place * trainer->stride[WEFT_AXIS_EP] + chunk * trainer->stride[WEFT_AXIS_FSDP];
+}
+
+void weft_trainer_experts(const weft_layout_t *trainer, bool stacked, uint32_t rank, uint32_t num_experts,
+                          uint32_t *first, uint32_t *count)
+{
+    dealt_out(num_experts, trainer->size[WEFT_AXIS_EP], weft_layout_coordinate(trainer, rank, WEFT_AXIS_EP),
+              first, count);
+    if (!stacked)
+        return;
+    uint32_t chunk = stacked_chunk(trainer, *count);
+    uint64_t start = (uint64_t)chunk * weft_layout_coordinate(trainer, rank, WEFT_AXIS_FSDP);
+    uint32_t rest = start < *count ? *count - (uint32_t)start : 0;
+    *first += rest ? (uint32_t)start : 0;
+    *count = rest < chunk ? rest : chunk;
 }
 
 bool weft_trainer_misfit(const weft_layout_t *trainer, const weft_part_t *part, char reason[256])
 {
+    if (weft_part_fused(part) && trainer->size[WEFT_AXIS_TP] > 1) {
+        snprintf(reason, 256, "its tensor holds other parts too, and tp would cut each of them");
+        return true;
+    }
     return split_misfit(part, trainer->size[WEFT_AXIS_TP], reason);
 }
 
@@ -149,7 +216,8 @@ static uint32_t list_boxes(const weft_layout_t *trainer, const weft_part_t *part
     for (uint32_t rank = 0; rank < trainer->num_ranks; rank++) {
         weft_rect_t box = weft_placement_box(trainer, part, rank);
         bool first = weft_layout_coordinate(trainer, rank, WEFT_AXIS_PP) == 0 &&
-                     (!experts || weft_layout_coordinate(trainer, rank, WEFT_AXIS_EP) == 0);
+                     (!experts || weft_layout_coordinate(trainer, rank, WEFT_AXIS_EP) == 0) &&
+                     (!part->stacked || weft_layout_coordinate(trainer, rank, WEFT_AXIS_FSDP) == 0);
         if (first && !weft_rect_empty(box))
             order[count++] = (box_order_t){box, rank};
     }
@@ -212,6 +280,8 @@ weft_need_t weft_rollout_need(const weft_part_t *part, uint32_t tp, uint32_t tp_
         return vocab_need(part, tp, tp_rank);
     weft_rect_t box = whole ? (weft_rect_t){0, 0, (uint32_t)part->rows, (uint32_t)part->cols}
                             : split_box(part, tp, tp_rank);
+    if (!whole && part->split == WEFT_SPLIT_FIRST && tp_rank > 0) /* zeros below a box without rows */
+        return (weft_need_t){{0, 0, 0, box.cols}, box.rows, box.cols};
     return (weft_need_t){box, box.rows, box.cols};
 }
 

@@ -6,8 +6,15 @@
 #include "src/plan/layout.h"
 #include "src/plan/rect.h"
 
+/* A rectangle of the part as it lies in its tensor's slab. */
+weft_rect_t weft_part_lying(const weft_part_t *part, weft_rect_t rect);
+
+/* What trainer `rank` holds of each slab of the part's tensor that it has, as it lies; empty when nothing.
+ * The part must have passed weft_trainer_misfit. */
+weft_rect_t weft_placement_shard(const weft_layout_t *trainer, const weft_part_t *part, uint32_t rank);
+
 /* The box of `part` that trainer `rank` holds of the layers of its pipeline stage; empty when it holds
- * nothing. The part must have passed weft_trainer_misfit. */
+ * nothing. */
 weft_rect_t weft_placement_box(const weft_layout_t *trainer, const weft_part_t *part, uint32_t rank);
 
 /* The pipeline stage that holds block `block` of `num_blocks`: the first `num_blocks mod stages` hold one
@@ -17,12 +24,18 @@ uint32_t weft_trainer_stage(const weft_layout_t *trainer, uint32_t block, uint32
 /* Why `part` cannot be cut over the trainer's tp axis: fills `reason` and returns true, or returns false. */
 bool weft_trainer_misfit(const weft_layout_t *trainer, const weft_part_t *part, char reason[256]);
 
-/* The place on the ep axis that holds expert `expert` of `num_experts`, dealt out in the same way. */
-uint32_t weft_trainer_expert(const weft_layout_t *trainer, uint32_t expert, uint32_t num_experts);
+/* How many ranks further on than the first expert `expert` of `num_experts` is: ep deals experts out in the
+ * same way, and of tensors that stack them fsdp chunks what ep leaves. */
+uint32_t weft_trainer_expert(const weft_layout_t *trainer, bool stacked, uint32_t expert,
+                             uint32_t num_experts);
+
+/* The experts [first, first + count) that trainer `rank` has, whole or a shard of each. */
+void weft_trainer_experts(const weft_layout_t *trainer, bool stacked, uint32_t rank, uint32_t num_experts,
+                          uint32_t *first, uint32_t *count);
 
 /* The distinct boxes of a part and who holds each, were its layer in the first stage and its expert, if it is
- * of one, at the first place on the ep axis: in stage s it is the rank s * stride[WEFT_AXIS_PP] further on,
- * and so with experts. */
+ * of one, the first: in stage s it is the rank s * stride[WEFT_AXIS_PP] further on, and of another expert
+ * weft_trainer_expert further on. */
 typedef struct weft_placement {
     uint32_t num_boxes;
     weft_rect_t *boxes;     /* [num_boxes], in order of first holder */

@@ -50,7 +50,7 @@ struct weft_plan {
 /* What goes from a source to a set. */
 typedef enum weft_piece_kind {
     WEFT_PIECE_DATA,
-    WEFT_PIECE_AMAX,   /* rect: the rows, and the columns that the source holds; 2 bytes a row travel */
+    WEFT_PIECE_AMAX,   /* rect: the rows of the part, and the columns that the source holds; 2 bytes a row travel */
     WEFT_PIECE_DIGEST, /* 16 bytes: the digest of what the route carried */
 } weft_piece_kind_t;
 
@@ -58,7 +58,8 @@ typedef struct weft_piece {
     weft_piece_kind_t kind;
     uint32_t source, set;
     uint32_t tensor; /* index in the model */
-    weft_rect_t rect;
+    weft_rect_t rect;    /* as it lies in the tensor, seen as one matrix of all its rows */
+    bool transposed;     /* its columns are the unit's rows */
     uint32_t to_row, to_col;
     bool whole_rows; /* rect spans all columns that the source holds: its rows are contiguous there */
 } weft_piece_t;

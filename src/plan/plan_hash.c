@@ -4,7 +4,7 @@
 #include "src/base/hash.h"
 #include "src/plan/plan.h"
 
-#define PLAN_FORMAT 2u /* raise it when the meaning of a plan changes */
+#define PLAN_FORMAT 3u /* raise it when the meaning of a plan changes */
 
 static void add_rect(weft_hasher_t *hasher, weft_rect_t rect)
 {
@@ -76,8 +76,12 @@ weft_status_t weft_plan_make_hash(weft_plan_t *plan)
         weft_hasher_add_u64(hasher, pattern->profile);
         weft_hasher_add_u64(hasher, pattern->example->dtype);
         weft_hasher_add_u64(hasher, pattern->scheme->kernel);
-        for (uint32_t p = 0; p < pattern->num_parts; p++)
+        for (uint32_t p = 0; p < pattern->num_parts; p++) {
+            const weft_part_t *lies = &pattern->example->parts[p];
+            const uint64_t fields[] = {lies->stacked, lies->transposed, lies->first_row, lies->slab_n};
+            weft_hasher_add(hasher, fields, sizeof fields);
             add_part(hasher, &pattern->parts[p]);
+        }
     }
     add_instances(hasher, plan);
     add_rounds(hasher, plan);

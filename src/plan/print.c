@@ -23,18 +23,17 @@ static double wire_factor(const weft_plan_summary_t *s)
 static void print_pattern(weft_text_t *text, const weft_plan_t *plan, const weft_pattern_t *pattern)
 {
     const weft_layer_t *layer = pattern->example;
-    char shape[64], title[160];
+    char shape[64], experts[32] = "", title[WEFT_LAYER_NAME_BYTES];
     if (layer->num_experts)
-        snprintf(shape, sizeof shape, "%u x [%u, %u]",
-                 weft_plan_local_experts(plan, (uint32_t)(layer - plan->layers->items)), pattern->rows,
-                 pattern->cols);
-    else if (layer->parts[0].vector)
-        snprintf(shape, sizeof shape, "[%u]", pattern->cols);
+        snprintf(experts, sizeof experts, "%u x ",
+                 weft_plan_local_experts(plan, (uint32_t)(layer - plan->layers->items)));
+    if (layer->parts[0].vector)
+        snprintf(shape, sizeof shape, "%s[%u]", experts, pattern->cols);
     else
-        snprintf(shape, sizeof shape, "[%u, %u]", pattern->rows, pattern->cols);
-    snprintf(title, sizeof title, "%s%c%s", layer->name, layer->joint, layer->leaf);
-    weft_text_add(text, "  %6u  %-52s %-20s %-8s %s%s\n", pattern->num_layers, title, shape,
-                  weft_dtype_name(pattern->dtype), pattern->scheme->name,
+        snprintf(shape, sizeof shape, "%s[%u, %u]", experts, pattern->rows, pattern->cols);
+    weft_text_add(text, "  %6u  %-52s %-20s %-8s %s%s\n", pattern->num_layers,
+                  weft_layer_full_name(layer, title), shape, weft_dtype_name(pattern->dtype),
+                  layer->keep_f32 ? "kept" : pattern->scheme->name,
                   pattern->amax_ahead ? ", amax ahead" : "");
 }
 

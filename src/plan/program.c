@@ -73,6 +73,7 @@ static weft_status_t list_piece(void *user, const weft_piece_t *piece)
         .kind = piece->kind,
         .tensor = piece->tensor,
         .rect = piece->rect,
+        .transposed = piece->transposed,
         .unit = b->unit,
         .to_row = piece->to_row,
         .to_col = piece->to_col,

@@ -17,12 +17,24 @@
 typedef struct weft_fragment {
     weft_piece_kind_t kind;
     uint32_t tensor;
-    weft_rect_t rect;
+    weft_rect_t rect; /* as it lies in the tensor */
+    bool transposed;  /* its columns are the unit's rows */
     uint32_t bucket; /* index in the program's buckets */
     uint32_t unit;   /* rollout: index in the program's units */
     uint32_t to_row, to_col;
     uint32_t offset, bytes; /* in the bucket */
 } weft_fragment_t;
+
+/* Rows and columns of the unit that a fragment is, or whose maxima it holds. */
+static inline uint32_t weft_fragment_rows(const weft_fragment_t *fragment)
+{
+    return fragment->transposed ? fragment->rect.cols : fragment->rect.rows;
+}
+
+static inline uint32_t weft_fragment_cols(const weft_fragment_t *fragment)
+{
+    return fragment->transposed ? fragment->rect.rows : fragment->rect.cols;
+}
 
 typedef struct weft_bucket {
     uint32_t round, route, source, set;

@@ -48,10 +48,14 @@ static void fill_model(const weft_plan_t *plan, weft_plan_summary_t *out)
 {
     for (uint32_t i = 0; i < plan->layers->count; i++) {
         const weft_layer_t *layer = &plan->layers->items[i];
-        uint32_t tensors = layer->num_parts * (layer->num_experts ? layer->num_experts : 1);
-        out->num_tensors += tensors;
-        for (uint32_t t = 0; t < tensors; t++)
+        uint32_t slots = layer->num_parts * (layer->num_experts ? layer->num_experts : 1);
+        for (uint32_t t = 0; t < slots; t++) {
+            /* Parts and experts of one tensor follow each other. */
+            if (t > 0 && layer->tensors[t] == layer->tensors[t - 1])
+                continue;
+            out->num_tensors++;
             out->checkpoint_bytes += weft_model_tensor(plan->model, layer->tensors[t])->bytes;
+        }
     }
 }
 

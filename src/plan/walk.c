@@ -51,9 +51,9 @@ static uint32_t pick_source(const weft_plan_t *plan, weft_cursor_t cursor, const
     uint32_t count = placement->first_holder[box + 1] - first;
     uint32_t source =
         placement->holders[first + (plan->layer_ordinal[cursor.layer] + expert + cursor.unit) % count];
-    uint32_t experts = plan->layers->items[cursor.layer].num_experts;
-    if (experts)
-        source += weft_trainer_expert(plan->trainer, expert, experts) * plan->trainer->stride[WEFT_AXIS_EP];
+    const weft_layer_t *layer = &plan->layers->items[cursor.layer];
+    if (layer->num_experts)
+        source += weft_trainer_expert(plan->trainer, layer->parts[0].stacked, expert, layer->num_experts);
     return source + plan->layer_stage[cursor.layer] * plan->trainer->stride[WEFT_AXIS_PP];
 }
 
@@ -73,16 +73,23 @@ weft_piece_t weft_plan_piece(const weft_plan_t *plan, weft_cursor_t cursor,
                              uint32_t expert)
 {
     const weft_placement_t *placement = &weft_plan_pattern(plan, cursor.layer)->parts[cursor.part].placement;
-    weft_rect_t box = placement->boxes[fragment->box];
+    const weft_part_t *part = &plan->layers->items[cursor.layer].parts[cursor.part];
+    weft_rect_t box = weft_part_lying(part, placement->boxes[fragment->box]);
+    weft_rect_t rect = weft_part_lying(part, fragment->rect);
+    bool beside = part->transposed && weft_part_fused(part); /* other parts lie beside it in each row */
+    bool whole_rows = rect.col == box.col && rect.cols == box.cols && !beside;
+    if (part->stacked)
+        rect.row += expert * (uint32_t)weft_part_slab_rows(part);
     return (weft_piece_t){
         .kind = kind,
         .source = pick_source(plan, cursor, placement, fragment->box, expert),
         .set = set,
         .tensor = tensor_of(plan, cursor, expert),
-        .rect = fragment->rect,
+        .rect = rect,
+        .transposed = part->transposed,
         .to_row = fragment->to_row,
         .to_col = fragment->to_col,
-        .whole_rows = fragment->rect.col == box.col && fragment->rect.cols == box.cols,
+        .whole_rows = whole_rows,
     };
 }
 
@@ -143,7 +150,7 @@ uint64_t weft_piece_bytes(const weft_plan_t *plan, const weft_piece_t *piece)
         return weft_rect_area(piece->rect) *
                weft_dtype_bytes(weft_model_tensor(plan->model, piece->tensor)->dtype);
     case WEFT_PIECE_AMAX:
-        return (uint64_t)piece->rect.rows * 2;
+        return (uint64_t)(piece->transposed ? piece->rect.cols : piece->rect.rows) * 2;
     case WEFT_PIECE_DIGEST:
         return 16;
     }

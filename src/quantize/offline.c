@@ -57,25 +57,29 @@ static const uint16_t *find_amax(void *user, uint32_t index)
             continue;
         size_t ld, used = s->used;
         uint32_t row, col;
+        weft_dtype_t dtype = weft_model_tensor(s->program->plan->model, f->tensor)->dtype;
         const void *data = locate(s, f, &ld);
-        s->kernels->amax(data, ld, f->rect.rows, f->rect.cols,
-                         weft_model_tensor(s->program->plan->model, f->tensor)->dtype, s->amax + f->to_row, &row,
-                         &col);
+        if (f->transposed)
+            weft_amax_columns(data, ld, f->rect.rows, f->rect.cols, dtype, s->amax + f->to_row);
+        else
+            s->kernels->amax(data, ld, f->rect.rows, f->rect.cols, dtype, s->amax + f->to_row, &row, &col);
         s->used = used;
     }
     return s->amax;
 }
 
-/* Of one unit: its data, and behind it the part of a row's fragment that its amax comes from. */
+/* Of one unit: its data, and what its amax comes from, were all of it copied. */
 static size_t largest_unit_bytes(const weft_program_t *program)
 {
     size_t most = 0;
-    for (size_t i = 0; i < program->num_fragments; i++) {
-        const weft_fragment_t *f = &program->fragments[i];
-        size_t bytes = WEFT_UNIT_ROWS * (size_t)(f->rect.col + f->rect.cols) * 8;
+    for (size_t u = 0; u < program->num_units; u++) {
+        const weft_unit_t *unit = &program->units[u];
+        size_t bytes = 0;
+        for (uint32_t i = 0; i < unit->num_inputs; i++)
+            bytes += weft_rect_area(program->fragments[program->inputs[unit->first_input + i]].rect) * 8;
         most = bytes > most ? bytes : most;
     }
-    return 2 * most;
+    return most;
 }
 
 static weft_status_t run_units(weft_quantizer_t *quantizer, source_t *source, weft_error_t *error)

@@ -95,7 +95,11 @@ static bool list_segments(const weft_quantizer_t *q, const weft_unit_t *unit, dr
         const weft_fragment_t *f = input_of(q, unit, i);
         if (f->kind != WEFT_PIECE_DATA)
             continue;
-        weft_segment_t segment = {.row = f->to_row, .col = f->to_col, .rows = f->rect.rows, .cols = f->rect.cols};
+        weft_segment_t segment = {.row = f->to_row,
+                                  .col = f->to_col,
+                                  .rows = weft_fragment_rows(f),
+                                  .cols = weft_fragment_cols(f),
+                                  .transposed = f->transposed};
         segment.data = sources->locate(sources->user, f, &segment.ld_elems);
         if (!WEFT_ARRAY_PUSH(&draft->segments, segment))
             return false;
@@ -224,11 +228,13 @@ static weft_status_t refuse_nonfinite(const weft_quantizer_t *q, const weft_unit
 {
     for (uint32_t i = 0; i < unit->num_inputs; i++) {
         const weft_fragment_t *f = input_of(q, unit, i);
-        if (f->kind != WEFT_PIECE_DATA || row - f->to_row >= f->rect.rows || col - f->to_col >= f->rect.cols)
+        uint32_t down = row - f->to_row, right = col - f->to_col;
+        if (f->kind != WEFT_PIECE_DATA || down >= weft_fragment_rows(f) || right >= weft_fragment_cols(f))
             continue;
         const weft_tensor_t *tensor = weft_model_tensor(q->program->plan->model, f->tensor);
         uint64_t row_elems = tensor->num_dims > 1 ? tensor->shape[tensor->num_dims - 1] : tensor->shape[0];
-        uint64_t flat = (f->rect.row + row - f->to_row) * row_elems + f->rect.col + (col - f->to_col);
+        uint64_t lying_row = f->rect.row + (f->transposed ? right : down);
+        uint64_t flat = lying_row * row_elems + f->rect.col + (f->transposed ? down : right);
         return weft_fail(error, WEFT_ERR_NONFINITE, "tensor %s holds NaN or Inf at flat index %llu (layer %s)",
                          tensor->name, (unsigned long long)flat, q->program->plan->layers->items[unit->layer].name);
     }

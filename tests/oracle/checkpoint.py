@@ -5,7 +5,7 @@
 
 ROLLOUT is tp:T, tp:TxR (R replicas), either followed by ",ep". SCHEME is bf16, fp8-block or fp8-channel. PROFILE is one of
 fp8-block's, or "default". Writes OUT_DIR/rank{r}.safetensors, replica by replica, in kernel-format names. Knows
-Llama, Qwen3 and Qwen3-MoE. Every scale is computed on whole tensors; ranks get slices of the result.
+Llama, Qwen2, Mistral, Qwen3 and Qwen3-MoE; Mixtral, DeepSeek-V3, Kimi-K2 and gpt-oss by architectures.py. Every scale is computed on whole tensors; ranks get slices of the result.
 """
 
 import json
@@ -20,7 +20,7 @@ import tensor_file
 
 BLOCK = quantize.BLOCK
 VOCAB_MULTIPLE = 64
-ARCHITECTURES = ("llama", "qwen3", "qwen3_moe")
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "mixtral", "deepseek_v3", "kimi_k2", "gpt_oss")
 
 
 def fail(message):
@@ -70,8 +70,24 @@ class Model:
         dtype, array = self.tensors[name]
         return quantize.cast_bf16(array) if dtype == "F32" else np.asarray(array)
 
+    def take_f32(self, name):
+        """A tensor that stays in fp32."""
+        self.used.add(name)
+        return np.asarray(self.tensors[name][1], np.float32)
+
+    def take_expert(self, prefix, part, expert):
+        """The [N, K] of one expert: a tensor of its own, or a slab of the one that holds all, gate above up."""
+        stacked = f"{prefix}.{'down_proj' if part == 'down_proj' else 'gate_up_proj'}"
+        if stacked not in self:
+            return self.take(f"{prefix}.{expert}.{part}.weight")
+        whole = self.take(stacked)[expert]
+        half = len(whole) // 2
+        return {"down_proj": whole, "gate_proj": whole[:half], "up_proj": whole[half:]}[part]
+
     def check_all_used(self):
         left = [n for n in self.tensors if n not in self.used and not n.endswith("rotary_emb.inv_freq")]
+        if "num_nextn_predict_layers" in self.config:
+            left = [name for name in left if not name.startswith(f"model.layers.{self.config['num_hidden_layers']}.")]
         if self.tied:
             left = [name for name in left if name != "lm_head.weight"]
         if left:
@@ -172,7 +188,7 @@ def vocabulary_rows(w, tp, rank):
 
 
 def dtype_name(array):
-    return {"uint16": "BF16", "float16": "F16"}[array.dtype.name]
+    return {"uint16": "BF16", "float16": "F16", "float32": "F32"}[array.dtype.name]
 
 
 def emit(scheme, rank, base, quantized):
@@ -190,8 +206,8 @@ def plain(model, rollout, name):
         yield rank, name, dtype_name(w), w
 
 
-def vocabulary(model, rollout, name):
-    w = model.take(name)
+def vocabulary(model, rollout, name, source=None):
+    w = model.take(source or name)
     for rank in range(rollout.tp):
         yield rank, name, dtype_name(w), vocabulary_rows(w, rollout.tp, rank)
 
@@ -219,10 +235,23 @@ def attention(model, rollout, scheme, prefix):
         return (0, shape[0]), even(shape[1], rollout.tp, rank, prefix + ".o_proj")
 
     yield from linear(model, rollout, scheme, prefix + ".qkv_proj", ["q_proj", "k_proj", "v_proj"], qkv_cut)
+    if f"{prefix}.q_proj.bias" in model:
+        yield from qkv_bias(model, rollout, prefix, prefix, qkv_cut)
     yield from linear(model, rollout, scheme, prefix + ".o_proj", ["o_proj"], o_cut)
     for norm in ("q_norm", "k_norm"):
         if f"{prefix}.{norm}.weight" in model:
             yield from plain(model, rollout, f"{prefix}.{norm}.weight")
+
+
+def qkv_bias(model, rollout, prefix, kernel_prefix, qkv_cut):
+    wholes = {part: model.take(f"{prefix}.{part}.bias") for part in ("q_proj", "k_proj", "v_proj")}
+    for rank in range(rollout.tp):
+        parts = []
+        for part, whole in wholes.items():
+            (begin, end), _ = qkv_cut(part, (len(whole), 1), rank)
+            parts.append(whole[begin:end])
+        joined = np.concatenate(parts)
+        yield rank, kernel_prefix + ".qkv_proj.bias", dtype_name(joined), joined
 
 
 def dense_mlp(model, rollout, scheme, prefix):
@@ -249,13 +278,13 @@ def expert_slice(rollout, scheme, expert, stack, rank, what):
     return scheme.fuse(parts, what)
 
 
-def experts(model, rollout, scheme, prefix):
-    num_experts = model.config.get("num_experts") or model.config["num_local_experts"]
+def experts(model, rollout, scheme, prefix, stacks=(("w13", ["gate_proj", "up_proj"]), ("w2", ["down_proj"]))):
+    num_experts = next(model.config[key] for key in ("num_experts", "n_routed_experts", "num_local_experts") if key in model.config)
     yield from plain(model, rollout, prefix + ".gate.weight")
-    for stack, part_names in (("w13", ["gate_proj", "up_proj"]), ("w2", ["down_proj"])):
+    for stack, part_names in stacks:
         base = f"{prefix}.experts.{stack}_"
         wholes = [
-            {part: scheme.quantize(model.take(f"{prefix}.experts.{e}.{part}.weight")) for part in part_names}
+            {part: scheme.quantize(model.take_expert(prefix + ".experts", part, e)) for part in part_names}
             for e in range(num_experts)
         ]
         for rank in range(rollout.tp):
@@ -274,6 +303,11 @@ def is_sparse(model, layer):
 
 
 def outputs(model, rollout, scheme):
+    import architectures
+
+    if model.config["model_type"] in architectures.OUTPUTS:
+        yield from architectures.OUTPUTS[model.config["model_type"]](model, rollout, scheme)
+        return
     yield from vocabulary(model, rollout, "model.embed_tokens.weight")
     for layer in range(model.config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}"
@@ -285,8 +319,7 @@ def outputs(model, rollout, scheme):
         else:
             yield from dense_mlp(model, rollout, scheme, prefix + ".mlp")
     yield from plain(model, rollout, "model.norm.weight")
-    if not model.tied:
-        yield from vocabulary(model, rollout, "lm_head.weight")
+    yield from vocabulary(model, rollout, "lm_head.weight", "model.embed_tokens.weight" if model.tied else None)
 
 
 def main():

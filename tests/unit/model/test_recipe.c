@@ -439,8 +439,8 @@ static void test_unknown_architectures_list_the_known_ones(void **state)
     (void)state;
     expect_refused(
         build(CONFIG("gpt2", ""), NULL), WEFT_ERR_UNKNOWN_NAME,
-        "no recipe for model_type 'gpt2'; there are recipes for deepseek_v3, kimi_k2, llama, mistral, "
-        "mixtral, qwen2, qwen3, qwen3_moe");
+        "no recipe for model_type 'gpt2'; there are recipes for deepseek_v3, gpt_oss, kimi_k2, llama, "
+        "mistral, mixtral, qwen2, qwen3, qwen3_moe");
     expect_refused(build("{}", NULL), WEFT_ERR_UNKNOWN_NAME, "model_type ''");
 }
 

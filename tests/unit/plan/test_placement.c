@@ -3,7 +3,8 @@
 
 static weft_part_t matrix(weft_split_t split, uint64_t rows, uint64_t cols, uint64_t head_rows)
 {
-    return (weft_part_t){.role = "part", .split = split, .rows = rows, .cols = cols, .head_rows = head_rows};
+    return (weft_part_t){
+        .role = "part", .split = split, .rows = rows, .cols = cols, .head_rows = head_rows, .slab_n = rows};
 }
 
 static void expect_rect(weft_rect_t found, uint32_t row, uint32_t col, uint32_t rows, uint32_t cols)
@@ -22,7 +23,7 @@ static void expect_chunks(uint64_t rows, const char *text, const uint32_t *chunk
 {
     weft_layout_t *layout = parse_layout(text, WEFT_SIDE_TRAINER);
     weft_part_t part = matrix(WEFT_SPLIT_ROWS, rows, 7, 0);
-    weft_part_t vector = {.split = WEFT_SPLIT_NONE, .rows = 1, .cols = rows, .vector = true};
+    weft_part_t vector = {.split = WEFT_SPLIT_NONE, .rows = 1, .cols = rows, .slab_n = 1, .vector = true};
     uint32_t row = 0;
     for (uint32_t rank = 0; rank < count; rank++) {
         expect_rect(weft_placement_box(layout, &part, rank), row, 0, chunks[rank], 7);
