@@ -48,6 +48,12 @@ WEFT_API weft_status_t weft_model_create(const char *config_json, weft_model_t *
 WEFT_API weft_status_t weft_model_add(weft_model_t *model, const char *name, weft_dtype_t dtype,
                                       const uint64_t *shape, uint32_t num_dims, weft_error_t *error);
 
+/* Use the recipe in file `path` instead of the one that the model_type names, before a plan is made: what the tensors
+ * become in an engine, for architectures that weft does not know. docs/recipes.md describes the file.
+ * **Returns** WEFT_OK; WEFT_ERR_IO, WEFT_ERR_FILE with path, layer and member; WEFT_ERR_NO_MEMORY.
+ * **Ownership** plans made of the model need it, and the model, to the end. */
+WEFT_API weft_status_t weft_model_set_recipe(weft_model_t *model, const char *path, weft_error_t *error);
+
 /* Unmap and free; NULL is accepted. */
 WEFT_API void weft_model_close(weft_model_t *model);
 

@@ -20,6 +20,7 @@ int report_error(const char *command, const weft_error_t *error);
 /* What plan, quantize and run share: model, layouts, scheme. */
 typedef struct plan_arguments {
     const char *trainer, *rollout, *scheme, *profile;
+    const char *recipe; /* a file; NULL: the one of the model_type */
     uint64_t budget_bytes; /* 0: the default */
     uint64_t bucket_bytes; /* 0: the default */
     uint32_t max_groups;
@@ -27,8 +28,8 @@ typedef struct plan_arguments {
 
 #define PLAN_ARGUMENTS ((plan_arguments_t){.scheme = "bf16", .max_groups = 16})
 
-/* Make a plan from them. */
-weft_status_t plan_from_arguments(const weft_model_t *model, const plan_arguments_t *arguments,
+/* Make a plan from them; the model gets the recipe. */
+weft_status_t plan_from_arguments(weft_model_t *model, const plan_arguments_t *arguments,
                                   weft_plan_t **plan, weft_error_t *error);
 
 #endif

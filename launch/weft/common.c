@@ -36,8 +36,8 @@ int report_error(const char *command, const weft_error_t *error)
     return exit_code_of(error->status);
 }
 
-weft_status_t plan_from_arguments(const weft_model_t *model, const plan_arguments_t *arguments,
-                                  weft_plan_t **plan, weft_error_t *error)
+weft_status_t plan_from_arguments(weft_model_t *model, const plan_arguments_t *arguments, weft_plan_t **plan,
+                                  weft_error_t *error)
 {
     weft_layout_t *trainer = NULL, *rollout = NULL;
     weft_plan_options_t options = WEFT_PLAN_OPTIONS;
@@ -48,6 +48,8 @@ weft_status_t plan_from_arguments(const weft_model_t *model, const plan_argument
     if (arguments->bucket_bytes)
         options.max_bucket_bytes =
             arguments->bucket_bytes < UINT32_MAX ? (uint32_t)arguments->bucket_bytes : UINT32_MAX;
+    if (arguments->recipe)
+        WEFT_TRY(weft_model_set_recipe(model, arguments->recipe, error));
     weft_status_t status = weft_layout_parse(arguments->trainer, WEFT_SIDE_TRAINER, &trainer, error);
     if (status == WEFT_OK)
         status = weft_layout_parse(arguments->rollout, WEFT_SIDE_ROLLOUT, &rollout, error);

@@ -53,6 +53,8 @@ int command_plan(int argc, char **argv)
         {"scheme", OPTION_TEXT, &arguments.scheme, "NAME", "bf16 (default), fp8-block, fp8-channel"},
         {"profile", OPTION_TEXT, &arguments.profile, "NAME",
          "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
+        {"recipe", OPTION_TEXT, &arguments.recipe, "FILE",
+         "what tensors become in an engine, for a model_type that weft does not know"},
         {"budget", OPTION_BYTES, &arguments.budget_bytes, "BYTES",
          "staging memory of a rank (default 256MiB)"},
         {"bucket", OPTION_BYTES, &arguments.bucket_bytes, "BYTES", "largest broadcast (default 64MiB)"},

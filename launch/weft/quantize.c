@@ -71,6 +71,8 @@ int command_quantize(int argc, char **argv)
          "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
         {"rollout", OPTION_TEXT, &arguments.rollout, "LAYOUT",
          "tp:T or tp:TxR for R replicas; ,ep for whole experts a rank"},
+        {"recipe", OPTION_TEXT, &arguments.recipe, "FILE",
+         "what tensors become in an engine, for a model_type that weft does not know"},
     };
     const command_spec_t spec = {
         .name = "quantize",

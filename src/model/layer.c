@@ -16,7 +16,7 @@
 #include "src/model/layer.h"
 #include "src/model/model_private.h"
 #include "src/model/names.h"
-#include "src/model/recipe.h"
+#include "src/model/recipe_file.h"
 #include "src/model/shape.h"
 
 #define NAME_BYTES  256 /* templates are short and belong to the library */
@@ -109,6 +109,9 @@ static bool made_already(const builder_t *builder, const weft_recipe_row_t *row,
 
 static bool row_applies(const builder_t *builder, const weft_recipe_row_t *row, const place_t *place)
 {
+    if ((row->from && (uint64_t)place->block < builder->dims.of[row->from]) ||
+        (row->until && (uint64_t)place->block >= builder->dims.of[row->until]))
+        return false;
     if (made_already(builder, row, place))
         return false;
     if (row->when && !row->when(builder->config, (uint32_t)place->block))
@@ -203,6 +206,28 @@ static weft_status_t take_tensor(builder_t *builder, const weft_recipe_row_t *ro
     return WEFT_OK;
 }
 
+/* What a user's recipe may get wrong: extents without sense together. */
+static weft_status_t check_part(const weft_layer_t *layer, const weft_part_t *part, const char *name,
+                                weft_error_t *error)
+{
+    uint64_t cut = part->vector ? part->cols : part->rows;
+    bool heads = part->split == WEFT_SPLIT_HEADS || part->split == WEFT_SPLIT_KV_HEADS;
+    if (part->rows == 0 || part->cols == 0)
+        return weft_fail(error, WEFT_ERR_FILE, "layer '%s', part %s: an extent is 0", name, part->role);
+    if (heads && (part->head_rows == 0 || cut % part->head_rows))
+        return weft_fail(error, WEFT_ERR_FILE,
+                         "layer '%s', part %s: %" PRIu64 " rows are no whole heads of %" PRIu64, name,
+                         part->role, cut, part->head_rows);
+    if (part->slab_n > INT32_MAX)
+        return weft_fail(error, WEFT_ERR_FILE, "layer '%s', part %s: more than 2^31 - 1 rows", name,
+                         part->role);
+    if (!part->vector && part->cols != layer->parts[0].cols)
+        return weft_fail(error, WEFT_ERR_FILE,
+                         "layer '%s', part %s: %" PRIu64 " columns below a part of %" PRIu64, name,
+                         part->role, part->cols, layer->parts[0].cols);
+    return WEFT_OK;
+}
+
 /* The layer without its tensors; its name and the room for them are allocated. */
 static weft_status_t begin_layer(builder_t *builder, const weft_recipe_row_t *row, const place_t *place,
                                  weft_layer_t *layer, weft_error_t *error)
@@ -220,8 +245,12 @@ static weft_status_t begin_layer(builder_t *builder, const weft_recipe_row_t *ro
                             .row = place->row};
     for (uint32_t i = 0; i < layer->num_parts; i++)
         layer->parts[i] = make_part(builder, &row->parts[i], part_template(builder, row, i));
-    for (uint32_t i = 0; i < layer->num_parts; i++)
+    for (uint32_t i = 0; i < layer->num_parts; i++) {
         place_in_tensor(builder, row, i, &layer->parts[i]);
+        WEFT_TRY(check_part(layer, &layer->parts[i], name, error));
+    }
+    if (experts && !layer->num_experts)
+        return weft_fail(error, WEFT_ERR_FILE, "layer '%s' has experts, the configuration none", name);
     /* Before the configuration's word sizes an allocation. */
     bool stacked = row->flags & WEFT_ROW_STACKED;
     if (stacked && layer->num_experts > MAX_STACKED)
@@ -351,10 +380,35 @@ static void free_layers(weft_layer_t *items, size_t count)
     free(items);
 }
 
+/* The extents of a user's recipe. */
+static weft_status_t evaluate_dims(builder_t *builder, weft_error_t *error)
+{
+    const weft_recipe_t *recipe = builder->recipe;
+    uint64_t *values = builder->dims.of;
+    if (strcmp(recipe->model_type, weft_model_type(builder->model)) != 0)
+        return weft_fail(error, WEFT_ERR_FILE,
+                         "the recipe is for model_type '%.100s', the model's is '%.100s'", recipe->model_type,
+                         weft_model_type(builder->model));
+    for (uint32_t i = 0; i < recipe->num_extents; i++)
+        WEFT_TRY(
+            weft_recipe_evaluate(builder->config, recipe->extents[i], &values[WEFT_DIM_COUNT + i], error));
+    builder->dims.num_blocks = (uint32_t)values[recipe->blocks];
+    builder->dims.num_experts = recipe->experts ? (uint32_t)values[recipe->experts] : 0;
+    return WEFT_OK;
+}
+
+static weft_status_t choose_recipe(builder_t *builder, weft_error_t *error)
+{
+    builder->recipe = weft_model_recipe(builder->model);
+    if (builder->recipe)
+        return evaluate_dims(builder, error);
+    WEFT_TRY(weft_recipe_find(weft_model_type(builder->model), &builder->recipe, error));
+    return builder->recipe->read_dims(builder->config, &builder->dims, error);
+}
+
 static weft_status_t build(builder_t *builder, weft_error_t *error)
 {
-    WEFT_TRY(weft_recipe_find(weft_model_type(builder->model), &builder->recipe, error));
-    WEFT_TRY(builder->recipe->read_dims(builder->config, &builder->dims, error));
+    WEFT_TRY(choose_recipe(builder, error));
     builder->tied = weft_config_bool(builder->config, "tie_word_embeddings", false);
     uint32_t num_tensors = weft_model_num_tensors(builder->model);
     builder->taken = calloc(num_tensors + 1, sizeof *builder->taken);

@@ -20,6 +20,7 @@ typedef struct record {
 
 struct weft_model {
     weft_config_t *config;
+    weft_recipe_file_t *recipe;   /* a user's, or NULL */
     WEFT_ARRAY(record_t *) added; /* in the order they came */
     WEFT_ARRAY(weft_safetensors_t *) files;
     weft_names_t names; /* to the index in `added` */
@@ -64,6 +65,7 @@ void weft_model_close(weft_model_t *model)
     WEFT_ARRAY_FREE(&model->order);
     pthread_mutex_destroy(&model->sorting);
     weft_config_destroy(model->config);
+    weft_recipe_file_close(model->recipe);
     free(model);
 }
 
@@ -170,6 +172,20 @@ uint32_t weft_model_index(const weft_model_t *model, const char *name)
 const weft_config_t *weft_model_config(const weft_model_t *model)
 {
     return model->config;
+}
+
+weft_status_t weft_model_set_recipe(weft_model_t *model, const char *path, weft_error_t *error)
+{
+    weft_recipe_file_t *file = NULL;
+    WEFT_TRY(weft_recipe_file_open(path, &file, error));
+    weft_recipe_file_close(model->recipe);
+    model->recipe = file;
+    return WEFT_OK;
+}
+
+const weft_recipe_t *weft_model_recipe(const weft_model_t *model)
+{
+    return model->recipe ? weft_recipe_file_recipe(model->recipe) : NULL;
 }
 
 const char *weft_model_type(const weft_model_t *model)

@@ -5,7 +5,7 @@
 
 #include <weft/model.h>
 
-#include "src/model/config.h"
+#include "src/model/recipe_file.h"
 #include "src/model/safetensors.h"
 
 /* Begin an empty model; `config` is taken over, also when this fails. */
@@ -21,5 +21,8 @@ bool weft_model_keep_file(weft_model_t *model, weft_safetensors_t *file);
 uint32_t weft_model_index(const weft_model_t *model, const char *name);
 
 const weft_config_t *weft_model_config(const weft_model_t *model);
+
+/* The recipe that weft_model_set_recipe gave it; NULL: the one its model_type names. */
+const weft_recipe_t *weft_model_recipe(const weft_model_t *model);
 
 #endif

@@ -42,6 +42,9 @@ typedef enum weft_dim {
     WEFT_DIM_COUNT,
 } weft_dim_t;
 
+#define WEFT_MAX_EXTENTS  64u /* of a user's recipe, numbered from WEFT_DIM_COUNT on */
+#define WEFT_MAX_TEMPLATE 160 /* characters of a name, before {L} and {E} are filled in */
+
 typedef enum weft_row_flags {
     WEFT_ROW_QUANTIZE = 1,
     WEFT_ROW_EXPERTS = 2,     /* parts have {E}, the layer an expert dimension and the joint '_' */
@@ -68,6 +71,7 @@ typedef struct weft_recipe_row {
     const char *suffix; /* (optional, default "." and leaf) what follows a part's name in the checkpoint */
     unsigned flags;
     bool (*when)(const weft_config_t *config, uint32_t block); /* (optional, default: every block) */
+    weft_dim_t from, until; /* (optional, user's recipes) blocks from the one extent on, below the other */
     const char *required_by; /* (optional) bool of the configuration that makes an OPTIONAL row mandatory */
     const char *tied_to; /* (optional) source of the only part when the configuration ties the embeddings */
     weft_recipe_part_t parts[WEFT_MAX_PARTS];
@@ -75,7 +79,7 @@ typedef struct weft_recipe_row {
 
 /* The configuration's extents as a recipe sees them; 0 where the architecture has none. */
 typedef struct weft_recipe_dims {
-    uint64_t of[WEFT_DIM_COUNT];
+    uint64_t of[WEFT_DIM_COUNT + WEFT_MAX_EXTENTS];
     uint32_t num_blocks, num_experts;
 } weft_recipe_dims_t;
 
@@ -86,6 +90,10 @@ typedef struct weft_recipe {
     const char *const *ignore; /* glob patterns of tensors that may be left out, NULL-terminated */
     bool ignore_mtp;           /* the num_nextn_predict_layers blocks behind the last may be left out */
     weft_status_t (*read_dims)(const weft_config_t *config, weft_recipe_dims_t *dims, weft_error_t *error);
+    /* A user's instead: expressions, and which of them count blocks and experts (0: there are none). */
+    const char *const *extents;
+    uint32_t num_extents;
+    weft_dim_t blocks, experts;
 } weft_recipe_t;
 
 extern const weft_recipe_t weft_recipe_deepseek_v3;

@@ -64,6 +64,28 @@ def deepseek_block(model, rollout, scheme, prefix, layer):
     yield from experts(model, rollout, scheme.for_experts(rollout), prefix + ".mlp")
 
 
+# ---- Phi-3 ----
+
+
+def phi3_block(model, rollout, scheme, prefix, _):
+    """The checkpoint's fused tensors, cut part by part."""
+    head = model.config["hidden_size"] // model.heads
+    queries, keys = model.heads * head, model.kv_heads * head
+    width = model.config["intermediate_size"]
+    for name, sizes in (("self_attn.qkv_proj", [queries, keys, keys]), ("mlp.gate_up_proj", [width, width])):
+        parts = np.split(model.take(f"{prefix}.{name}.weight"), np.cumsum(sizes)[:-1])
+        wholes = [scheme.quantize(np.ascontiguousarray(part)) for part in parts]
+        for rank in range(rollout.tp):
+            held = [scheme.slice(whole, even(len(whole[0]), rollout.tp, rank, name), (0, whole[0].shape[1]), name) for whole in wholes]
+            yield from emit(scheme, rank, f"{prefix}.{name}.", scheme.fuse(held, name))
+    for name in ("self_attn.o_proj", "mlp.down_proj"):
+
+        def cut(_, shape, rank, name=name):
+            return (0, shape[0]), even(shape[1], rollout.tp, rank, name)
+
+        yield from linear(model, rollout, scheme, f"{prefix}.{name}", [name.split(".")[1]], cut)
+
+
 # ---- gpt-oss ----
 
 
@@ -132,5 +154,6 @@ OUTPUTS = {
     "mixtral": lambda *arguments: frame(*arguments, mixtral_block),
     "deepseek_v3": lambda *arguments: frame(*arguments, deepseek_block),
     "kimi_k2": lambda *arguments: frame(*arguments, deepseek_block),
+    "phi3": lambda *arguments: frame(*arguments, phi3_block),
     "gpt_oss": lambda *arguments: frame(*arguments, gpt_oss_block),
 }

@@ -20,7 +20,7 @@ import tensor_file
 
 BLOCK = quantize.BLOCK
 VOCAB_MULTIPLE = 64
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "mixtral", "deepseek_v3", "kimi_k2", "gpt_oss")
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "mixtral", "deepseek_v3", "kimi_k2", "phi3", "gpt_oss")
 
 
 def fail(message):

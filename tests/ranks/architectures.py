@@ -36,6 +36,8 @@ def has_experts(name):
 def fits(name, trainer, rollout, scheme):
     if name.endswith("stacked") and trainer.startswith("tp"):
         return False  # tp would cut gate and up of one tensor apart
+    if name == "phi3" and (trainer.startswith("tp") or scheme == "fp8-block" and rollout != "tp:1"):
+        return False  # the same; and keys are a block of 128 in all
     return scheme != "fp8-block" or int(rollout[3]) <= 2  # four ranks would cut a block of 128
 
 
@@ -72,13 +74,14 @@ class Architectures:
         """The offline files, checked against the oracle; None when they differ."""
         offline, oracle = os.path.join(work, "offline"), os.path.join(work, "oracle")
         os.makedirs(offline)
-        same = (self.check(what, [self.weft, "quantize", model, offline, "--rollout", rollout, "--scheme", scheme])
+        same = (self.check(what, [self.weft, "quantize", model, offline, "--rollout", rollout, "--scheme", scheme] + self.recipe)
                 and self.check(what, [sys.executable, os.path.join(ORACLE, "checkpoint.py"), model, rollout, scheme, "default", oracle])
                 and self.check(what, [sys.executable, os.path.join(ORACLE, "compare.py"), oracle, offline]))
         return offline if same else None
 
     def sync(self, name, trainer, rollout, scheme, ranks):
         what = f"{name} {trainer} -> {rollout} {scheme}"
+        self.recipe = ["--recipe", scaled.RECIPES[name]] if name in scaled.RECIPES else []
         work = os.path.join(self.folder, what.replace(" ", "_").replace(",", "_"))
         seed = self.arguments.seed + self.syncs
         old, new = (scaled.write(name, os.path.join(work, version), seed * 2 + i, tensor_file) for i, version in enumerate(("v1", "v2")))
@@ -88,7 +91,7 @@ class Architectures:
         dump = os.path.join(work, "dump")
         command = ["mpirun", "-n", str(ranks), self.weft, "run", "--model", f"{old},{new}", "--trainer", trainer, "--rollout", rollout,
                    "--scheme", scheme, "--budget", "4MiB", "--tokens", "2", "--quiet", "--dump", dump,
-                   "--transport", self.arguments.transport, *self.arguments.options.split()]
+                   "--transport", self.arguments.transport, *self.arguments.options.split(), *self.recipe]
         if self.check(what, command) and self.check(what, [self.weft, "verify", dump, offline]):
             print(f"ok  {what}", flush=True)
         self.syncs += 1

@@ -23,6 +23,9 @@ def latent(model_type, dense, heads, experts):
     return config
 
 
+# What weft knows by a user's recipe only, and the file.
+RECIPES = {"phi3": os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "docs", "examples", "phi3.recipe.json")}
+
 CONFIGS = {
     "llama": decoder("llama"),
     "mistral": decoder("mistral"),
@@ -34,6 +37,7 @@ CONFIGS = {
     "mixtral": decoder("mixtral", num_local_experts=4),
     "deepseek-v3": latent("deepseek_v3", 1, 8, 6),
     "kimi-k2": latent("kimi_k2", 1, 4, 7),
+    "phi3": decoder("phi3", head_dim=32),
     "gpt-oss": decoder("gpt_oss", num_local_experts=5, intermediate_size=256),
 }
 
@@ -93,6 +97,15 @@ def gpt_oss(c, prefix):
     yield prefix + ".mlp.experts.down_proj_bias", (experts, HIDDEN)
 
 
+def phi3(c, prefix):
+    """Fused in the checkpoint; heads of hidden_size / num_attention_heads."""
+    keys = c["num_key_value_heads"] * HIDDEN // c["num_attention_heads"]
+    yield prefix + ".self_attn.qkv_proj.weight", (HIDDEN + 2 * keys, HIDDEN)
+    yield prefix + ".self_attn.o_proj.weight", (HIDDEN, HIDDEN)
+    yield prefix + ".mlp.gate_up_proj.weight", (2 * c["intermediate_size"], HIDDEN)
+    yield prefix + ".mlp.down_proj.weight", (HIDDEN, c["intermediate_size"])
+
+
 def qwen_experts(c, prefix, stacked):
     experts, width = c["num_experts"], c["moe_intermediate_size"]
     yield prefix + ".gate.weight", (experts, HIDDEN)
@@ -118,8 +131,8 @@ def block(name, c, layer):
         yield from latent_attention(c, prefix + ".self_attn")
         yield from latent_mlp(c, prefix + ".mlp", layer)
         return
-    if kind == "gpt_oss":
-        yield from gpt_oss(c, prefix)
+    if kind in ("gpt_oss", "phi3"):
+        yield from (gpt_oss if kind == "gpt_oss" else phi3)(c, prefix)
         return
     yield from grouped(c, prefix + ".self_attn", kind == "qwen2", kind.startswith("qwen3"))
     if kind == "qwen3_moe":

@@ -34,9 +34,10 @@ static weft_layers_t *make_layers(const weft_model_t *model)
 /* One line a layer, with every field, so that a list of layers can be compared as text. */
 static void describe(const weft_model_t *model, const weft_layer_t *layer, weft_text_t *text)
 {
-    static const char *const splits[] = {"none", "rows", "cols", "heads", "kv_heads", "vocab"};
-    weft_text_add(text, "%s%c%s%s %s", layer->name, layer->joint, layer->leaf,
-                  layer->quantize ? " quantized" : "", weft_dtype_name(layer->dtype));
+    static const char *const splits[] = {"none", "rows", "cols", "heads", "kv_heads", "vocab", "first"};
+    char name[WEFT_LAYER_NAME_BYTES];
+    weft_text_add(text, "%s%s%s %s", weft_layer_full_name(layer, name), layer->quantize ? " quantized" : "",
+                  layer->keep_f32 ? " kept" : "", weft_dtype_name(layer->dtype));
     if (layer->num_experts)
         weft_text_add(text, " x%u", layer->num_experts);
     for (uint32_t i = 0; i < layer->num_parts; i++) {
@@ -45,6 +46,10 @@ static void describe(const weft_model_t *model, const weft_layer_t *layer, weft_
                       (unsigned long)part->cols, part->vector ? " vector" : "");
         if (part->head_rows)
             weft_text_add(text, " /%lu", (unsigned long)part->head_rows);
+        if (part->slab_n != part->rows)
+            weft_text_add(text, " at %lu of %lu", (unsigned long)part->first_row,
+                          (unsigned long)part->slab_n);
+        weft_text_add(text, "%s%s", part->stacked ? " stacked" : "", part->transposed ? " transposed" : "");
     }
     uint32_t count = (layer->num_experts ? layer->num_experts : 1) * layer->num_parts;
     weft_text_add(text, " < %s", weft_model_tensor(model, layer->tensors[count - 1])->name);
@@ -295,6 +300,221 @@ static void test_layers_of_a_built_mixtral(void **state)
     expect_refused(model, WEFT_ERR_FILE, "num_local_experts");
 }
 
+/* ---- Tensors that hold several matrices ---- */
+
+static void add3(weft_model_t *model, const char *name, uint64_t a, uint64_t b, uint64_t c)
+{
+    const uint64_t shape[3] = {a, b, c};
+    assert_int_equal(weft_model_add(model, name, WEFT_DTYPE_BF16, shape, 3, NULL), WEFT_OK);
+}
+
+static weft_model_t *build_without_mlp(const char *config)
+{
+    weft_model_t *model = NULL;
+    assert_int_equal(weft_model_create(config, &model, NULL), WEFT_OK);
+    for (size_t i = 0; i < NUM_LLAMA; i++)
+        if (!strstr(llama[i].name, ".mlp."))
+            add(model, WEFT_DTYPE_BF16, &llama[i]);
+    return model;
+}
+
+#define STACKED_MOE CONFIG("qwen3_moe", ",\"moe_intermediate_size\":64,\"num_experts\":2")
+
+/* As transformers 5 holds them in memory. */
+static void test_experts_in_one_tensor(void **state)
+{
+    (void)state;
+    weft_model_t *model = build_without_mlp(STACKED_MOE);
+    add(model, WEFT_DTYPE_BF16, &(spec_t){P "self_attn.q_norm.weight", 0, 128});
+    add(model, WEFT_DTYPE_BF16, &(spec_t){P "self_attn.k_norm.weight", 0, 128});
+    add(model, WEFT_DTYPE_BF16, &(spec_t){P "mlp.gate.weight", 2, 256});
+    add3(model, P "mlp.experts.gate_up_proj", 2, 128, 256);
+    add3(model, P "mlp.experts.down_proj", 2, 256, 64);
+    weft_layers_t *layers = make_layers(model);
+    expect_layers(model, layers, 8, 2,
+                  P
+                  "mlp.experts.w13_weight quantized BF16 x2 | gate_up_proj rows 64x256 at 0 of 128 stacked | "
+                  "gate_up_proj rows 64x256 at 64 of 128 stacked < " P "mlp.experts.gate_up_proj\n" P
+                  "mlp.experts.w2_weight quantized BF16 x2 | down_proj cols 256x64 stacked < " P
+                  "mlp.experts.down_proj\n");
+    weft_layers_destroy(layers);
+    weft_model_close(model);
+    model = build_without_mlp(STACKED_MOE);
+    add(model, WEFT_DTYPE_BF16, &(spec_t){P "self_attn.q_norm.weight", 0, 128});
+    add(model, WEFT_DTYPE_BF16, &(spec_t){P "self_attn.k_norm.weight", 0, 128});
+    add(model, WEFT_DTYPE_BF16, &(spec_t){P "mlp.gate.weight", 2, 256});
+    add3(model, P "mlp.experts.gate_up_proj", 2, 256, 128);
+    expect_refused(model, WEFT_ERR_SHAPE, "has shape [2, 256, 128], expected [2, 128, 256]");
+}
+
+static void add_gpt_oss(weft_model_t *model)
+{
+    static const spec_t more[] = {
+        {P "self_attn.q_proj.bias", 0, 512},
+        {P "self_attn.k_proj.bias", 0, 256},
+        {P "self_attn.v_proj.bias", 0, 256},
+        {P "self_attn.o_proj.bias", 0, 256},
+        {P "self_attn.sinks", 0, 4},
+        {P "mlp.router.weight", 3, 256},
+        {P "mlp.router.bias", 0, 3},
+        {P "mlp.experts.gate_up_proj_bias", 3, 2048},
+        {P "mlp.experts.down_proj_bias", 3, 256},
+    };
+    for (size_t i = 0; i < sizeof more / sizeof more[0]; i++)
+        add(model, WEFT_DTYPE_BF16, &more[i]);
+    add3(model, P "mlp.experts.gate_up_proj", 3, 256, 2048);
+    add3(model, P "mlp.experts.down_proj", 3, 1024, 256);
+}
+
+static void test_layers_of_a_built_gpt_oss(void **state)
+{
+    (void)state;
+    weft_model_t *model = build_without_mlp(CONFIG("gpt_oss", ",\"num_local_experts\":3"));
+    add_gpt_oss(model);
+    weft_layers_t *layers = make_layers(model);
+    expect_layers(
+        model, layers, 3, 10,
+        P "attn.qkv_proj.bias BF16 | q_proj heads 1x512 vector /128 | k_proj kv_heads 1x256 vector /128 | "
+          "v_proj kv_heads 1x256 vector /128 < " P "self_attn.v_proj.bias\n" P
+          "attn.sinks BF16 | sinks heads 1x4 vector /1 < " P "self_attn.sinks\n" P
+          "attn.o_proj.weight quantized BF16 | o_proj cols 256x512 < " P "self_attn.o_proj.weight\n" P
+          "attn.o_proj.bias BF16 | o_proj none 1x256 vector < " P
+          "self_attn.o_proj.bias\n" NORM("0", "post_attention") P
+        "mlp.router.weight BF16 | router none 3x256 < " P "mlp.router.weight\n" P
+        "mlp.router.bias BF16 | router none 1x3 vector < " P "mlp.router.bias\n" P
+        "mlp.experts.w13_weight quantized BF16 x3 | gate_up_proj rows 2048x256 /2 stacked transposed < " P
+        "mlp.experts.gate_up_proj\n" P
+        "mlp.experts.w13_bias BF16 x3 | gate_up_proj_bias rows 1x2048 vector /2 stacked < " P
+        "mlp.experts.gate_up_proj_bias\n" P
+        "mlp.experts.w2_weight quantized BF16 x3 | down_proj cols 256x1024 stacked transposed < " P
+        "mlp.experts.down_proj\n");
+    expect_layers(model, layers, 13, 1,
+                  P "mlp.experts.w2_bias BF16 x3 | down_proj_bias first 1x256 vector stacked < " P
+                    "mlp.experts.down_proj_bias\n");
+    weft_layers_destroy(layers);
+    weft_model_close(model);
+}
+
+/* ---- Multi-head latent attention ---- */
+
+#define LATENT(more)                                                                                         \
+    "{\"model_type\":\"deepseek_v3\",\"num_hidden_layers\":1,\"hidden_size\":256,\"intermediate_size\":"     \
+    "1024,"                                                                                                  \
+    "\"num_attention_heads\":4,\"q_lora_rank\":96,\"kv_lora_rank\":64,\"qk_nope_head_dim\":48,"              \
+    "\"qk_rope_head_dim\":16,\"v_head_dim\":32,\"n_routed_experts\":2,\"n_shared_experts\":3,"               \
+    "\"moe_intermediate_size\":64,\"vocab_size\":256" more "}"
+
+static weft_model_t *build_latent(const char *config)
+{
+    static const spec_t tensors[] = {
+        {"model.embed_tokens.weight", 256, 256},
+        {P "input_layernorm.weight", 0, 256},
+        {P "self_attn.q_a_proj.weight", 96, 256},
+        {P "self_attn.q_a_layernorm.weight", 0, 96},
+        {P "self_attn.q_b_proj.weight", 4 * (48 + 16), 96},
+        {P "self_attn.kv_a_proj_with_mqa.weight", 64 + 16, 256},
+        {P "self_attn.kv_a_layernorm.weight", 0, 64},
+        {P "self_attn.kv_b_proj.weight", 4 * (48 + 32), 64},
+        {P "self_attn.o_proj.weight", 256, 4 * 32},
+        {P "post_attention_layernorm.weight", 0, 256},
+        {"model.norm.weight", 0, 256},
+        {"lm_head.weight", 256, 256},
+    };
+    weft_model_t *model = NULL;
+    assert_int_equal(weft_model_create(config, &model, NULL), WEFT_OK);
+    for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++)
+        add(model, WEFT_DTYPE_BF16, &tensors[i]);
+    return model;
+}
+
+static void add_latent_experts(weft_model_t *model)
+{
+    add(model, WEFT_DTYPE_BF16, &(spec_t){P "mlp.gate.weight", 2, 256});
+    add(model, WEFT_DTYPE_F32, &(spec_t){P "mlp.gate.e_score_correction_bias", 0, 2});
+    add(model, WEFT_DTYPE_BF16, &(spec_t){P "mlp.shared_experts.gate_proj.weight", 192, 256});
+    add(model, WEFT_DTYPE_BF16, &(spec_t){P "mlp.shared_experts.up_proj.weight", 192, 256});
+    add(model, WEFT_DTYPE_BF16, &(spec_t){P "mlp.shared_experts.down_proj.weight", 256, 192});
+    for (int e = 0; e < 2; e++) {
+        static const char *const names[] = {"gate_proj", "up_proj", "down_proj"};
+        for (int i = 0; i < 3; i++) {
+            char name[80];
+            snprintf(name, sizeof name, P "mlp.experts.%d.%s.weight", e, names[i]);
+            add(model, WEFT_DTYPE_BF16, &(spec_t){name, i == 2 ? 256 : 64, i == 2 ? 64 : 256});
+        }
+    }
+}
+
+#define LATENT_ATTENTION                                                                                     \
+    P "self_attn.fused_qkv_a_proj.weight quantized BF16 | q_a_proj none 96x256 | kv_a_proj_with_mqa none "   \
+      "80x256 < " P "self_attn.kv_a_proj_with_mqa.weight\n" P                                                \
+      "self_attn.q_a_layernorm.weight BF16 | q_a_layernorm none 1x96 vector < " P                            \
+      "self_attn.q_a_layernorm.weight\n" P                                                                   \
+      "self_attn.q_b_proj.weight quantized BF16 | q_b_proj heads 256x96 /64 < " P                            \
+      "self_attn.q_b_proj.weight\n" P                                                                        \
+      "self_attn.kv_a_layernorm.weight BF16 | kv_a_layernorm none 1x64 vector < " P                          \
+      "self_attn.kv_a_layernorm.weight\n" P                                                                  \
+      "self_attn.kv_b_proj.weight BF16 | kv_b_proj heads 320x64 /80 < " P "self_attn.kv_b_proj.weight\n" P   \
+      "self_attn.o_proj.weight quantized BF16 | o_proj cols 256x128 < " P "self_attn.o_proj.weight\n"
+
+static void test_layers_of_a_built_deepseek(void **state)
+{
+    (void)state;
+    weft_model_t *model = build_latent(LATENT(""));
+    add_latent_experts(model);
+    weft_layers_t *layers = make_layers(model);
+    expect_layers(
+        model, layers, 0, layers->count,
+        EMBEDDING NORM("0", "input") LATENT_ATTENTION NORM("0", "post_attention") P
+        "mlp.gate.weight BF16 | gate none 2x256 < " P "mlp.gate.weight\n" P
+        "mlp.gate.e_score_correction_bias kept F32 | gate none 1x2 vector < " P
+        "mlp.gate.e_score_correction_bias\n" P "mlp.shared_experts.gate_up_proj.weight quantized BF16 | "
+                                               "gate_proj rows 192x256 | up_proj rows 192x256 < " P
+        "mlp.shared_experts.up_proj.weight\n" P
+        "mlp.shared_experts.down_proj.weight quantized BF16 | down_proj cols 256x192 < " P
+        "mlp.shared_experts.down_proj.weight\n" P
+        "mlp.experts.w13_weight quantized BF16 x2 | gate_proj rows 64x256 | up_proj rows 64x256 < " P
+        "mlp.experts.1.up_proj.weight\n" P
+        "mlp.experts.w2_weight quantized BF16 x2 | down_proj cols 256x64 < " P
+        "mlp.experts.1.down_proj.weight\n" LAST("lm_head vocab 256x256 < lm_head"));
+    weft_layers_destroy(layers);
+    weft_model_close(model);
+}
+
+static void test_dense_blocks_come_first(void **state)
+{
+    (void)state;
+    weft_model_t *model = build_latent(LATENT(",\"first_k_dense_replace\":1"));
+    for (size_t i = 0; i < NUM_LLAMA; i++)
+        if (strstr(llama[i].name, ".mlp."))
+            add(model, WEFT_DTYPE_BF16, &llama[i]);
+    weft_layers_t *layers = make_layers(model);
+    expect_layers(model, layers, 0, layers->count,
+                  EMBEDDING NORM("0", "input") LATENT_ATTENTION NORM("0", "post_attention") MLP("0")
+                      LAST("lm_head vocab 256x256 < lm_head"));
+    weft_layers_destroy(layers);
+    weft_model_close(model);
+}
+
+/* Only as many blocks behind the last as the configuration says. */
+static void test_predicting_blocks_are_ignored(void **state)
+{
+    (void)state;
+    for (int extra = 0; extra < 2; extra++) {
+        weft_model_t *model = build_latent(extra ? LATENT(",\"num_nextn_predict_layers\":1") : LATENT(""));
+        add_latent_experts(model);
+        add(model, WEFT_DTYPE_BF16, &(spec_t){"model.layers.1.enorm.weight", 0, 256});
+        if (extra == 0) {
+            expect_refused(model, WEFT_ERR_UNKNOWN_NAME, "'model.layers.1.enorm.weight'");
+            continue;
+        }
+        weft_layers_t *layers = make_layers(model);
+        assert_int_equal(layers->num_ignored, 1);
+        weft_layers_destroy(layers);
+        add(model, WEFT_DTYPE_BF16, &(spec_t){"model.layers.2.enorm.weight", 0, 256});
+        expect_refused(model, WEFT_ERR_UNKNOWN_NAME, "'model.layers.2.enorm.weight'");
+    }
+}
+
 static void test_head_dim_defaults_to_hidden_by_heads(void **state)
 {
     (void)state;
@@ -517,6 +737,11 @@ int main(void)
         cmocka_unit_test(test_layers_of_a_built_mistral),
         cmocka_unit_test(test_layers_of_a_built_qwen2),
         cmocka_unit_test(test_layers_of_a_built_mixtral),
+        cmocka_unit_test(test_experts_in_one_tensor),
+        cmocka_unit_test(test_layers_of_a_built_gpt_oss),
+        cmocka_unit_test(test_layers_of_a_built_deepseek),
+        cmocka_unit_test(test_dense_blocks_come_first),
+        cmocka_unit_test(test_predicting_blocks_are_ignored),
         cmocka_unit_test(test_head_dim_defaults_to_hidden_by_heads),
         cmocka_unit_test(test_tied_embeddings_feed_both_outputs),
         cmocka_unit_test(test_tied_embeddings_ignore_a_shipped_head),
