@@ -54,6 +54,12 @@ WEFT_API weft_status_t weft_model_add(weft_model_t *model, const char *name, wef
  * **Ownership** plans made of the model need it, and the model, to the end. */
 WEFT_API weft_status_t weft_model_set_recipe(weft_model_t *model, const char *path, weft_error_t *error);
 
+/* Add every tensor that the model's recipe expects of its configuration and the model does not have: bf16, fp32 where an
+ * engine keeps that. Optional ones are left out. For a trainer that has a configuration and weights in memory.
+ * **Returns** WEFT_OK; WEFT_ERR_UNKNOWN_NAME (no recipe for its model_type), WEFT_ERR_FILE (a field of the configuration),
+ * WEFT_ERR_NO_MEMORY. */
+WEFT_API weft_status_t weft_model_complete(weft_model_t *model, weft_error_t *error);
+
 /* Unmap and free; NULL is accepted. */
 WEFT_API void weft_model_close(weft_model_t *model);
 

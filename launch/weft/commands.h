@@ -7,6 +7,7 @@
 int command_plan(int argc, char **argv);
 int command_quantize(int argc, char **argv);
 int command_run(int argc, char **argv);
+int command_gen(int argc, char **argv);
 int command_verify(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int command_doctor(int argc, char **argv);

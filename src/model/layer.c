@@ -29,6 +29,8 @@ typedef struct builder {
     weft_recipe_dims_t dims;
     bool tied;   /* the head reads the embedding */
     bool *taken; /* by position of the tensor in the model */
+    weft_model_t
+        *completed; /* to which tensors that are missing are added, instead of layers made; or NULL */
     WEFT_ARRAY(weft_layer_t) layers;
     uint32_t num_ignored;
 } builder_t;
@@ -183,11 +185,25 @@ static weft_status_t check_tensor(const weft_tensor_t *tensor, const weft_part_t
     return WEFT_OK;
 }
 
+/* A part's tensor, as an engine would have it in a checkpoint. */
+static weft_status_t complete_tensor(const builder_t *builder, const char *name, const weft_layer_t *layer,
+                                     const weft_part_t *part, weft_error_t *error)
+{
+    uint64_t shape[3];
+    uint32_t num_dims = expected_shape(part, layer->num_experts, shape);
+    if (weft_model_find(builder->model, name))
+        return WEFT_OK;
+    return weft_model_add(builder->completed, name, layer->keep_f32 ? WEFT_DTYPE_F32 : WEFT_DTYPE_BF16, shape,
+                          num_dims, error);
+}
+
 static weft_status_t take_tensor(builder_t *builder, const weft_recipe_row_t *row, const place_t *place,
                                  uint32_t part, weft_layer_t *layer, weft_error_t *error)
 {
     char name[NAME_BYTES];
     tensor_name(part_template(builder, row, part), row, place, name);
+    if (builder->completed)
+        return complete_tensor(builder, name, layer, &layer->parts[part], error);
     uint32_t index = weft_model_index(builder->model, name);
     if (index == WEFT_NAMES_NONE)
         return weft_fail(error, WEFT_ERR_MISSING_TENSOR, "layer '%s': tensor '%s' is not in the checkpoint",
@@ -253,10 +269,10 @@ static weft_status_t begin_layer(builder_t *builder, const weft_recipe_row_t *ro
         return weft_fail(error, WEFT_ERR_FILE, "layer '%s' has experts, the configuration none", name);
     /* Before the configuration's word sizes an allocation. */
     bool stacked = row->flags & WEFT_ROW_STACKED;
-    if (stacked && layer->num_experts > MAX_STACKED)
+    if ((stacked || builder->completed) && layer->num_experts > MAX_STACKED)
         return weft_fail(error, WEFT_ERR_SHAPE, "layer '%s': %" PRIu32 " experts, expected at most %u", name,
                          layer->num_experts, MAX_STACKED);
-    if (!stacked && layer->num_experts > weft_model_num_tensors(builder->model))
+    if (!stacked && !builder->completed && layer->num_experts > weft_model_num_tensors(builder->model))
         return weft_fail(error, WEFT_ERR_MISSING_TENSOR,
                          "layer '%s': the configuration has %" PRIu32 " experts, the checkpoint only %" PRIu32
                          " tensors",
@@ -302,6 +318,10 @@ static weft_status_t add_layers(builder_t *builder, weft_error_t *error)
         for (end = first + 1; end < recipe->num_rows && row_repeats(&recipe->rows[end]) == repeats;)
             end++;
         uint32_t times = repeats ? builder->dims.num_blocks : 1;
+        if (builder->completed && times > MAX_STACKED)
+            return weft_fail(error, WEFT_ERR_FILE,
+                             "the configuration has %" PRIu32 " blocks, expected at most %u", times,
+                             MAX_STACKED);
         for (uint32_t block = 0; block < times; block++) {
             for (uint32_t row = first; row < end; row++)
                 WEFT_TRY(add_layer(builder, (place_t){row, repeats ? (int32_t)block : -1, 0}, error));
@@ -416,6 +436,16 @@ static weft_status_t build(builder_t *builder, weft_error_t *error)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for %" PRIu32 " tensors", num_tensors);
     WEFT_TRY(add_layers(builder, error));
     return check_left_over(builder, error);
+}
+
+weft_status_t weft_model_complete(weft_model_t *model, weft_error_t *error)
+{
+    builder_t builder = {.model = model, .config = weft_model_config(model), .completed = model};
+    WEFT_TRY(choose_recipe(&builder, error));
+    builder.tied = weft_config_bool(builder.config, "tie_word_embeddings", false);
+    weft_status_t status = add_layers(&builder, error);
+    free_layers(builder.layers.items, builder.layers.count);
+    return status;
 }
 
 weft_status_t weft_layers_create(const weft_model_t *model, weft_layers_t **layers, weft_error_t *error)
