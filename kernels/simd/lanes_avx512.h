@@ -149,5 +149,9 @@ static inline ints_t words_steps(uint32_t first, uint32_t step)
 
 static inline uint64_t words_sum(ints_t a)
 {
-    return (uint64_t)_mm512_reduce_add_epi64(a);
+    uint64_t word[8], sum = 0; /* the intrinsic that reduces adds signed words, whose overflow is undefined */
+    _mm512_storeu_si512(word, a);
+    for (int i = 0; i < 8; i++)
+        sum += word[i];
+    return sum;
 }

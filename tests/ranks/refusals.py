@@ -28,11 +28,12 @@ LAYOUTS = ["--trainer", "fsdp:2", "--rollout", "tp:2"]
 SHORT = ["--tokens", "2", "--quiet"]
 
 OPTIONS = {
-    "plan": "trainer rollout scheme profile budget bucket max-groups link json help",
-    "quantize": "scheme profile rollout help",
+    "plan": "trainer rollout scheme profile recipe budget bucket max-groups link nvlink hbm ranks-per-node explain json help",
+    "quantize": "scheme profile rollout recipe help",
     "verify": "help",
+    "gen": "list config recipe set random seed help",
     "doctor": "help",
-    "run": "model trainer rollout scheme profile swap transport shared-gpu memory ctas budget bucket max-groups rate updates tokens pace prompt "
+    "run": "model trainer rollout scheme recipe profile swap transport shared-gpu memory ctas budget bucket max-groups rate updates tokens pace prompt "
            "eval eval-bytes dump json trace host quiet verbose help",
 }
 
