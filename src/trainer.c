@@ -11,16 +11,20 @@
 #include "src/model/model_private.h"
 #include "src/pause.h"
 #include "src/sender.h"
+#include "src/snapshot.h"
 #include "src/transfer.h"
 
-#define IDLE_WAIT_US 100000
+#define IDLE_WAIT_US   100000
+#define WEFT_SNAPSHOTS 2 /* as many as versions may be in flight */
 
 struct weft_trainer {
     weft_session_t *session;
     weft_program_t *program;
     weft_queue_t *queue;
-    weft_shard_t *shards;  /* [tensors of the model]; box empty where this rank holds nothing */
-    weft_lender_t *lender; /* NULL unless the transport lends */
+    weft_shard_t *shards; /* [tensors of the model]; box empty where this rank holds nothing */
+    weft_snapshot_t snapshots[WEFT_SNAPSHOTS];
+    const weft_shard_t *sent; /* what the sender was prepared with */
+    weft_lender_t *lender;    /* NULL unless the transport lends */
     weft_sender_t *sender;
     _Atomic bool moved; /* a shard was bound since the sender last looked */
     void *stream;       /* where the optimizer writes, on a GPU */
@@ -58,15 +62,26 @@ static bool all_sent(const weft_trainer_t *t)
     return !more && settled && weft_sender_idle(t->sender);
 }
 
-/* Look at shards that were bound anew, and lend all of them if the transport does. */
+/* The shards that the version in transfer is read from. */
+static const weft_shard_t *shards_of_version(const weft_trainer_t *t)
+{
+    for (unsigned i = 0; i < WEFT_SNAPSHOTS; i++)
+        if (t->snapshots[i].version == t->transfer.version)
+            return t->snapshots[i].shards;
+    return t->shards;
+}
+
+/* Look at shards that were bound or copied elsewhere, and lend all of them if the transport does. */
 static weft_status_t offer_shards(weft_trainer_t *t, weft_error_t *error)
 {
-    if (t->moved) {
+    const weft_shard_t *shards = shards_of_version(t);
+    if (t->moved || t->sent != shards) {
         t->moved = false;
-        WEFT_TRY(weft_sender_prepare(t->sender, t->shards, error));
+        t->sent = shards;
+        WEFT_TRY(weft_sender_prepare(t->sender, shards, error));
     }
     weft_sender_begin(t->sender);
-    return t->lender ? weft_lender_lend(t->lender, t->transfer.version, t->shards, error) : WEFT_OK;
+    return t->lender ? weft_lender_lend(t->lender, t->transfer.version, shards, error) : WEFT_OK;
 }
 
 static weft_status_t send_buckets(weft_trainer_t *t, weft_error_t *error)
@@ -211,11 +226,11 @@ static weft_status_t check_memory(const weft_trainer_t *t, const char *name, con
     }
     if (t->queue->ops->reads(t->queue, kind))
         return WEFT_OK;
-    return weft_fail(error, WEFT_ERR_ARGUMENT,
-                     "trainer rank %u: %s is bound at %p, which is %s; transport %s reads %s memory: bind it there, or "
-                     "choose a transport for this kind",
-                     t->session->rank, name, data, weft_memory_kind_name(kind),
-                     ops->name, t->queue->ops->name);
+    return weft_fail(
+        error, WEFT_ERR_ARGUMENT,
+        "trainer rank %u: %s is bound at %p, which is %s; transport %s reads %s memory: bind it there, or "
+        "choose a transport for this kind",
+        t->session->rank, name, data, weft_memory_kind_name(kind), ops->name, t->queue->ops->name);
 }
 
 weft_status_t weft_trainer_bind(weft_trainer_t *t, const char *name, const void *data, size_t ld_elems,
@@ -266,24 +281,79 @@ static uint32_t count_open(const weft_session_t *s)
     return open;
 }
 
-static weft_status_t note_publication(weft_trainer_t *t, uint64_t version, weft_error_t *error)
+/* Under the session's mutex: whether the version may still be read. */
+static bool in_flight(const weft_session_t *s, uint64_t version)
+{
+    for (unsigned i = 0; i < WEFT_PUBLICATIONS; i++)
+        if (version && s->publications[i].version == version &&
+            s->publications[i].outcome == WEFT_OUTCOME_NONE)
+            return true;
+    return version && s->transferring == version;
+}
+
+/* A snapshot that no version in flight is read from; there is one while at most one version is in flight. */
+static weft_snapshot_t *free_snapshot(weft_trainer_t *t)
+{
+    weft_snapshot_t *found = NULL;
+    pthread_mutex_lock(&t->session->mutex);
+    for (unsigned i = 0; i < WEFT_SNAPSHOTS && !found; i++)
+        if (!in_flight(t->session, t->snapshots[i].version))
+            found = &t->snapshots[i];
+    pthread_mutex_unlock(&t->session->mutex);
+    return found;
+}
+
+static weft_status_t take_snapshot(weft_trainer_t *t, uint64_t version, weft_error_t *error)
+{
+    weft_snapshot_t *snapshot = free_snapshot(t);
+    if (!snapshot)
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "trainer rank %u: two versions are in flight already: wait for one of them",
+                         t->session->rank);
+    snapshot->session = t->session;
+    snapshot->queue = t->queue;
+    snapshot->version = 0;
+    WEFT_TRY(weft_snapshot_take(snapshot, t->shards, version, t->stream, error));
+    if (snapshot->moved)
+        t->moved = true;
+    return WEFT_OK;
+}
+
+/* Under the session's mutex. */
+static weft_status_t check_open(const weft_trainer_t *t, uint64_t version, weft_error_t *error)
+{
+    const weft_session_t *s = t->session;
+    if (s->fenced)
+        return weft_fail(error, s->fenced_status, "trainer rank %u: the session has ended: %s", s->rank,
+                         s->fenced_text);
+    if (version <= t->last_version)
+        return weft_fail(error, WEFT_ERR_VERSION_ORDER,
+                         "trainer rank %u: version %llu was published after %llu: versions must rise",
+                         s->rank, (unsigned long long)version, (unsigned long long)t->last_version);
+    if (count_open(s) >= 2)
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "trainer rank %u: two versions are in flight already: wait for one of them",
+                         s->rank);
+    return WEFT_OK;
+}
+
+static weft_status_t check_version(weft_trainer_t *t, uint64_t version, weft_error_t *error)
+{
+    pthread_mutex_lock(&t->session->mutex);
+    weft_status_t status = check_open(t, version, error);
+    pthread_mutex_unlock(&t->session->mutex);
+    return status;
+}
+
+/* `released`: the memory bound is not read for it. */
+static weft_status_t note_publication(weft_trainer_t *t, uint64_t version, bool released, weft_error_t *error)
 {
     weft_session_t *s = t->session;
-    weft_status_t status = WEFT_OK;
     pthread_mutex_lock(&s->mutex);
-    if (s->fenced)
-        status = weft_fail(error, s->fenced_status, "trainer rank %u: the session has ended: %s", s->rank,
-                           s->fenced_text);
-    else if (version <= t->last_version)
-        status = weft_fail(error, WEFT_ERR_VERSION_ORDER,
-                           "trainer rank %u: version %llu was published after %llu: versions must rise",
-                           s->rank, (unsigned long long)version, (unsigned long long)t->last_version);
-    else if (count_open(s) >= 2)
-        status =
-            weft_fail(error, WEFT_ERR_ARGUMENT,
-                      "trainer rank %u: two versions are in flight already: wait for one of them", s->rank);
-    else
-        s->publications[s->num_publications++ % WEFT_PUBLICATIONS] = (weft_publication_t){.version = version};
+    weft_status_t status = check_open(t, version, error); /* again: the session may have ended meanwhile */
+    if (status == WEFT_OK)
+        s->publications[s->num_publications++ % WEFT_PUBLICATIONS] =
+            (weft_publication_t){.version = version, .released = released};
     pthread_mutex_unlock(&s->mutex);
     return status;
 }
@@ -298,8 +368,8 @@ weft_status_t weft_trainer_publish(weft_trainer_t *t, uint64_t version, weft_err
     return weft_trainer_publish_with(t, version, NULL, error);
 }
 
-weft_status_t weft_trainer_publish_with(weft_trainer_t *t, uint64_t version, const weft_publish_config_t *config,
-                                        weft_error_t *error)
+weft_status_t weft_trainer_publish_with(weft_trainer_t *t, uint64_t version,
+                                        const weft_publish_config_t *config, weft_error_t *error)
 {
     weft_publish_config_t used = config ? *config : WEFT_PUBLISH_CONFIG;
     if (used.struct_size != sizeof used)
@@ -307,13 +377,16 @@ weft_status_t weft_trainer_publish_with(weft_trainer_t *t, uint64_t version, con
                          "weft_publish_config_t has %zu bytes, expected %zu: start from WEFT_PUBLISH_CONFIG",
                          used.struct_size, sizeof used);
     WEFT_TRY(check_bound(t, error));
+    WEFT_TRY(check_version(t, version, error));
+    if (used.snapshot)
+        WEFT_TRY(take_snapshot(t, version, error));
     weft_status_t written = WEFT_OK;
     if (!t->queue->ops->stream_idle(t->queue, t->stream))
         written = t->queue->ops->engine_end(t->queue, t->stream);
     if (written != WEFT_OK)
-        return weft_fail(error, written, "trainer rank %u: its stream cannot be waited for: %s", t->session->rank,
-                         weft_status_text(written));
-    WEFT_TRY(note_publication(t, version, error));
+        return weft_fail(error, written, "trainer rank %u: its stream cannot be waited for: %s",
+                         t->session->rank, weft_status_text(written));
+    WEFT_TRY(note_publication(t, version, used.snapshot, error));
     t->last_version = version;
     weft_event_t event = {.type = WEFT_EVENT_PUBLISH, .version = version, .supersedes = used.supersede};
     weft_session_post_event(t->session, &event);
@@ -381,7 +454,8 @@ static weft_status_t build_path(weft_trainer_t *t, weft_error_t *error)
     weft_status_t status = WEFT_OK;
     t->shards = calloc((size_t)weft_model_num_tensors(plan->model) + 1, sizeof *t->shards);
     if (!t->shards || weft_program_create(plan, t->session->rank, NULL, &t->program) != WEFT_OK)
-        return weft_fail(error, WEFT_ERR_NO_MEMORY, "trainer rank %u: no memory for its program", t->session->rank);
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "trainer rank %u: no memory for its program",
+                         t->session->rank);
     weft_shards_place(plan, t->session->rank, t->shards);
     if (weft_session_lends(t->session))
         WEFT_TRY(weft_lender_create(t->session, t->program, t->queue, &t->lender, error));
@@ -434,6 +508,9 @@ void weft_trainer_destroy(weft_trainer_t *t)
     weft_sender_destroy(t->sender);
     weft_lender_destroy(t->lender);
     weft_program_destroy(t->program);
+    for (unsigned i = 0; i < WEFT_SNAPSHOTS; i++)
+        if (t->snapshots[i].session)
+            weft_snapshot_free(&t->snapshots[i]);
     weft_queue_close(t->queue);
     free(t->shards);
     free(t);

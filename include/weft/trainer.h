@@ -65,6 +65,8 @@ WEFT_API weft_status_t weft_trainer_publish(weft_trainer_t *trainer, uint64_t ve
 
 typedef struct weft_publish_config {
     size_t struct_size;
+    bool snapshot;  /* copy the shards first: the memory bound may be written when publish returns (on a GPU: by work that
+                       the trainer's stream gets later) */
     bool supersede; /* stop the version before, where it is not being committed yet, instead of waiting for it */
 } weft_publish_config_t;
 
@@ -72,9 +74,10 @@ typedef struct weft_publish_config {
 
 /* weft_trainer_publish with options (NULL: none). With `supersede` a version still in transfer is stopped at a round that
  * all ranks agree on; its waits end with WEFT_ERR_SUPERSEDED. A replica that has begun to commit it goes on and serves it
- * until the later one. The memory is lent to the version before until that is RELEASED or its wait has ended. Until then
- * the bound memory must stay as it was when that version was published.
- * **Returns** as weft_trainer_publish. **Collective** over the trainer ranks, with the same options. */
+ * until the later one. Without `snapshot` on the version before, its memory must stay as it was until it is RELEASED or its wait has ended:
+ * both together let a trainer publish whenever it likes. A snapshot takes as much memory as the shards, twice that where
+ * two versions are in flight; it is kept.
+ * **Returns** as weft_trainer_publish; WEFT_ERR_NO_MEMORY for a snapshot. **Collective** over the trainer ranks, with the same options. */
 WEFT_API weft_status_t weft_trainer_publish_with(weft_trainer_t *trainer, uint64_t version,
                                                  const weft_publish_config_t *config, weft_error_t *error);
 
