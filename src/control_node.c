@@ -109,11 +109,20 @@ static bool all_take_part(const weft_session_t *s, weft_members_t members)
     return true;
 }
 
+weft_content_t weft_session_content(weft_session_t *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    weft_content_t content = s->content;
+    pthread_mutex_unlock(&s->mutex);
+    return content;
+}
+
 static void start_transfer(weft_session_t *s, const weft_action_t *action)
 {
     if (all_take_part(s, action->members)) {
         pthread_mutex_lock(&s->mutex);
         s->transferring = action->version;
+        s->content = *action->content;
         pthread_mutex_unlock(&s->mutex);
         weft_session_command(s, action->type, action->version, 0);
         return;

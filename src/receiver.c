@@ -122,11 +122,13 @@ static weft_status_t start_in_order(weft_receiver_t *r)
     return WEFT_OK;
 }
 
-weft_status_t weft_receiver_post(weft_receiver_t *r, uint32_t round, weft_error_t *error)
+weft_status_t weft_receiver_post(weft_receiver_t *r, uint32_t round, const bool *selected,
+                                 weft_error_t *error)
 {
     const weft_round_t *posted = &r->program->rounds[round];
-    for (uint32_t i = 0; i < posted->num_buckets; i++)
-        r->inbound[r->count++] = (inbound_t){.bucket = posted->first_bucket + i, .state = INBOUND_WAITING};
+    for (uint32_t b = posted->first_bucket; b < posted->first_bucket + posted->num_buckets; b++)
+        if (selected[b])
+            r->inbound[r->count++] = (inbound_t){.bucket = b, .state = INBOUND_WAITING};
     weft_status_t status = start_in_order(r);
     return status == WEFT_OK ? status
                              : weft_fail(error, status, "rollout rank %u: round %u could not be posted: %s",

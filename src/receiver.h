@@ -19,7 +19,8 @@ void weft_receiver_destroy(weft_receiver_t *receiver);
 
 /* Post all buckets of `round`. Its slot must be free. **Returns** WEFT_OK or a transport's failure, named in
  * `error`. */
-weft_status_t weft_receiver_post(weft_receiver_t *receiver, uint32_t round, weft_error_t *error);
+weft_status_t weft_receiver_post(weft_receiver_t *receiver, uint32_t round, const bool *selected,
+                                 weft_error_t *error);
 
 /* Move things forward; true with the index of a bucket that has arrived, each once. On failure *status is not
  * WEFT_OK. */

@@ -33,6 +33,8 @@ static void acknowledge_round(weft_rollout_t *r, uint32_t round)
     const weft_round_t *ended = &r->program->rounds[round];
     for (uint32_t i = 0; r->borrower && i < ended->num_buckets; i++) {
         const weft_bucket_t *bucket = &r->program->buckets[ended->first_bucket + i];
+        if (!r->selection.buckets[ended->first_bucket + i])
+            continue;
         ops->acknowledge(r->session->transport, r->session->groups[bucket->route]);
     }
 }
@@ -50,7 +52,7 @@ static weft_status_t grant_rounds(weft_rollout_t *r, bool *moved, weft_error_t *
         if (cleared != WEFT_OK)
             return fail_queue(r, cleared, error);
         weft_assembler_grant(r->assembler, round);
-        WEFT_TRY(weft_receiver_post(r->receiver, round, error));
+        WEFT_TRY(weft_receiver_post(r->receiver, round, r->selection.buckets, error));
         *moved = true;
     }
     return WEFT_OK;
@@ -217,7 +219,7 @@ static weft_status_t mark_work(weft_rollout_t *r, bool started, weft_error_t *er
 /* Every unit is being quantized: what sums up the digests may stand behind them on the queue. */
 static bool all_started(const weft_rollout_t *r)
 {
-    return r->units_started == r->program->num_units && !r->refused && !r->transfer.stopped;
+    return r->units_started == r->selection.num_units && !r->refused && !r->transfer.stopped;
 }
 
 static weft_status_t end_work(weft_rollout_t *r, weft_error_t *error)
@@ -395,8 +397,8 @@ static void note_prepared(weft_rollout_t *r, weft_digest_t digest)
     r->pending_stats = (weft_rollout_stats_t){
         .version = r->transfer.version,
         .payload_bytes = r->received_bytes,
-        .wire_bytes = r->program->wire_bytes,
-        .needed_bytes = r->program->payload_bytes,
+        .wire_bytes = r->selection.wire_bytes,
+        .needed_bytes = r->selection.payload_bytes,
         .receive_us = r->last_arrival_us - r->started_us,
         .quantize_us = r->quantize_ns / 1000,
         .digest_us = r->digest_ns / 1000,
@@ -409,9 +411,10 @@ static void note_prepared(weft_rollout_t *r, weft_digest_t digest)
 
 static void say_prepared(weft_rollout_t *r)
 {
-    weft_event_t event = {.type = WEFT_EVENT_TRANSFER_DONE,
-                          .version = r->transfer.version,
-                          .digest = weft_quantizer_model_digest(r->quantizer)};
+    weft_event_t event = {
+        .type = WEFT_EVENT_TRANSFER_DONE,
+        .version = r->transfer.version,
+        .digest = weft_quantizer_model_digest(r->quantizer, r->selection.whole ? NULL : r->carry)};
     r->transfer.posted = r->transfer.num_rounds;
     note_prepared(r, event.digest);
     weft_session_post_event(r->session, &event);
@@ -450,11 +453,39 @@ static void conclude(weft_rollout_t *r, weft_status_t status, weft_error_t *erro
         weft_session_post(r->session, WEFT_EVENT_DRAINED, r->transfer.version, 0);
 }
 
+static weft_status_t make_carry(weft_rollout_t *r)
+{
+    const void **live = calloc((size_t)r->outputs.count + 1, sizeof *live);
+    if (!live)
+        return WEFT_ERR_NO_MEMORY;
+    for (uint32_t i = 0; i < r->outputs.count; i++)
+        live[i] = weft_weights_live(r->weights, r->outputs.items[i].offset);
+    weft_status_t status =
+        weft_carry_create(r->queue, &r->outputs, live, weft_weights_stage(r->weights), &r->carry);
+    free(live);
+    return status;
+}
+
+/* What a subset leaves out comes from the weights that serve, which nobody writes before the swap. */
+static weft_status_t carry_over(weft_rollout_t *r, weft_error_t *error)
+{
+    weft_status_t status = WEFT_OK;
+    if (r->selection.whole)
+        return WEFT_OK;
+    if (!r->carry)
+        status = make_carry(r);
+    if (status == WEFT_OK)
+        status = weft_carry_run(r->carry, r->selection.layers, r->program->plan->layers->count);
+    return status == WEFT_OK ? mark_work(r, true, error) : fail_queue(r, status, error);
+}
+
 static weft_status_t begin_version(weft_rollout_t *r, uint64_t version, weft_error_t *error)
 {
+    weft_content_t content = weft_session_content(r->session);
     weft_transfer_begin(&r->transfer, version, r->program->num_rounds);
-    weft_assembler_begin(r->assembler);
-    weft_wire_digests_begin(&r->digests);
+    weft_selection_choose(&r->selection, content.subset);
+    weft_assembler_begin(r->assembler, &r->selection);
+    weft_wire_digests_begin(&r->digests, r->selection.buckets);
     memset(r->round_tickets, 0, r->program->num_rounds * sizeof *r->round_tickets);
     r->refused = r->ended = false;
     r->mapped = !r->borrower;
@@ -464,9 +495,10 @@ static weft_status_t begin_version(weft_rollout_t *r, uint64_t version, weft_err
     pthread_mutex_lock(&r->session->mutex);
     r->received_bytes = 0;
     r->received_version = version;
-    r->layers_staged = 0;
+    r->layers_staged = weft_assembler_layers_staged(r->assembler);
     pthread_mutex_unlock(&r->session->mutex);
     WEFT_TRY(weft_weights_settle(r->weights, error));
+    WEFT_TRY(carry_over(r, error));
     if (!r->mapped)
         return WEFT_OK;
     weft_status_t status = freshen(r);
@@ -522,6 +554,7 @@ static weft_status_t build_path(weft_rollout_t *r)
         return WEFT_ERR_NO_MEMORY;
     WEFT_TRY(weft_staging_create(r->program, r->queue, !lends, &r->staging));
     WEFT_TRY(weft_session_register(r->session, r->staging.memory, r->staging.bytes));
+    WEFT_TRY(weft_selection_create(r->program, &r->selection));
     WEFT_TRY(weft_assembler_create(r->program, &r->session->config.log, &r->assembler));
     WEFT_TRY(weft_receiver_create(r->session, r->program, &r->staging, &r->receiver));
     if (lends)
@@ -596,7 +629,9 @@ void weft_rollout_destroy(weft_rollout_t *r)
     weft_receiver_destroy(r->receiver);
     weft_borrower_destroy(r->borrower);
     weft_quantizer_destroy(r->quantizer);
+    weft_carry_destroy(r->carry);
     weft_assembler_destroy(r->assembler);
+    weft_selection_destroy(&r->selection);
     if (r->buffers_lost)
         r->staging.memory = NULL;
     weft_staging_destroy(&r->staging);

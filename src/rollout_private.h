@@ -32,6 +32,8 @@ struct weft_rollout {
     weft_staging_t staging;
     weft_assembler_t *assembler;
     weft_quantizer_t *quantizer;
+    weft_selection_t selection; /* of the version in hand */
+    weft_carry_t *carry;        /* NULL until the first subset */
     weft_receiver_t *receiver;
     weft_borrower_t *borrower; /* NULL unless the transport lends */
     weft_wire_digests_t digests;

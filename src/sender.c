@@ -161,9 +161,9 @@ weft_status_t weft_sender_prepare(weft_sender_t *s, const weft_shard_t *shards, 
                                          s->program->rank, s->queue->ops->name, weft_status_text(status));
 }
 
-void weft_sender_begin(weft_sender_t *s)
+void weft_sender_begin(weft_sender_t *s, const bool *selected)
 {
-    weft_wire_digests_begin(&s->digests);
+    weft_wire_digests_begin(&s->digests, selected);
     memset(s->taken, 0, sizeof s->taken);
 }
 

@@ -20,7 +20,7 @@ void weft_sender_destroy(weft_sender_t *sender);
 weft_status_t weft_sender_prepare(weft_sender_t *sender, const weft_shard_t *shards, weft_error_t *error);
 
 /* Begin a version: nothing is in flight. */
-void weft_sender_begin(weft_sender_t *sender);
+void weft_sender_begin(weft_sender_t *sender, const bool *selected);
 
 /* Whether a bucket can be started now: a pack buffer is free, the rate allows it, and for one of digests, what it
  * speaks of is known. */

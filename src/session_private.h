@@ -98,6 +98,7 @@ struct weft_session {
     _Atomic uint32_t num_commands;                      /* likewise */
     weft_publication_t publications[WEFT_PUBLICATIONS]; /* newest overwrite oldest */
     uint32_t num_publications;
+    weft_content_t content; /* of that */
     uint64_t transferring; /* the version begun last; on a trainer 0 once it is over */
     uint64_t discarded;    /* rollout: the last version that was given up after it had begun */
     bool fenced;
@@ -113,6 +114,9 @@ void weft_session_post_event(weft_session_t *session, const weft_event_t *event)
 
 /* Take the next command, waiting up to `timeout_us` (0: not at all); false when there is none. Progress
  * thread. */
+/* The content of the version begun last. */
+weft_content_t weft_session_content(weft_session_t *session);
+
 bool weft_session_next_command(weft_session_t *session, uint64_t timeout_us, weft_command_t *command);
 
 /* The progress thread has ended its part of a version and expects the next command soon. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/assemble/selection.h"
 #include "src/base/clock.h"
 #include "src/base/error.h"
 #include "src/base/log.h"
@@ -33,13 +34,20 @@ struct weft_trainer {
     bool thread_started;
     _Atomic bool quit;
     weft_transfer_t transfer;
-    uint32_t next_bucket;
+    weft_selection_t selection; /* of the version in transfer */
+    uint32_t next_bucket;       /* a selected one, or one past the last */
     weft_trainer_stats_t stats; /* under the session's mutex */
 };
 
 /* ---- the data path ---- */
 
 /* Start every bucket that has a buffer, below the round that the control plane allows. */
+static void skip_to_selected(weft_trainer_t *t)
+{
+    while (t->next_bucket < t->program->num_buckets && !t->selection.buckets[t->next_bucket])
+        t->next_bucket++;
+}
+
 static weft_status_t start_buckets(weft_trainer_t *t, bool *moved, weft_error_t *error)
 {
     uint32_t limit = weft_transfer_limit(&t->transfer);
@@ -47,6 +55,7 @@ static weft_status_t start_buckets(weft_trainer_t *t, bool *moved, weft_error_t 
            weft_sender_ready(t->sender, t->next_bucket)) {
         t->transfer.posted = t->program->buckets[t->next_bucket].round + 1;
         WEFT_TRY(weft_sender_start(t->sender, t->next_bucket++, error));
+        skip_to_selected(t);
         *moved = true;
     }
     return WEFT_OK;
@@ -80,7 +89,7 @@ static weft_status_t offer_shards(weft_trainer_t *t, weft_error_t *error)
         t->sent = shards;
         WEFT_TRY(weft_sender_prepare(t->sender, shards, error));
     }
-    weft_sender_begin(t->sender);
+    weft_sender_begin(t->sender, t->selection.buckets);
     return t->lender ? weft_lender_lend(t->lender, t->transfer.version, shards, error) : WEFT_OK;
 }
 
@@ -111,8 +120,8 @@ static void note_stats(weft_trainer_t *t, uint64_t started_us)
     pthread_mutex_lock(&t->session->mutex);
     t->stats = (weft_trainer_stats_t){
         .version = t->transfer.version,
-        .payload_bytes = t->program->payload_bytes,
-        .wire_bytes = t->program->wire_bytes,
+        .payload_bytes = t->selection.payload_bytes,
+        .wire_bytes = t->selection.wire_bytes,
         .pack_us = weft_sender_take_pack_us(t->sender),
         .total_us = weft_now_us() - started_us,
         .peak_staging_bytes = weft_sender_bytes(t->sender),
@@ -154,7 +163,10 @@ static void send_version(weft_trainer_t *t, uint64_t version)
     weft_error_t error;
     uint64_t start = weft_now_ns();
     weft_transfer_begin(&t->transfer, version, t->program->num_rounds);
+    weft_content_t content = weft_session_content(t->session);
+    weft_selection_choose(&t->selection, content.subset);
     t->next_bucket = 0;
+    skip_to_selected(t);
     weft_status_t status = send_buckets(t, &error);
     weft_session_span(t->session, "send", start, version, 0);
     note_stats(t, start / 1000);
@@ -368,6 +380,34 @@ weft_status_t weft_trainer_publish(weft_trainer_t *t, uint64_t version, weft_err
     return weft_trainer_publish_with(t, version, NULL, error);
 }
 
+/* The layers that a publication names, and the version they go over. */
+static weft_status_t describe_subset(const weft_trainer_t *t, const weft_publish_config_t *config,
+                                     weft_content_t *content, weft_error_t *error)
+{
+    uint64_t base = config->base ? config->base : t->last_version;
+    size_t length = strlen(config->layers);
+    if (length >= sizeof content->subset)
+        return weft_fail(
+            error, WEFT_ERR_ARGUMENT,
+            "trainer rank %u: layers are named in %zu characters, expected at most %zu: use patterns",
+            t->session->rank, length, sizeof content->subset - 1);
+    for (size_t i = 0; i < length; i++)
+        if (config->layers[i] < 0x20 || config->layers[i] == 0x7f)
+            return weft_fail(error, WEFT_ERR_ARGUMENT, "trainer rank %u: layers hold a control character",
+                             t->session->rank);
+    if (weft_selection_count(t->session->plan, config->layers) == 0)
+        return weft_fail(error, WEFT_ERR_MISSING_TENSOR,
+                         "trainer rank %u: no layer matches \"%s\"; weft plan lists the names",
+                         t->session->rank, config->layers);
+    if (base == 0)
+        return weft_fail(error, WEFT_ERR_BASE,
+                         "trainer rank %u: a subset needs a version to go over: publish a whole one first",
+                         t->session->rank);
+    content->base = base;
+    memcpy(content->subset, config->layers, length + 1);
+    return WEFT_OK;
+}
+
 weft_status_t weft_trainer_publish_with(weft_trainer_t *t, uint64_t version,
                                         const weft_publish_config_t *config, weft_error_t *error)
 {
@@ -376,6 +416,9 @@ weft_status_t weft_trainer_publish_with(weft_trainer_t *t, uint64_t version,
         return weft_fail(error, WEFT_ERR_ARGUMENT,
                          "weft_publish_config_t has %zu bytes, expected %zu: start from WEFT_PUBLISH_CONFIG",
                          used.struct_size, sizeof used);
+    weft_content_t content = {.base = 0};
+    if (used.layers)
+        WEFT_TRY(describe_subset(t, &used, &content, error));
     WEFT_TRY(check_bound(t, error));
     WEFT_TRY(check_version(t, version, error));
     if (used.snapshot)
@@ -388,7 +431,8 @@ weft_status_t weft_trainer_publish_with(weft_trainer_t *t, uint64_t version,
                          t->session->rank, weft_status_text(written));
     WEFT_TRY(note_publication(t, version, used.snapshot, error));
     t->last_version = version;
-    weft_event_t event = {.type = WEFT_EVENT_PUBLISH, .version = version, .supersedes = used.supersede};
+    weft_event_t event = {
+        .type = WEFT_EVENT_PUBLISH, .version = version, .supersedes = used.supersede, .content = content};
     weft_session_post_event(t->session, &event);
     return WEFT_OK;
 }
@@ -456,6 +500,9 @@ static weft_status_t build_path(weft_trainer_t *t, weft_error_t *error)
     if (!t->shards || weft_program_create(plan, t->session->rank, NULL, &t->program) != WEFT_OK)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "trainer rank %u: no memory for its program",
                          t->session->rank);
+    if (weft_selection_create(t->program, &t->selection) != WEFT_OK)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "trainer rank %u: no memory for its program",
+                         t->session->rank);
     weft_shards_place(plan, t->session->rank, t->shards);
     if (weft_session_lends(t->session))
         WEFT_TRY(weft_lender_create(t->session, t->program, t->queue, &t->lender, error));
@@ -507,6 +554,7 @@ void weft_trainer_destroy(weft_trainer_t *t)
     }
     weft_sender_destroy(t->sender);
     weft_lender_destroy(t->lender);
+    weft_selection_destroy(&t->selection);
     weft_program_destroy(t->program);
     for (unsigned i = 0; i < WEFT_SNAPSHOTS; i++)
         if (t->snapshots[i].session)

@@ -67,17 +67,23 @@ typedef struct weft_publish_config {
     size_t struct_size;
     bool snapshot;  /* copy the shards first: the memory bound may be written when publish returns (on a GPU: by work that
                        the trainer's stream gets later) */
+    const char *layers; /* NULL: the whole model; else globs of layer names (as weft plan prints them, with leaf or
+                           without), separated by commas, at most 199 characters: only these layers travel */
+    uint64_t base;  /* of a subset: the version whose other layers stay; 0: the one published before */
     bool supersede; /* stop the version before, where it is not being committed yet, instead of waiting for it */
 } weft_publish_config_t;
 
 #define WEFT_PUBLISH_CONFIG ((weft_publish_config_t){.struct_size = sizeof(weft_publish_config_t)})
 
-/* weft_trainer_publish with options (NULL: none). With `supersede` a version still in transfer is stopped at a round that
+/* weft_trainer_publish with options (NULL: none). A subset is taken by replicas that serve its base; what it leaves out they
+ * carry over from there, and the digests they compare are of the whole model. A replica that serves another version keeps
+ * it (WEFT_ERR_BASE) until a whole one comes. With `supersede` a version still in transfer is stopped at a round that
  * all ranks agree on; its waits end with WEFT_ERR_SUPERSEDED. A replica that has begun to commit it goes on and serves it
  * until the later one. Without `snapshot` on the version before, its memory must stay as it was until it is RELEASED or its wait has ended:
  * both together let a trainer publish whenever it likes. A snapshot takes as much memory as the shards, twice that where
  * two versions are in flight; it is kept.
- * **Returns** as weft_trainer_publish; WEFT_ERR_NO_MEMORY for a snapshot. **Collective** over the trainer ranks, with the same options. */
+ * **Returns** as weft_trainer_publish; WEFT_ERR_NO_MEMORY for a snapshot; WEFT_ERR_MISSING_TENSOR when no layer has such a
+ * name; WEFT_ERR_BASE when there is no version to go over. **Collective** over the trainer ranks, with the same options. */
 WEFT_API weft_status_t weft_trainer_publish_with(weft_trainer_t *trainer, uint64_t version,
                                                  const weft_publish_config_t *config, weft_error_t *error);
 

@@ -21,6 +21,7 @@ typedef struct round_progress {
 struct weft_assembler {
     const weft_program_t *program;
     const weft_log_t *log;
+    const weft_selection_t *selection; /* NULL: the whole model */
     unit_progress_t *units;
     round_progress_t *rounds;
     bool *arrived;         /* [buckets] */
@@ -75,7 +76,7 @@ weft_status_t weft_assembler_create(const weft_program_t *program, const weft_lo
     for (uint32_t r = 0; r < program->num_rounds; r++)
         for (uint32_t u = 0; u < program->rounds[r].num_units; u++)
             made->unit_round[program->rounds[r].first_unit + u] = r;
-    weft_assembler_begin(made);
+    weft_assembler_begin(made, NULL);
     *assembler = made;
     return WEFT_OK;
 }
@@ -93,9 +94,30 @@ void weft_assembler_destroy(weft_assembler_t *a)
     free(a);
 }
 
-void weft_assembler_begin(weft_assembler_t *a)
+/* Take off what the selection leaves out. */
+static void leave_out(weft_assembler_t *a, const weft_selection_t *selection)
 {
     const weft_program_t *p = a->program;
+    for (uint32_t u = 0; u < p->num_units; u++) {
+        if (selection->layers[p->units[u].layer])
+            continue;
+        a->units[u].state = WEFT_UNIT_STAGED;
+        a->rounds[a->unit_round[u]].outstanding_units--;
+    }
+    for (size_t b = 0; b < p->num_buckets; b++)
+        a->rounds[p->buckets[b].round].outstanding_buckets -= !selection->buckets[b];
+    for (uint32_t i = 0; i < p->plan->layers->count; i++) {
+        if (selection->layers[i])
+            continue;
+        a->layer_units[i] = 0;
+        a->layers_staged++;
+    }
+}
+
+void weft_assembler_begin(weft_assembler_t *a, const weft_selection_t *selection)
+{
+    const weft_program_t *p = a->program;
+    a->selection = selection && !selection->whole ? selection : NULL;
     for (size_t u = 0; u < p->num_units; u++)
         a->units[u] = (unit_progress_t){p->units[u].num_inputs, WEFT_UNIT_EMPTY};
     for (uint32_t r = 0; r < p->num_rounds; r++)
@@ -105,6 +127,8 @@ void weft_assembler_begin(weft_assembler_t *a)
     a->ready_head = a->ready_tail = 0;
     a->granted = a->layers_staged = 0;
     a->rounds_left = p->num_rounds;
+    if (a->selection)
+        leave_out(a, a->selection);
 }
 
 static void finish_if_done(weft_assembler_t *a, uint32_t round)
@@ -155,7 +179,8 @@ weft_status_t weft_assembler_arrive(weft_assembler_t *a, uint32_t index, weft_er
     a->arrived[index] = true;
     for (uint32_t i = 0; i < bucket->num_fragments; i++) {
         const weft_fragment_t *fragment = &a->program->fragments[bucket->first_fragment + i];
-        if (fragment->kind != WEFT_PIECE_DIGEST)
+        bool wanted = !a->selection || a->selection->layers[fragment->layer];
+        if (fragment->kind != WEFT_PIECE_DIGEST && wanted)
             take_fragment(a, fragment);
     }
     a->rounds[bucket->round].outstanding_buckets--;
@@ -202,7 +227,8 @@ bool weft_assembler_missing(const weft_assembler_t *a, uint32_t *bucket)
     for (uint32_t r = 0; r < a->granted; r++) {
         const weft_round_t *round = &a->program->rounds[r];
         for (uint32_t i = 0; a->rounds[r].outstanding_buckets && i < round->num_buckets; i++)
-            if (!a->arrived[round->first_bucket + i]) {
+            if (!a->arrived[round->first_bucket + i] &&
+                (!a->selection || a->selection->buckets[round->first_bucket + i])) {
                 *bucket = round->first_bucket + i;
                 return true;
             }

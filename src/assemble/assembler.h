@@ -11,7 +11,7 @@
 #ifndef WEFT_ASSEMBLE_ASSEMBLER_H
 #define WEFT_ASSEMBLE_ASSEMBLER_H
 
-#include "src/plan/program.h"
+#include "src/assemble/selection.h"
 
 typedef enum weft_unit_state {
     WEFT_UNIT_EMPTY,    /* nothing has arrived */
@@ -26,8 +26,9 @@ weft_status_t weft_assembler_create(const weft_program_t *program, const weft_lo
                                     weft_assembler_t **assembler);
 void weft_assembler_destroy(weft_assembler_t *assembler);
 
-/* Expect a whole version anew. */
-void weft_assembler_begin(weft_assembler_t *assembler);
+/* Expect a version anew: the layers that `selection` has (NULL: all). Units of other layers count as staged.
+ */
+void weft_assembler_begin(weft_assembler_t *assembler, const weft_selection_t *selection);
 
 /* A round is granted: from now on its buckets may arrive, and its units without any input are complete. */
 void weft_assembler_grant(weft_assembler_t *assembler, uint32_t round);

@@ -72,8 +72,9 @@ weft_status_t weft_wire_digests_prepare(weft_wire_digests_t *digests, weft_bucke
     return status;
 }
 
-void weft_wire_digests_begin(weft_wire_digests_t *digests)
+void weft_wire_digests_begin(weft_wire_digests_t *digests, const bool *selected)
 {
+    digests->selected = selected;
     digests->first_pending = digests->num_pending = 0;
 }
 
@@ -122,8 +123,9 @@ void weft_wire_digests_finish(weft_wire_digests_t *digests)
         if (digests->hashers[i])
             weft_hasher_reset(digests->hashers[i]);
     for (size_t i = 0; i < program->rounds[program->num_rounds - 1].first_bucket; i++)
-        weft_hasher_add(digests->hashers[program->buckets[i].route], &digests->buckets[i],
-                        sizeof *digests->buckets);
+        if (!digests->selected || digests->selected[i])
+            weft_hasher_add(digests->hashers[program->buckets[i].route], &digests->buckets[i],
+                            sizeof *digests->buckets);
     for (size_t i = 0; i < routes; i++)
         if (digests->hashers[i])
             digests->routes[i] = weft_hasher_digest(digests->hashers[i]);

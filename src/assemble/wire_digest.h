@@ -3,7 +3,8 @@
  *
  * A fragment's digest counts within the fragment as sent (docs/numerics.md); a bucket's is XXH3-128 over
  * those of its fragments, a route's XXH3-128 over those of its buckets in sequence: lost, doubled and swapped
- * fragments all show. Fragments are digested by the queue; what they came to is taken when its ticket is done. */
+ * fragments all show. Fragments are digested by the queue; what they came to is taken when its ticket is
+ * done. */
 #ifndef WEFT_ASSEMBLE_WIRE_DIGEST_H
 #define WEFT_ASSEMBLE_WIRE_DIGEST_H
 
@@ -23,6 +24,7 @@ typedef struct weft_wire_digests {
     struct weft_hasher *scratch;
     struct weft_wire_pending *pending; /* [buckets] a ring: started, not taken */
     size_t first_pending, num_pending;
+    const bool *selected; /* [buckets] of the version; NULL: all */
 } weft_wire_digests_t;
 
 weft_status_t weft_wire_digests_create(const weft_program_t *program, weft_queue_t *queue,
@@ -30,10 +32,12 @@ weft_status_t weft_wire_digests_create(const weft_program_t *program, weft_queue
 void weft_wire_digests_destroy(weft_wire_digests_t *digests);
 
 /* List all fragments; again when they have moved. **Returns** WEFT_OK, WEFT_ERR_NO_MEMORY. */
-weft_status_t weft_wire_digests_prepare(weft_wire_digests_t *digests, weft_bucket_at_fn bucket_at, void *user);
+weft_status_t weft_wire_digests_prepare(weft_wire_digests_t *digests, weft_bucket_at_fn bucket_at,
+                                        void *user);
 
-/* Forget what is pending of an earlier version. */
-void weft_wire_digests_begin(weft_wire_digests_t *digests);
+/* Forget what is pending of an earlier version. `selected` [buckets] says which buckets travel; NULL: all. It
+ * must stay until finish. */
+void weft_wire_digests_begin(weft_wire_digests_t *digests, const bool *selected);
 
 /* Start digesting bucket `bucket`, which lies where prepare was told. */
 weft_status_t weft_wire_digests_start(weft_wire_digests_t *digests, uint32_t bucket);

@@ -29,10 +29,10 @@ typedef struct builder {
     const weft_plan_t *plan;
     const weft_outputs_t *outputs;
     weft_program_t *program;
-    route_list_t *lists; /* [routes] */
-    bool *my_sets;       /* [sets]: a rollout rank is a member; NULL for a trainer */
-    uint32_t unit;       /* the unit whose pieces are being walked */
-    uint32_t *set_ranks; /* scratch */
+    route_list_t *lists;  /* [routes] */
+    bool *my_sets;        /* [sets]: a rollout rank is a member; NULL for a trainer */
+    uint32_t unit, layer; /* whose pieces are being walked */
+    uint32_t *set_ranks;  /* scratch */
     WEFT_ARRAY(weft_bucket_t) buckets;
     WEFT_ARRAY(weft_fragment_t) fragments;
     WEFT_ARRAY(weft_unit_t) units;
@@ -71,6 +71,7 @@ static weft_status_t list_piece(void *user, const weft_piece_t *piece)
     route_list_t *list = &b->lists[weft_routes_find(&b->plan->routes, piece->source, piece->set)];
     weft_fragment_t fragment = {
         .kind = piece->kind,
+        .layer = b->layer,
         .tensor = piece->tensor,
         .rect = piece->rect,
         .transposed = piece->transposed,
@@ -273,6 +274,7 @@ static weft_status_t walk_round(builder_t *b, uint32_t index, weft_piece_kind_t 
     b->unit = first_unit;
     for (uint32_t u = 0; u < round->num_units; u++) {
         uint32_t expert;
+        b->layer = cursor.layer;
         WEFT_TRY(weft_plan_walk_sets(b->plan, cursor, kind, b->my_sets, list_piece, b));
         if (!b->program->is_trainer && weft_cursor_expert(b->plan, cursor, b->program->tp_rank, &expert))
             b->unit++;

@@ -16,11 +16,11 @@
 
 typedef struct weft_fragment {
     weft_piece_kind_t kind;
-    uint32_t tensor;
+    uint32_t layer, tensor;
     weft_rect_t rect; /* as it lies in the tensor */
     bool transposed;  /* its columns are the unit's rows */
-    uint32_t bucket; /* index in the program's buckets */
-    uint32_t unit;   /* rollout: index in the program's units */
+    uint32_t bucket;  /* index in the program's buckets */
+    uint32_t unit;    /* rollout: index in the program's units */
     uint32_t to_row, to_col;
     uint32_t offset, bytes; /* in the bucket */
 } weft_fragment_t;

@@ -101,7 +101,7 @@ static weft_status_t digest_all(weft_quantizer_t *quantizer, const weft_program_
     WEFT_TRY(weft_quantizer_prepare_some(quantizer, 0, 0, &none, error));
     for (uint32_t layer = 0; layer < program->plan->layers->count; layer++)
         weft_quantizer_layer_done(quantizer, layer);
-    *digest = weft_quantizer_model_digest(quantizer);
+    *digest = weft_quantizer_model_digest(quantizer, NULL);
     return WEFT_OK;
 }
 

@@ -53,8 +53,8 @@ static weft_status_t sort_by_name(weft_quantizer_t *q)
     return WEFT_OK;
 }
 
-weft_status_t weft_quantizer_create(const weft_program_t *program, const weft_outputs_t *outputs, weft_queue_t *queue,
-                                    uint8_t *stage, weft_quantizer_t **quantizer)
+weft_status_t weft_quantizer_create(const weft_program_t *program, const weft_outputs_t *outputs,
+                                    weft_queue_t *queue, uint8_t *stage, weft_quantizer_t **quantizer)
 {
     weft_quantizer_t *made = calloc(1, sizeof *made);
     if (!made)
@@ -104,7 +104,8 @@ static bool list_segments(const weft_quantizer_t *q, const weft_unit_t *unit, dr
         if (!WEFT_ARRAY_PUSH(&draft->segments, segment))
             return false;
     }
-    weft_segment_t padding = {.row = unit->real_rows, .rows = unit->rows - unit->real_rows, .cols = unit->cols};
+    weft_segment_t padding = {
+        .row = unit->real_rows, .rows = unit->rows - unit->real_rows, .cols = unit->cols};
     return !padding.rows || WEFT_ARRAY_PUSH(&draft->segments, padding);
 }
 
@@ -163,8 +164,8 @@ static weft_status_t make_list(weft_quantizer_t *q, uint32_t first, uint32_t cou
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for a list of %u units", count);
     for (uint32_t i = 0; i < num_tensors; i++)
         draft->tensors[i] = (weft_run_t){q->stage + q->outputs->items[i].offset, q->outputs->items[i].bytes};
-    weft_status_t status = q->queue->ops->quantize_create(q->queue, draft->units, count, draft->tensors, num_tensors,
-                                                          &q->list);
+    weft_status_t status =
+        q->queue->ops->quantize_create(q->queue, draft->units, count, draft->tensors, num_tensors, &q->list);
     if (status != WEFT_OK)
         return weft_fail(error, status, "rank %u: %s memory cannot hold or run a list of %u units: %s",
                          q->program->rank, q->queue->ops->name, count, weft_status_text(status));
@@ -203,8 +204,8 @@ weft_status_t weft_quantizer_run(weft_quantizer_t *q, uint32_t first, uint32_t c
     if (status == WEFT_OK)
         return status;
     const weft_unit_t *unit = &q->program->units[first];
-    return weft_fail(error, status, "rank %u: layer %s could not be quantized in %s memory: %s", q->program->rank,
-                     q->program->plan->layers->items[unit->layer].name, q->queue->ops->name,
+    return weft_fail(error, status, "rank %u: layer %s could not be quantized in %s memory: %s",
+                     q->program->rank, q->program->plan->layers->items[unit->layer].name, q->queue->ops->name,
                      weft_status_text(status));
 }
 
@@ -214,17 +215,19 @@ weft_status_t weft_quantizer_layer_done(weft_quantizer_t *q, uint32_t layer)
     if (!q->queue->ops->synchronous)
         return WEFT_OK;
     WEFT_TRY(q->queue->ops->quantize_finish(q->list, outputs->weight, 1));
-    return outputs->scale == UINT32_MAX ? WEFT_OK : q->queue->ops->quantize_finish(q->list, outputs->scale, 1);
+    return outputs->scale == UINT32_MAX ? WEFT_OK
+                                        : q->queue->ops->quantize_finish(q->list, outputs->scale, 1);
 }
 
 weft_status_t weft_quantizer_end(weft_quantizer_t *q)
 {
-    return q->queue->ops->synchronous ? WEFT_OK : q->queue->ops->quantize_finish(q->list, 0, q->outputs->count);
+    return q->queue->ops->synchronous ? WEFT_OK
+                                      : q->queue->ops->quantize_finish(q->list, 0, q->outputs->count);
 }
 
 /* Where in the checkpoint an element of the unit comes from. */
-static weft_status_t refuse_nonfinite(const weft_quantizer_t *q, const weft_unit_t *unit, uint32_t row, uint32_t col,
-                                      weft_error_t *error)
+static weft_status_t refuse_nonfinite(const weft_quantizer_t *q, const weft_unit_t *unit, uint32_t row,
+                                      uint32_t col, weft_error_t *error)
 {
     for (uint32_t i = 0; i < unit->num_inputs; i++) {
         const weft_fragment_t *f = input_of(q, unit, i);
@@ -235,8 +238,9 @@ static weft_status_t refuse_nonfinite(const weft_quantizer_t *q, const weft_unit
         uint64_t row_elems = tensor->num_dims > 1 ? tensor->shape[tensor->num_dims - 1] : tensor->shape[0];
         uint64_t lying_row = f->rect.row + (f->transposed ? right : down);
         uint64_t flat = lying_row * row_elems + f->rect.col + (f->transposed ? down : right);
-        return weft_fail(error, WEFT_ERR_NONFINITE, "tensor %s holds NaN or Inf at flat index %llu (layer %s)",
-                         tensor->name, (unsigned long long)flat, q->program->plan->layers->items[unit->layer].name);
+        return weft_fail(error, WEFT_ERR_NONFINITE,
+                         "tensor %s holds NaN or Inf at flat index %llu (layer %s)", tensor->name,
+                         (unsigned long long)flat, q->program->plan->layers->items[unit->layer].name);
     }
     return weft_fail(error, WEFT_ERR_INTERNAL, "a non-finite element outside of every fragment");
 }
@@ -248,8 +252,8 @@ weft_status_t weft_quantizer_judge(weft_quantizer_t *q, weft_error_t *error)
     weft_quantize_result_t result;
     weft_status_t status = q->queue->ops->quantize_refused(q->list, &refused, &unit, &result);
     if (status != WEFT_OK)
-        return weft_fail(error, status, "rank %u: what was quantized cannot be read back: %s", q->program->rank,
-                         weft_status_text(status));
+        return weft_fail(error, status, "rank %u: what was quantized cannot be read back: %s",
+                         q->program->rank, weft_status_text(status));
     return refused ? refuse_nonfinite(q, &q->program->units[q->first_unit + unit], result.nonfinite_row,
                                       result.nonfinite_col, error)
                    : WEFT_OK;
@@ -257,14 +261,16 @@ weft_status_t weft_quantizer_judge(weft_quantizer_t *q, weft_error_t *error)
 
 /* ---- digests ---- */
 
-weft_digest_t weft_quantizer_model_digest(weft_quantizer_t *q)
+weft_digest_t weft_quantizer_model_digest(weft_quantizer_t *q, const weft_carry_t *carry)
 {
     const weft_digest_t *digests = q->queue->ops->quantize_digests(q->list);
+    const weft_digest_t *carried = carry ? weft_carry_digests(carry) : NULL;
     weft_hasher_reset(q->hasher);
     for (uint32_t i = 0; i < q->outputs->count; i++) {
         uint32_t output = q->by_name[i];
         weft_hasher_add_text(q->hasher, q->outputs->items[output].name);
-        weft_hasher_add(q->hasher, &digests[output], sizeof *digests);
+        bool from_live = carry && weft_carry_which(carry)[output];
+        weft_hasher_add(q->hasher, from_live ? &carried[output] : &digests[output], sizeof *digests);
     }
     return weft_hasher_digest(q->hasher);
 }

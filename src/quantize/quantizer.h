@@ -1,5 +1,5 @@
-/* The quantizer: complete units, from wherever their fragments lie, straight into their places in the stage; and the
- * digests of what was written.
+/* The quantizer: complete units, from wherever their fragments lie, straight into their places in the stage;
+ * and the digests of what was written.
  *
  *     weft_quantizer_create(program, outputs, queue, stage, &quantizer);
  *     weft_quantizer_prepare(quantizer, &sources, &error);         once where the fragments are is known
@@ -13,8 +13,8 @@
 #ifndef WEFT_QUANTIZE_QUANTIZER_H
 #define WEFT_QUANTIZE_QUANTIZER_H
 
-#include "kernels/queue.h"
 #include "src/plan/program.h"
+#include "src/quantize/carry.h"
 
 typedef struct weft_quantizer weft_quantizer_t;
 
@@ -29,24 +29,27 @@ typedef struct weft_sources {
 
 /* Make a quantizer for the units of `program`, which writes to `stage` [outputs->bytes], memory of `queue`.
  * **Returns** WEFT_OK, WEFT_ERR_NO_MEMORY. */
-weft_status_t weft_quantizer_create(const weft_program_t *program, const weft_outputs_t *outputs, weft_queue_t *queue,
-                                    uint8_t *stage, weft_quantizer_t **quantizer);
+weft_status_t weft_quantizer_create(const weft_program_t *program, const weft_outputs_t *outputs,
+                                    weft_queue_t *queue, uint8_t *stage, weft_quantizer_t **quantizer);
 void weft_quantizer_destroy(weft_quantizer_t *quantizer);
 
 /* Look all sources up and list all units; again when they have moved. Nothing may be in flight. Blocks.
  * **Returns** WEFT_OK, WEFT_ERR_NO_MEMORY, WEFT_ERR_ARGUMENT (a unit that the kernels do not take). */
-weft_status_t weft_quantizer_prepare(weft_quantizer_t *quantizer, const weft_sources_t *sources, weft_error_t *error);
+weft_status_t weft_quantizer_prepare(weft_quantizer_t *quantizer, const weft_sources_t *sources,
+                                     weft_error_t *error);
 
-/* The same for units [first, first + count) alone, which may then be run, by the numbers they have. Digests are only
- * to be had of a list of all units, or of none: then of what the stage holds. */
+/* The same for units [first, first + count) alone, which may then be run, by the numbers they have. Digests
+ * are only to be had of a list of all units, or of none: then of what the stage holds. */
 weft_status_t weft_quantizer_prepare_some(weft_quantizer_t *quantizer, uint32_t first, uint32_t count,
                                           const weft_sources_t *sources, weft_error_t *error);
 
 /* Forget what was found in an earlier version. */
 weft_status_t weft_quantizer_begin(weft_quantizer_t *quantizer);
 
-/* Start units [first, first + count). **Returns** WEFT_OK, WEFT_ERR_ARGUMENT naming the layer, WEFT_ERR_SYSTEM. */
-weft_status_t weft_quantizer_run(weft_quantizer_t *quantizer, uint32_t first, uint32_t count, weft_error_t *error);
+/* Start units [first, first + count). **Returns** WEFT_OK, WEFT_ERR_ARGUMENT naming the layer,
+ * WEFT_ERR_SYSTEM. */
+weft_status_t weft_quantizer_run(weft_quantizer_t *quantizer, uint32_t first, uint32_t count,
+                                 weft_error_t *error);
 
 /* A layer's units have all been run: start the digests of its outputs, where the queue wants them early. */
 weft_status_t weft_quantizer_layer_done(weft_quantizer_t *quantizer, uint32_t layer);
@@ -58,8 +61,9 @@ weft_status_t weft_quantizer_end(weft_quantizer_t *quantizer);
  * **Returns** WEFT_OK; WEFT_ERR_NONFINITE naming tensor and flat index of a first NaN or Inf. */
 weft_status_t weft_quantizer_judge(weft_quantizer_t *quantizer, weft_error_t *error);
 
-/* The digest of the whole model: XXH3-128 over (name, digest) pairs in byte order of name. */
-weft_digest_t weft_quantizer_model_digest(weft_quantizer_t *quantizer);
+/* The digest of the whole model: XXH3-128 over (name, digest) pairs in byte order of name. Outputs that were
+ * carried over (NULL: none) have the digests that the carry found. */
+weft_digest_t weft_quantizer_model_digest(weft_quantizer_t *quantizer, const weft_carry_t *carry);
 
 /* The digest of one output. Both are valid once the work behind end is done. */
 weft_digest_t weft_quantizer_output_digest(const weft_quantizer_t *quantizer, uint32_t output);

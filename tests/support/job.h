@@ -100,6 +100,7 @@ struct job {
     job_rank_t *ranks;
     job_plant_t plant;
     uint64_t seed; /* of gaps between rows */
+    uint64_t *origin; /* [tensors]: the version whose values a rollout has of each; NULL: of the version it serves */
     job_expected_t expected[JOB_SLOTS];
 
     pthread_mutex_t mutex;
@@ -261,7 +262,7 @@ static inline void job_fill_model(job_t *job, uint64_t version)
         const weft_tensor_t *tensor = weft_model_tensor(job->model, i);
         size_t size = weft_dtype_bytes(tensor->dtype);
         for (uint64_t flat = 0; flat < tensor->bytes / size; flat++) {
-            uint32_t bits = job_element(job, version, i, flat, tensor->dtype);
+            uint32_t bits = job_element(job, job->origin ? job->origin[i] : version, i, flat, tensor->dtype);
             memcpy((uint8_t *)tensor->data + flat * size, &bits, size);
         }
     }

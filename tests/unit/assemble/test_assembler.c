@@ -40,7 +40,7 @@ static void close_watch(watch_t *watch)
 static void begin_version(watch_t *watch)
 {
     const weft_program_t *p = watch->program;
-    weft_assembler_begin(watch->assembler);
+    weft_assembler_begin(watch->assembler, NULL);
     watch->granted = watch->num_pending = watch->num_ready = 0;
     memset(watch->handed, 0, p->num_units * sizeof *watch->handed);
     memset(watch->layers, 0, p->plan->layers->count * sizeof *watch->layers);

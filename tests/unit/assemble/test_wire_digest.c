@@ -60,7 +60,7 @@ static end_t *end_open(const world_t *w, uint32_t rank)
     }
     assert_int_equal(weft_wire_digests_create(p, w->queue, &end->digests), WEFT_OK);
     assert_int_equal(weft_wire_digests_prepare(&end->digests, bucket_at, end), WEFT_OK);
-    weft_wire_digests_begin(&end->digests);
+    weft_wire_digests_begin(&end->digests, NULL);
     return end;
 }
 

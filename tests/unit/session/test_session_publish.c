@@ -1,4 +1,7 @@
 /* Ways to publish: from a copy, so that the memory bound may be written at once, and in place of the version before. */
+#include <fnmatch.h>
+
+#include "src/assemble/selection.h"
 #include "tests/support/engine.h"
 
 static void publish(job_t *job, uint64_t version, weft_publish_config_t config)
@@ -127,6 +130,167 @@ static void test_superseded(void **state)
     run_superseded("fsdp:3", "tp:2x2", true);
 }
 
+/* ---- Subsets ---- */
+
+static bool layer_matches(const weft_layer_t *layer, const char *pattern)
+{
+    char name[WEFT_LAYER_NAME_BYTES];
+    return fnmatch(pattern, layer->name, 0) == 0 || fnmatch(pattern, weft_layer_full_name(layer, name), 0) == 0;
+}
+
+/* From `version` on rollouts have the tensors of layers that match either pattern from it. */
+static void note_origin(job_t *job, const char *first, const char *second, uint64_t version)
+{
+    for (uint32_t i = 0; i < job->plan->layers->count; i++) {
+        const weft_layer_t *layer = &job->plan->layers->items[i];
+        uint32_t tensors = layer->num_parts * (layer->num_experts ? layer->num_experts : 1);
+        for (uint32_t t = 0; t < tensors && (layer_matches(layer, first) || layer_matches(layer, second)); t++)
+            job->origin[layer->tensors[t]] = version;
+    }
+}
+
+/* No one of two layers that share a tensor (tied embeddings): then which values a tensor has is not one question. */
+static const char *const patterns[] = {"*.mlp.*",          "model.layers.0.*", "*norm*", "model.layers.0.self_attn.qkv_proj.weight",
+                                       "*.mlp.experts.w2", "*",                "*.o_proj"};
+
+/* What an update of a subset costs is what it carries, or little more: buckets may hold other layers too. */
+static void check_cost(job_t *job, uint64_t whole_bytes)
+{
+    for (uint32_t i = 0; i < job->num_rollouts; i++) {
+        weft_rollout_stats_t stats;
+        weft_rollout_get_stats(job_rollout(job, i)->rollout, &stats);
+        assert_int_equal(stats.payload_bytes, stats.needed_bytes);
+        assert_true(stats.payload_bytes <= whole_bytes);
+    }
+}
+
+static void run_subsets(const checkpoint_t *cp, const job_config_t *config, random_t *random)
+{
+    job_t *job = job_create(cp, config);
+    job->origin = calloc(job->num_tensors + 1, sizeof *job->origin);
+    job_open(job);
+    uint64_t whole_bytes = 0;
+    for (uint64_t version = 1; version <= 9; version++) {
+        const char *first = patterns[random_in(random, 0, 6)], *second = patterns[random_in(random, 0, 6)];
+        char layers[160];
+        weft_publish_config_t publish_config = with(random_once_in(random, 2), false);
+        bool whole = version == 1 || random_once_in(random, 4);
+        snprintf(layers, sizeof layers, "%s,%s", first, second);
+        publish_config.layers = whole ? NULL : layers;
+        if (!whole && weft_selection_count(job->plan, layers) == 0)
+            publish_config.layers = first = second = "*norm*";
+        note_origin(job, whole ? "*" : first, second, version);
+        job_expect(job, version);
+        publish(job, version, publish_config);
+        job_wait(job, version, WEFT_PUBLISH_APPLIED, WEFT_OK);
+        job_check_live(job, version);
+        if (version == 1) {
+            weft_rollout_stats_t stats;
+            weft_rollout_get_stats(job_rollout(job, 0)->rollout, &stats);
+            whole_bytes = stats.payload_bytes;
+        }
+        check_cost(job, whole_bytes);
+        for (uint32_t i = 0; i < job->num_rollouts; i++) {
+            weft_rollout_stats_t stats;
+            weft_rollout_get_stats(job_rollout(job, i)->rollout, &stats);
+            assert_memory_equal(&stats.digest, &job_slot(job, version)->digest[i % job->tp], sizeof stats.digest);
+        }
+    }
+    job_close(job);
+    free(job->origin);
+    job->origin = NULL;
+    job_destroy(job);
+}
+
+static void test_subsets(void **state)
+{
+    (void)state;
+    random_t random = random_begin("subsets");
+    checkpoint_t block = checkpoint_block(WEFT_DTYPE_BF16), moe = checkpoint_moe(WEFT_DTYPE_BF16);
+    run_subsets(&block, &(job_config_t){.trainer = "fsdp:2", .rollout = "tp:2", .scheme = "fp8-block"}, &random);
+    run_subsets(&block,
+                &(job_config_t){.trainer = "fsdp:3", .rollout = "tp:2x2", .scheme = "fp8-channel", .swap = "copy", .minimum = true},
+                &random);
+    run_subsets(&moe, &(job_config_t){.trainer = "ep:2", .rollout = "tp:2,ep", .scheme = "bf16", .relay = true, .bucket_bytes = 4096},
+                &random);
+    run_subsets(&moe, &(job_config_t){.trainer = "tp:2", .rollout = "tp:2", .scheme = "fp8-channel", .minimum = true}, &random);
+}
+
+/* One small layer costs little. */
+static void test_a_subset_is_cheap(void **state)
+{
+    (void)state;
+    checkpoint_t cp = checkpoint_block(WEFT_DTYPE_BF16);
+    job_t *job = job_create(&cp, &(job_config_t){.trainer = "fsdp:1", .rollout = "tp:1", .scheme = "bf16", .bucket_bytes = 4096});
+    job_open(job);
+    job_update(job, 1);
+    weft_publish_config_t config = with(false, false);
+    config.layers = "*.mlp.down_proj";
+    publish(job, 2, config);
+    job_wait(job, 2, WEFT_PUBLISH_APPLIED, WEFT_OK);
+    weft_trainer_stats_t stats;
+    weft_trainer_get_stats(job->ranks[0].trainer, &stats);
+    uint64_t carried = 0, all = 0;
+    for (uint32_t i = 0; i < job->num_tensors; i++) {
+        const weft_tensor_t *tensor = weft_model_tensor(job->model, i);
+        all += tensor->bytes;
+        carried += strstr(tensor->name, "down_proj") ? tensor->bytes : 0;
+    }
+    print_message("%llu bytes sent for %llu wanted of %llu\n", (unsigned long long)stats.payload_bytes,
+                  (unsigned long long)carried, (unsigned long long)all);
+    assert_true(stats.payload_bytes >= carried && stats.payload_bytes < carried + 2 * 4096);
+    job_close(job);
+    job_destroy(job);
+}
+
+/* A subset over what is not served is refused, and the next whole version goes through. */
+static void test_a_subset_needs_its_base(void **state)
+{
+    (void)state;
+    checkpoint_t cp = checkpoint_tiny(WEFT_DTYPE_BF16);
+    job_t *job = job_create(&cp, &(job_config_t){.trainer = "fsdp:1", .rollout = "tp:1", .scheme = "bf16"});
+    weft_publish_config_t config = with(false, false);
+    weft_error_t error;
+    job_open(job);
+    config.layers = "*norm*";
+    fill_shards(&job->ranks[0], 1);
+    assert_int_equal(weft_trainer_publish_with(job->ranks[0].trainer, 1, &config, &error), WEFT_ERR_BASE);
+    job_update(job, 3);
+    config.base = 2;
+    publish(job, 4, config);
+    job_wait(job, 4, WEFT_PUBLISH_APPLIED, WEFT_ERR_BASE);
+    job_check_live(job, 3);
+    config.layers = "nothing.*";
+    assert_int_equal(weft_trainer_publish_with(job->ranks[0].trainer, 5, &config, &error), WEFT_ERR_MISSING_TENSOR);
+    assert_non_null(strstr(error.message, "nothing.*"));
+    job_update(job, 6);
+    job_check_live(job, 6);
+    job_close(job);
+    job_destroy(job);
+}
+
+/* Trainers that name different layers are told so, all of them. */
+static void test_contents_that_differ(void **state)
+{
+    (void)state;
+    checkpoint_t cp = checkpoint_tiny(WEFT_DTYPE_BF16);
+    job_t *job = job_create(&cp, &(job_config_t){.trainer = "fsdp:2", .rollout = "tp:1", .scheme = "bf16"});
+    job_open(job);
+    job_update(job, 1);
+    for (uint32_t i = 0; i < 2; i++) {
+        weft_publish_config_t config = with(false, false);
+        config.layers = i ? "*norm*" : "*.mlp.*";
+        fill_shards(&job->ranks[i], 2);
+        assert_int_equal(weft_trainer_publish_with(job->ranks[i].trainer, 2, &config, NULL), WEFT_OK);
+    }
+    job_wait(job, 2, WEFT_PUBLISH_APPLIED, WEFT_ERR_ARGUMENT);
+    assert_non_null(strstr(job->ranks[0].error.message, "trainer 1 published layers"));
+    job_update(job, 3);
+    job_check_live(job, 3);
+    job_close(job);
+    job_destroy(job);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -154,6 +318,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_snapshots),
         cmocka_unit_test(test_superseded),
+        cmocka_unit_test(test_subsets),
+        cmocka_unit_test(test_a_subset_is_cheap),
+        cmocka_unit_test(test_a_subset_needs_its_base),
+        cmocka_unit_test(test_contents_that_differ),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
