@@ -52,6 +52,7 @@ typedef struct process process_t;
 typedef struct scene {
     const char *memory, *trainer, *rollout, *scheme;
     uint64_t versions; /* bit v: version v can be served */
+    const char *const *layers; /* [versions] of a subset: what it carries; NULL: all versions are whole */
     uint32_t victim;   /* rank to kill when all rollouts are midway, or SCENE_NOBODY */
     uint32_t delay_us; /* and this much later */
     int (*trainer_main)(process_t *p);
@@ -418,9 +419,13 @@ static inline int scene_run(const scene_t *scene)
                            .minimum = true,
                            .bucket_bytes = 8192};
     play = (play_t){.scene = scene, .job = job_create(&cp, &config)};
-    for (uint64_t version = 1; version < 64; version++)
-        if (scene->versions >> version & 1)
+    for (uint64_t version = 1; version < 64; version++) {
+        bool served = scene->versions >> version & 1;
+        if (served && scene->layers)
+            job_note_origin(play.job, scene->layers[version] ? scene->layers[version] : "*", version);
+        if (served)
             job_expect(play.job, version);
+    }
     play.shared = mmap(NULL, sizeof *play.shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (play.shared == MAP_FAILED)
         return 1;

@@ -7,6 +7,7 @@
  *                             version 2 is refused, version 3 is applied whole
  *     ipc_session rebind      versions from other memory than the one before
  *     ipc_session nonfinite   NaN or Inf in lent memory: refused by name, the next version is applied
+ *     ipc_session publish     subsets, snapshots, and a version that is superseded
  *
  * A second argument says where the weights are: host (default) or cuda. Exit status 77: no such memory here.
  * Each scene has processes of its own (processes.h).
@@ -311,6 +312,47 @@ static int planting_trainer(process_t *p)
     return update(p, 4);
 }
 
+/* ---- Publish ---- */
+
+/* Of each version; none of two layers that share a tensor. */
+static const char *const published_layers[] = {NULL, NULL, "*norm*,*.o_proj", "*.mlp.*", NULL, NULL, "model.layers.0.*"};
+
+static int publish_with(process_t *p, uint64_t version, bool snapshot, bool supersede)
+{
+    weft_publish_config_t config = WEFT_PUBLISH_CONFIG;
+    config.layers = published_layers[version];
+    config.snapshot = snapshot;
+    config.supersede = supersede;
+    TRY(write_version(p, version));
+    OK(weft_trainer_publish_with(p->r->trainer, version, &config, &p->r->error));
+    return snapshot ? spoil_lent(p) : 0; /* NaNs: whoever reads what is bound is found out */
+}
+
+/* Version 4 is so slow that version 5 takes its place. */
+static int publishing_trainer(process_t *p)
+{
+    for (uint64_t version = 1; version <= 3; version++) {
+        TRY(publish_with(p, version, version != 2, false));
+        OK(wait_applied(p, version));
+    }
+    set_rate(p, SLOW_BYTES_PER_S);
+    TRY(publish_with(p, 4, true, false));
+    weft_sleep_us(300000);
+    set_rate(p, 0);
+    TRY(publish_with(p, 5, true, true));
+    weft_status_t status = wait_applied(p, 4);
+    CHECK(status == WEFT_ERR_SUPERSEDED, "version 4: %s", weft_status_name(status));
+    OK(wait_applied(p, 5));
+    TRY(publish_with(p, 6, false, false));
+    OK(wait_applied(p, 6));
+    return 0;
+}
+
+static int rollout_to_sixth(process_t *p)
+{
+    return step_until(p, 6);
+}
+
 /* ---- All ---- */
 
 typedef struct test {
@@ -357,6 +399,12 @@ static const test_t tests[] = {
      rollout_to_fourth,
      {{.trainer = "fsdp:2", .rollout = "tp:2", .scheme = "fp8-block", .victim = SCENE_NOBODY},
       {.trainer = "tp:2", .rollout = "tp:1", .scheme = "fp8-channel", .victim = SCENE_NOBODY}}},
+    {"publish",
+     1 << 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 6,
+     publishing_trainer,
+     rollout_to_sixth,
+     {{.trainer = "fsdp:2", .rollout = "tp:2", .scheme = "fp8-block", .layers = published_layers, .victim = SCENE_NOBODY},
+      {.trainer = "tp:2", .rollout = "tp:1x2", .scheme = "fp8-channel", .layers = published_layers, .victim = SCENE_NOBODY}}},
 };
 
 static int run_scenes(const test_t *test, const char *memory)
@@ -387,6 +435,6 @@ int main(int argc, char **argv)
         if (strcmp(argv[1], tests[i].name) == 0)
             failed = run_scenes(&tests[i], memory);
     if (failed == 2)
-        fprintf(stderr, "usage: %s killed|anytime|taken|rebind|nonfinite [host|cuda]\n", argv[0]);
+        fprintf(stderr, "usage: %s killed|anytime|taken|rebind|nonfinite|publish [host|cuda]\n", argv[0]);
     return failed;
 }

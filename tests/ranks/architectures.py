@@ -4,9 +4,10 @@ writes, and what tests/oracle computes in NumPy must be the same bytes.
 
     architectures.py WEFT [--only TEXT] [--seed N] [--jobs N] [--transport NAME] [--options TEXT]
 
-Exits 77 when NumPy or mpirun is missing."""
+--jobs runs N at once. Exits 77 when NumPy or mpirun is missing, or a GPU that the transport needs."""
 
 import argparse
+import concurrent.futures
 import itertools
 import os
 import sys
@@ -20,7 +21,7 @@ skip_unless(numpy=True, mpirun=True)
 
 import scaled  # noqa: E402
 import tensor_file  # noqa: E402
-from matrix import ORACLE, run  # noqa: E402
+from matrix import ORACLE, has_gpu, run  # noqa: E402
 
 ROLLOUTS = {"tp:1": 1, "tp:2": 2, "tp:4": 4}
 EXPERT_ROLLOUTS = {"tp:2,ep": 2, "tp:4,ep": 4}
@@ -61,7 +62,6 @@ class Architectures:
     def __init__(self, arguments, folder):
         self.weft, self.folder, self.arguments = arguments.weft, folder, arguments
         self.failures = 0
-        self.syncs = 0
 
     def check(self, what, command):
         code, output = run(command, os.environ)
@@ -70,31 +70,30 @@ class Architectures:
             print(f"\n{what}: exit {code}: {' '.join(command)}\n{output}", flush=True)
         return code == 0
 
-    def expected(self, what, model, rollout, scheme, work):
+    def expected(self, what, model, rollout, scheme, work, recipe):
         """The offline files, checked against the oracle; None when they differ."""
         offline, oracle = os.path.join(work, "offline"), os.path.join(work, "oracle")
         os.makedirs(offline)
-        same = (self.check(what, [self.weft, "quantize", model, offline, "--rollout", rollout, "--scheme", scheme] + self.recipe)
+        same = (self.check(what, [self.weft, "quantize", model, offline, "--rollout", rollout, "--scheme", scheme] + recipe)
                 and self.check(what, [sys.executable, os.path.join(ORACLE, "checkpoint.py"), model, rollout, scheme, "default", oracle])
                 and self.check(what, [sys.executable, os.path.join(ORACLE, "compare.py"), oracle, offline]))
         return offline if same else None
 
-    def sync(self, name, trainer, rollout, scheme, ranks):
+    def sync(self, number, name, trainer, rollout, scheme, ranks):
         what = f"{name} {trainer} -> {rollout} {scheme}"
-        self.recipe = ["--recipe", scaled.RECIPES[name]] if name in scaled.RECIPES else []
+        recipe = ["--recipe", scaled.RECIPES[name]] if name in scaled.RECIPES else []
         work = os.path.join(self.folder, what.replace(" ", "_").replace(",", "_"))
-        seed = self.arguments.seed + self.syncs
+        seed = self.arguments.seed + number
         old, new = (scaled.write(name, os.path.join(work, version), seed * 2 + i, tensor_file) for i, version in enumerate(("v1", "v2")))
-        offline = self.expected(what, new, rollout, scheme, work)
+        offline = self.expected(what, new, rollout, scheme, work, recipe)
         if not offline:
             return
         dump = os.path.join(work, "dump")
         command = ["mpirun", "-n", str(ranks), self.weft, "run", "--model", f"{old},{new}", "--trainer", trainer, "--rollout", rollout,
                    "--scheme", scheme, "--budget", "4MiB", "--tokens", "2", "--quiet", "--dump", dump,
-                   "--transport", self.arguments.transport, *self.arguments.options.split(), *self.recipe]
+                   "--transport", self.arguments.transport, *self.arguments.options.split(), *recipe]
         if self.check(what, command) and self.check(what, [self.weft, "verify", dump, offline]):
             print(f"ok  {what}", flush=True)
-        self.syncs += 1
 
 
 def main():
@@ -102,17 +101,20 @@ def main():
     parser.add_argument("weft")
     parser.add_argument("--only", default="")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--transport", default="mpi")
     parser.add_argument("--options", default="")
     arguments = parser.parse_args()
-    with scratch("architectures") as folder:
+    if (arguments.transport == "nccl" or "--memory cuda" in arguments.options) and not has_gpu():
+        print("skipped: there is no GPU")
+        sys.exit(77)
+    chosen = [(name, *case) for turn, name in enumerate(scaled.CONFIGS) for case in cases(name, turn)]
+    chosen = [case for case in chosen if arguments.only in " ".join(map(str, case))]
+    with scratch("architectures") as folder, concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         test = Architectures(arguments, folder)
-        for turn, name in enumerate(scaled.CONFIGS):
-            for case in cases(name, turn):
-                if arguments.only in f"{name} {' '.join(map(str, case))}":
-                    test.sync(name, *case)
-    print(f"{test.syncs} syncs, {test.failures} failures, seed {arguments.seed}")
-    sys.exit(1 if test.failures or not test.syncs else 0)
+        list(pool.map(lambda item: test.sync(item[0], *item[1]), enumerate(chosen)))
+    print(f"{len(chosen)} syncs, {test.failures} failures, seed {arguments.seed}")
+    sys.exit(1 if test.failures or not chosen else 0)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@
 #ifndef WEFT_TESTS_SUPPORT_JOB_H
 #define WEFT_TESTS_SUPPORT_JOB_H
 
+#include <fnmatch.h>
 #include <pthread.h>
 #include <time.h>
 #include <unistd.h>
@@ -268,6 +269,28 @@ static inline void job_fill_model(job_t *job, uint64_t version)
     }
 }
 
+static inline bool layer_matches(const weft_layer_t *layer, const char *patterns)
+{
+    char name[WEFT_LAYER_NAME_BYTES], copy[200], *rest = copy;
+    bool matches = false;
+    snprintf(copy, sizeof copy, "%s", patterns);
+    for (char *pattern; (pattern = strsep(&rest, ","));)
+        matches |= fnmatch(pattern, layer->name, 0) == 0 || fnmatch(pattern, weft_layer_full_name(layer, name), 0) == 0;
+    return matches;
+}
+
+/* From `version` on rollouts have from it the tensors of layers that match one of the patterns. */
+static inline void job_note_origin(job_t *job, const char *patterns, uint64_t version)
+{
+    job->origin = job->origin ? job->origin : calloc(job->num_tensors + 1, sizeof *job->origin);
+    for (uint32_t i = 0; i < job->plan->layers->count; i++) {
+        const weft_layer_t *layer = &job->plan->layers->items[i];
+        uint32_t tensors = layer->num_parts * (layer->num_experts ? layer->num_experts : 1);
+        for (uint32_t t = 0; t < tensors && layer_matches(layer, patterns); t++)
+            job->origin[layer->tensors[t]] = version;
+    }
+}
+
 /* ---- What a version must become ---- */
 
 static inline job_expected_t *job_slot(job_t *job, uint64_t version)
@@ -440,6 +463,7 @@ static inline void job_free_model(job_t *job)
         free((void *)weft_model_tensor(job->model, i)->data);
     }
     free(job->base);
+    free(job->origin);
     weft_plan_destroy(job->plan);
     weft_model_close(job->model);
 }

@@ -1,6 +1,4 @@
 /* Ways to publish: from a copy, so that the memory bound may be written at once, and in place of the version before. */
-#include <fnmatch.h>
-
 #include "src/assemble/selection.h"
 #include "tests/support/engine.h"
 
@@ -132,23 +130,6 @@ static void test_superseded(void **state)
 
 /* ---- Subsets ---- */
 
-static bool layer_matches(const weft_layer_t *layer, const char *pattern)
-{
-    char name[WEFT_LAYER_NAME_BYTES];
-    return fnmatch(pattern, layer->name, 0) == 0 || fnmatch(pattern, weft_layer_full_name(layer, name), 0) == 0;
-}
-
-/* From `version` on rollouts have the tensors of layers that match either pattern from it. */
-static void note_origin(job_t *job, const char *first, const char *second, uint64_t version)
-{
-    for (uint32_t i = 0; i < job->plan->layers->count; i++) {
-        const weft_layer_t *layer = &job->plan->layers->items[i];
-        uint32_t tensors = layer->num_parts * (layer->num_experts ? layer->num_experts : 1);
-        for (uint32_t t = 0; t < tensors && (layer_matches(layer, first) || layer_matches(layer, second)); t++)
-            job->origin[layer->tensors[t]] = version;
-    }
-}
-
 /* No one of two layers that share a tensor (tied embeddings): then which values a tensor has is not one question. */
 static const char *const patterns[] = {"*.mlp.*",          "model.layers.0.*", "*norm*", "model.layers.0.self_attn.qkv_proj.weight",
                                        "*.mlp.experts.w2", "*",                "*.o_proj"};
@@ -167,7 +148,6 @@ static void check_cost(job_t *job, uint64_t whole_bytes)
 static void run_subsets(const checkpoint_t *cp, const job_config_t *config, random_t *random)
 {
     job_t *job = job_create(cp, config);
-    job->origin = calloc(job->num_tensors + 1, sizeof *job->origin);
     job_open(job);
     uint64_t whole_bytes = 0;
     for (uint64_t version = 1; version <= 9; version++) {
@@ -178,8 +158,8 @@ static void run_subsets(const checkpoint_t *cp, const job_config_t *config, rand
         snprintf(layers, sizeof layers, "%s,%s", first, second);
         publish_config.layers = whole ? NULL : layers;
         if (!whole && weft_selection_count(job->plan, layers) == 0)
-            publish_config.layers = first = second = "*norm*";
-        note_origin(job, whole ? "*" : first, second, version);
+            publish_config.layers = "*norm*";
+        job_note_origin(job, whole ? "*" : publish_config.layers, version);
         job_expect(job, version);
         publish(job, version, publish_config);
         job_wait(job, version, WEFT_PUBLISH_APPLIED, WEFT_OK);
@@ -197,8 +177,6 @@ static void run_subsets(const checkpoint_t *cp, const job_config_t *config, rand
         }
     }
     job_close(job);
-    free(job->origin);
-    job->origin = NULL;
     job_destroy(job);
 }
 
