@@ -141,7 +141,7 @@ if wants sanitize && command -v compute-sanitizer >/dev/null; then
     done
 fi
 if wants test; then
-    stage test 360 ctest --test-dir "$build" -L "^gpu$" -j8 --output-on-failure || true
+    stage test 360 ctest --test-dir "$build" -L "^gpu$" -j6 --output-on-failure || true
     grep -h 'tests passed' "$results/test.log" || true
 fi
 await_sanitizers

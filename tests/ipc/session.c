@@ -325,6 +325,8 @@ static int publish_with(process_t *p, uint64_t version, bool snapshot, bool supe
     config.supersede = supersede;
     TRY(write_version(p, version));
     OK(weft_trainer_publish_with(p->r->trainer, version, &config, &p->r->error));
+    while (!p->queue->ops->stream_idle(p->queue, NULL)) /* the trainer's, by which a GPU copies */
+        weft_sleep_us(50);
     return snapshot ? spoil_lent(p) : 0; /* NaNs: whoever reads what is bound is found out */
 }
 

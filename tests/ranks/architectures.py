@@ -2,9 +2,9 @@
 """A scaled copy of every architecture through the whole path: what rollout ranks serve after a sync, what `weft quantize`
 writes, and what tests/oracle computes in NumPy must be the same bytes.
 
-    architectures.py WEFT [--only TEXT] [--seed N] [--jobs N] [--transport NAME] [--options TEXT]
+    architectures.py WEFT [--only TEXT | --take N] [--seed N] [--jobs N] [--transport NAME] [--options TEXT]
 
---jobs runs N at once. Exits 77 when NumPy or mpirun is missing, or a GPU that the transport needs."""
+--take spreads N syncs over the list; --jobs runs N at once. Exits 77 when NumPy or mpirun is missing, or a GPU that the transport needs."""
 
 import argparse
 import concurrent.futures
@@ -101,6 +101,7 @@ def main():
     parser.add_argument("weft")
     parser.add_argument("--only", default="")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--take", type=int)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--transport", default="mpi")
     parser.add_argument("--options", default="")
@@ -110,6 +111,8 @@ def main():
         sys.exit(77)
     chosen = [(name, *case) for turn, name in enumerate(scaled.CONFIGS) for case in cases(name, turn)]
     chosen = [case for case in chosen if arguments.only in " ".join(map(str, case))]
+    if arguments.take and arguments.take < len(chosen):
+        chosen = [chosen[i * len(chosen) // arguments.take] for i in range(arguments.take)]
     with scratch("architectures") as folder, concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         test = Architectures(arguments, folder)
         list(pool.map(lambda item: test.sync(item[0], *item[1]), enumerate(chosen)))
