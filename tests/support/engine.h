@@ -184,8 +184,9 @@ static inline uint64_t engine_check(const engine_t *e)
     for (uint32_t t = 0; t < e->job->tp; t++) {
         uint32_t count = weft_rollout_version_log(engine_rollout(&e->ranks[t]), spans, 4096), at = 0;
         assert_true(count > 0);
-        assert_true(spans[0].first_step <= e->first_step);
-        for (uint64_t step = e->first_step; step <= e->last_step; step++) {
+        assert_true(spans[0].first_step <= e->first_step || count == 4096); /* or the log has forgotten how it began */
+        uint64_t first = spans[0].first_step > e->first_step ? spans[0].first_step : e->first_step;
+        for (uint64_t step = first; step <= e->last_step; step++) {
             while (at + 1 < count && spans[at + 1].first_step <= step) {
                 at++;
                 assert_true(spans[at].version > spans[at - 1].version);
