@@ -74,10 +74,11 @@ def phi3_block(model, rollout, scheme, prefix, _):
     width = model.config["intermediate_size"]
     for name, sizes in (("self_attn.qkv_proj", [queries, keys, keys]), ("mlp.gate_up_proj", [width, width])):
         parts = np.split(model.take(f"{prefix}.{name}.weight"), np.cumsum(sizes)[:-1])
-        wholes = [scheme.quantize(np.ascontiguousarray(part)) for part in parts]
+        mine = scheme.for_linear(sum(sizes) // rollout.tp, parts[0].shape[1])
+        wholes = [mine.quantize(np.ascontiguousarray(part)) for part in parts]
         for rank in range(rollout.tp):
-            held = [scheme.slice(whole, even(len(whole[0]), rollout.tp, rank, name), (0, whole[0].shape[1]), name) for whole in wholes]
-            yield from emit(scheme, rank, f"{prefix}.{name}.", scheme.fuse(held, name))
+            held = [mine.slice(whole, even(len(whole[0]), rollout.tp, rank, name), (0, whole[0].shape[1]), name) for whole in wholes]
+            yield from emit(mine, rank, f"{prefix}.{name}.", mine.fuse(held, name))
     for name in ("self_attn.o_proj", "mlp.down_proj"):
 
         def cut(_, shape, rank, name=name):

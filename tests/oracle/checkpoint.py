@@ -114,6 +114,10 @@ class Scheme:
             return Scheme(self.name, "vllm")
         return self
 
+    def for_linear(self, rows, cols):
+        """vLLM does so where DeepGEMM takes a rank's layer: whole tiles of 64 by 128."""
+        return Scheme(self.name, "vllm") if self.profile == "vllm-pow2" and (rows % 64 or cols % 128) else self
+
     @property
     def scale_name(self):
         return "weight_scale_inv" if self.name == "fp8-block" else "weight_scale"
@@ -215,7 +219,10 @@ def vocabulary(model, rollout, name, source=None):
 def linear(model, rollout, scheme, layer, part_names, cut):
     """A layer made of `part_names` below each other; cut(part, shape, rank) -> (rows, cols)."""
     prefix = layer.rsplit(".", 1)[0]
-    wholes = [scheme.quantize(model.take(f"{prefix}.{part}.weight")) for part in part_names]
+    sources = [model.take(f"{prefix}.{part}.weight") for part in part_names]
+    cuts = [cut(part, source.shape, 0) for part, source in zip(part_names, sources)]
+    scheme = scheme.for_linear(sum(end - begin for (begin, end), _ in cuts), cuts[0][1][1] - cuts[0][1][0])
+    wholes = [scheme.quantize(source) for source in sources]
     for rank in range(rollout.tp):
         parts = [
             scheme.slice(whole, *cut(part, whole[0].shape, rank), f"{layer}, {part}, rank {rank}")

@@ -1,0 +1,170 @@
+#!/usr/bin/python3
+"""Made-up models, layouts, budgets, schemes and transports: what rollout ranks serve after a sync must be what `weft quantize` writes,
+and that what tests/oracle computes.
+
+    fuzz.py WEFT [--syncs N] [--seed N] [--seconds N]
+
+Sizes of each of the architectures in tests/support/scaled.py are drawn anew, then the rest. What does not fit must be refused by the plan, with
+exit 4 and what would fit. The least budget that the plan names must do, and one byte less be refused. Exits 77 when NumPy or mpirun is missing."""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, "..", "support"), os.path.join(HERE, "..", "oracle")]
+
+from command import Checks, Weft, run, scratch, skip_unless  # noqa: E402
+
+skip_unless(numpy=True, mpirun=True)
+
+import scaled  # noqa: E402
+import tensor_file  # noqa: E402
+
+ORACLE = os.path.join(HERE, "..", "oracle")
+MISFIT = 4
+SCHEMES = [("bf16", "default"), ("fp8-channel", "default")] * 3 + [("fp8-block", p) for p in ("ieee", "vllm", "pow2", "vllm-pow2")]
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+def draw_config(r, name):
+    """Another size of everything that may have one. Heads times their size need not be the hidden size, but for phi3."""
+    config = dict(scaled.CONFIGS[name])
+    keys = r.choice([1, 2, 4, 4, 8, 8])
+    config["num_hidden_layers"] = r.randint(1, 3)
+    config["vocab_size"] = r.choice([128, 257, 300, 384, 512])
+    config["intermediate_size"] = r.choice([128, 256, 384, 512])
+    if "head_dim" in config and name != "phi3":
+        config.update(num_key_value_heads=keys, num_attention_heads=keys * r.choice([1, 2, 3]), head_dim=r.choice([32, 64, 128]))
+    if "q_lora_rank" in config:
+        config.update(num_attention_heads=r.choice([2, 4, 8]), first_k_dense_replace=r.randint(0, config["num_hidden_layers"] - 1))
+    for key in EXPERTS:
+        if key in config:
+            config[key] = r.randint(2, 9)
+    if "moe_intermediate_size" in config:
+        config["moe_intermediate_size"] = r.choice([128, 256, 384])
+    return config
+
+
+def draw_trainer(r, experts):
+    axes = ["fsdp", "tp", "pp", "dp"] + (["ep"] if experts else [])
+    while True:
+        chosen = [(axis, r.choice([1, 2, 2, 3, 4])) for axis in r.sample(axes, r.choice([1, 1, 2, 3]))]
+        ranks = 1
+        for _, size in chosen:
+            ranks *= size
+        if ranks <= 5:
+            return ",".join(f"{axis}:{size}" for axis, size in chosen), ranks
+
+
+def draw_rollout(r, experts):
+    tp, replicas = r.choice([(1, 1), (1, 3), (2, 1), (2, 1), (2, 2), (2, 2), (3, 1), (4, 1)])
+    layout = f"tp:{tp}" + (f"x{replicas}" if replicas > 1 else "") + (",ep" if experts and r.random() < 0.5 else "")
+    return layout, tp * replicas
+
+
+class Fuzz(Checks):
+    def __init__(self, arguments, folder):
+        super().__init__()
+        self.weft, self.folder = Weft(arguments.weft), folder
+        self.syncs = self.refusals = 0
+
+    def draw(self, seed):
+        """Models and options of one run."""
+        r = random.Random(seed)
+        self.r = r
+        self.name = r.choice(list(scaled.CONFIGS))
+        self.config = draw_config(r, self.name)
+        experts = any(key in self.config for key in EXPERTS)
+        self.trainer, trainers = draw_trainer(r, experts)
+        self.rollout, rollouts = draw_rollout(r, experts)
+        self.ranks = trainers + rollouts
+        self.scheme, self.profile = r.choice(SCHEMES)
+        self.recipe = ["--recipe", scaled.RECIPES[self.name]] if self.name in scaled.RECIPES else []
+        self.what = f"seed {seed}: {self.name} {self.trainer} -> {self.rollout} {self.scheme} {self.profile}"
+
+    def kind(self):
+        return ["--scheme", self.scheme, *self.recipe] + (["--profile", self.profile] if self.profile != "default" else [])
+
+    def write(self, version, seed):
+        kept, scaled.CONFIGS[self.name] = scaled.CONFIGS[self.name], self.config
+        path = scaled.write(self.name, os.path.join(self.folder, version), seed, tensor_file)
+        scaled.CONFIGS[self.name] = kept
+        return path
+
+    def plan(self, model, *more):
+        return self.weft("plan", model, "--trainer", self.trainer, "--rollout", self.rollout, *self.kind(), *more)
+
+    def budget(self, model, options):
+        """One that will do: the least, somewhat more, or the default. None when the model does not fit at all."""
+        result = self.plan(model, *options, "--json")
+        if result.code == MISFIT:
+            self.refusals += 1
+            self.that(len(result.messages) == 1 and len(result.messages[0]) > 80, f"{self.what}: refused with what would fit", result)
+            return None
+        if not self.code(result, 0, f"{self.what}: plan"):
+            return None
+        least = json.loads(result.out)["least_budget_bytes"]
+        less = self.plan(model, *options, "--budget", least - 1)
+        self.code(less, MISFIT, f"{self.what}: a byte less than {least}")
+        return self.r.choice([["--budget", str(least)], ["--budget", str(least * 3 // 2)], []])
+
+    def expected(self, model, work):
+        offline = os.path.join(work, "offline")
+        os.makedirs(offline)
+        result = self.weft("quantize", model, offline, "--rollout", self.rollout, *self.kind())
+        if not self.code(result, 0, f"{self.what}: quantize"):
+            return None
+        if self.r.random() < 0.3:
+            oracle = os.path.join(work, "oracle")
+            made = run([sys.executable, os.path.join(ORACLE, "checkpoint.py"), model, self.rollout, self.scheme, self.profile, oracle])
+            self.code(made, 0, f"{self.what}: oracle")
+            self.code(run([sys.executable, os.path.join(ORACLE, "compare.py"), oracle, offline]), 0, f"{self.what}: oracle and quantize")
+        return offline
+
+    def sync(self, seed):
+        self.draw(seed)
+        work = os.path.join(self.folder, "work")
+        shutil.rmtree(work, ignore_errors=True)
+        old, new = self.write("v1", seed * 2), self.write("v2", seed * 2 + 1)
+        options = ["--bucket", self.r.choice(["4KiB", "60000", "1MiB"])] + (["--max-groups", "0"] if self.r.random() < 0.4 else [])
+        budget = self.budget(new, options)
+        if budget is None:
+            return
+        offline, dump, table = self.expected(new, work), os.path.join(work, "dump"), os.path.join(work, "table.json")
+        transport = self.r.choice([["mpi"], ["mpi"], ["ipc", "--memory", "host"]])
+        run_options = [*options, *budget, "--swap", self.r.choice(["flip", "copy"]), "--transport", *transport]
+        result = self.weft.ranks(self.ranks, "--model", f"{old},{new}", "--trainer", self.trainer, "--rollout", self.rollout, *self.kind(),
+                                 *run_options, "--tokens", 2, "--quiet", "--dump", dump, "--json", table, timeout=150)
+        if not offline or not self.code(result, 0, f"{self.what} {' '.join(run_options)}"):
+            return
+        self.code(self.weft("verify", dump, offline), 0, f"{self.what} {' '.join(run_options)}: bytes")
+        with open(table) as file:
+            found = json.load(file)
+        self.that(found["torn_steps"] == 0 and found["received_bytes"] == found["needed_bytes"], f"{self.what}: torn or too much", found)
+        self.syncs += 1
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("weft")
+    parser.add_argument("--syncs", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin none after so many")
+    arguments = parser.parse_args()
+    start, seed = time.monotonic(), arguments.seed
+    with scratch("fuzz") as folder:
+        t = Fuzz(arguments, folder)
+        while t.syncs < arguments.syncs and time.monotonic() - start < arguments.seconds:
+            t.sync(seed)
+            seed += 1
+        print(f"seeds {arguments.seed} to {seed - 1}: {t.syncs} syncs, {t.refusals} plans refused")
+    t.end()
+
+
+if __name__ == "__main__":
+    main()
