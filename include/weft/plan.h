@@ -32,11 +32,27 @@ typedef enum weft_side {
  * nothing), `tp:N` (as the recipe splits), `ep:N` (experts in runs, copies of all else), `pp:N` (blocks in runs; the
  * embedding is with the first stage, what follows the blocks with the last, a tied head with its embedding) and `dp:N`
  * (copies), separated by commas; the leftmost factor varies fastest with the rank. Where runs cannot be equal the
- * first are one longer. Rollout: `tp:T`, `tp:TxR` for R replicas, `,ep` for whole experts over the same T ranks.
- * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT (the message shows what may be written), WEFT_ERR_NO_MEMORY. */
+ * first are one longer. `boxes:FILE` reads boxes given one by one. Rollout: `tp:T`, `tp:TxR` for R replicas, `,ep` for whole experts over the same T ranks.
+ * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT (the message shows what may be written), WEFT_ERR_NO_MEMORY; of a file also
+ * WEFT_ERR_IO and WEFT_ERR_FILE (it names what is wrong in it). */
 WEFT_API weft_status_t weft_layout_parse(const char *text, weft_side_t side, weft_layout_t **layout,
                                          weft_error_t *error);
 WEFT_API void weft_layout_destroy(weft_layout_t *layout);
+
+/* Make a trainer layout without boxes, for placements that no product of axes describes; then say box by box what each
+ * rank holds. All ranks of a job say the same boxes.
+ *     {"ranks": 2, "boxes": {"model.norm.weight": [{"rank": 0, "offset": [0], "extent": [4096]}], ...}}
+ * is what `boxes:FILE` reads.
+ * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT (no ranks, or more than 65536), WEFT_ERR_NO_MEMORY. */
+WEFT_API weft_status_t weft_layout_boxes(uint32_t num_ranks, weft_layout_t **layout, weft_error_t *error);
+
+/* Say that trainer rank `rank` holds `box` of tensor `tensor`, in the tensor's own dimensions; at most one of each. Of a
+ * tensor with three dimensions (experts) a box has whole matrices' places in the first. When the plan is made boxes of a
+ * tensor must cover it, and two of them be equal or apart; experts of a layer must be cut alike.
+ * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT (a layout of axes, no such rank, an empty box, a second one),
+ * WEFT_ERR_NO_MEMORY. */
+WEFT_API weft_status_t weft_layout_add_box(weft_layout_t *layout, uint32_t rank, const char *tensor, const weft_box_t *box,
+                                           weft_error_t *error);
 
 /* The number of ranks, and the text it was parsed from. */
 WEFT_API uint32_t weft_layout_num_ranks(const weft_layout_t *layout);

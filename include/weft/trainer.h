@@ -23,12 +23,6 @@ extern "C" {
 
 typedef struct weft_trainer weft_trainer_t;
 
-/* A box of a tensor: offset and extent in each dimension. */
-typedef struct weft_box {
-    uint32_t num_dims;
-    uint64_t offset[WEFT_MAX_DIMS], extent[WEFT_MAX_DIMS];
-} weft_box_t;
-
 /* Make the trainer of this rank; the session must be a trainer's. Starts its progress thread.
  * **Returns** WEFT_OK, WEFT_ERR_ARGUMENT, WEFT_ERR_NO_MEMORY, WEFT_ERR_SYSTEM. */
 WEFT_API weft_status_t weft_trainer_create(weft_session_t *session, weft_trainer_t **trainer,

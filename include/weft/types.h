@@ -46,6 +46,12 @@ WEFT_API size_t weft_dtype_bytes(weft_dtype_t dtype);
  * **Returns** WEFT_OK, or WEFT_ERR_UNKNOWN_NAME and *dtype untouched. */
 WEFT_API weft_status_t weft_dtype_parse(const char *name, weft_dtype_t *dtype);
 
+/* A box of a tensor: offset and extent in each dimension. */
+typedef struct weft_box {
+    uint32_t num_dims;
+    uint64_t offset[WEFT_MAX_DIMS], extent[WEFT_MAX_DIMS];
+} weft_box_t;
+
 typedef enum weft_log_level {
     WEFT_LOG_ERROR,
     WEFT_LOG_WARNING,

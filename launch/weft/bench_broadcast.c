@@ -234,7 +234,7 @@ static int parse(broadcast_bench_t *b, int argc, char **argv, bool quiet)
         {"sizes", OPTION_TEXT, &b->sizes, "LIST", "bytes of a broadcast (default 1KiB, 4KiB .. 256MiB)"},
         {"shape", OPTION_TEXT, &b->shape, "MODEL",
          "also the buckets of a plan of qwen3-8b, qwen3-0.6b, tiny, or sizes"},
-        {"trainer", OPTION_TEXT, &o->plan.trainer, "LAYOUT", "of the plan: fsdp:N, tp:N, pp:N, ep:N, dp:N or a product"},
+        {"trainer", OPTION_TEXT, &o->plan.trainer, "LAYOUT", "of the plan: fsdp:N, tp:N, pp:N, ep:N, dp:N, a product, or boxes:FILE"},
         {"rollout", OPTION_TEXT, &o->plan.rollout, "LAYOUT", "of the plan: tp:T or tp:TxR"},
         {"scheme", OPTION_TEXT, &o->plan.scheme, "NAME",
          "of the plan: bf16, fp8-block (default), fp8-channel"},

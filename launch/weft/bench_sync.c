@@ -480,7 +480,7 @@ static int parse(bench_sync_t *s, int argc, char **argv, bool quiet)
     run_options_t *o = &s->world.job.options;
     const option_row_t rows[] = {
         {"trainer", OPTION_TEXT, &o->plan.trainer, "LAYOUT",
-         "fsdp:N, tp:N, pp:N, ep:N, dp:N or a product such as tp:2,pp:2"},
+         "fsdp:N, tp:N, pp:N, ep:N, dp:N, a product such as tp:2,pp:2, or boxes:FILE"},
         {"rollout", OPTION_TEXT, &o->plan.rollout, "LAYOUT", "tp:T or tp:TxR for R replicas"},
         {"shape", OPTION_TEXT, &s->shape, "MODEL",
          "qwen3-8b (default), qwen3-0.6b, tiny, or one with other sizes: qwen3-8b,layers=4"},

@@ -47,7 +47,7 @@ int command_plan(int argc, char **argv)
     weft_plan_speeds_t speeds = WEFT_PLAN_SPEEDS;
     const option_row_t options[] = {
         {"trainer", OPTION_TEXT, &arguments.trainer, "LAYOUT",
-         "fsdp:N, tp:N, pp:N, ep:N, dp:N or a product such as tp:2,pp:2"},
+         "fsdp:N, tp:N, pp:N, ep:N, dp:N, a product such as tp:2,pp:2, or boxes:FILE"},
         {"rollout", OPTION_TEXT, &arguments.rollout, "LAYOUT",
          "tp:T or tp:TxR for R replicas; ,ep for whole experts a rank"},
         {"scheme", OPTION_TEXT, &arguments.scheme, "NAME", "bf16 (default), fp8-block, fp8-channel"},

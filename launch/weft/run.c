@@ -41,7 +41,7 @@ static int parse(run_options_t *o, int argc, char **argv, bool quiet)
         {"model", OPTION_TEXT, &o->models, "DIR[,DIR...]",
          "checkpoints; each is one version, published in turn"},
         {"trainer", OPTION_TEXT, &o->plan.trainer, "LAYOUT",
-         "fsdp:N, tp:N, pp:N, ep:N, dp:N or a product such as tp:2,pp:2"},
+         "fsdp:N, tp:N, pp:N, ep:N, dp:N, a product such as tp:2,pp:2, or boxes:FILE"},
         {"rollout", OPTION_TEXT, &o->plan.rollout, "LAYOUT",
          "tp:T or tp:TxR for R replicas; ,ep for whole experts a rank"},
         {"scheme", OPTION_TEXT, &o->plan.scheme, "NAME", "bf16 (default), fp8-block, fp8-channel"},

@@ -1,16 +1,21 @@
 #include "src/assemble/shard.h"
 
+static weft_shard_t shard_of(const weft_part_t *part, weft_rect_t box, uint32_t first_slab,
+                             uint32_t num_slabs)
+{
+    return (weft_shard_t){.box = box,
+                          .stacked = part->stacked,
+                          .first_slab = part->stacked ? first_slab : 0,
+                          .num_slabs = part->stacked ? num_slabs : 1,
+                          .slab_rows = (uint32_t)weft_part_slab_rows(part),
+                          .ld_elems = box.cols};
+}
+
 /* What `rank` holds of the tensor of part `p`; experts are those it has, or one. */
 static weft_shard_t place_shard(const weft_plan_t *plan, uint32_t rank, const weft_part_t *part,
                                 uint32_t first_expert, uint32_t num_experts)
 {
-    weft_rect_t box = weft_placement_shard(plan->trainer, part, rank);
-    return (weft_shard_t){.box = box,
-                          .stacked = part->stacked,
-                          .first_slab = part->stacked ? first_expert : 0,
-                          .num_slabs = part->stacked ? num_experts : 1,
-                          .slab_rows = (uint32_t)weft_part_slab_rows(part),
-                          .ld_elems = box.cols};
+    return shard_of(part, weft_placement_shard(plan->trainer, part, rank), first_expert, num_experts);
 }
 
 static void place_layer(const weft_plan_t *plan, uint32_t rank, const weft_layer_t *layer,
@@ -25,8 +30,24 @@ static void place_layer(const weft_plan_t *plan, uint32_t rank, const weft_layer
             place_shard(plan, rank, &layer->parts[k % layer->num_parts], first, count);
 }
 
+static void place_held(const weft_plan_t *plan, uint32_t rank, const weft_layer_t *layer,
+                       weft_shard_t *shards)
+{
+    uint32_t experts = layer->num_experts ? layer->num_experts : 1;
+    for (uint32_t k = 0; k < experts * layer->num_parts; k++) {
+        const weft_holding_t *held = weft_holdings_find(plan->holdings, layer->tensors[k], rank);
+        if (held)
+            shards[layer->tensors[k]] =
+                shard_of(&layer->parts[k % layer->num_parts], held->rect, held->first_slab, held->num_slabs);
+    }
+}
+
 void weft_shards_place(const weft_plan_t *plan, uint32_t rank, weft_shard_t *shards)
 {
+    for (uint32_t i = 0; i < plan->layers->count && plan->holdings; i++)
+        place_held(plan, rank, &plan->layers->items[i], shards);
+    if (plan->holdings)
+        return;
     for (uint32_t i = 0; i < plan->layers->count; i++)
         if (weft_layout_coordinate(plan->trainer, rank, WEFT_AXIS_PP) == plan->layer_stage[i])
             place_layer(plan, rank, &plan->layers->items[i], shards);

@@ -7,6 +7,8 @@
 
 #include "src/base/error.h"
 
+#define MAX_EXPERTS 65536u
+
 /* What the source of a piece depends on, and who an expert is for. */
 typedef struct instance_key {
     uint32_t stage, place, turn, tp_rank;
@@ -53,6 +55,16 @@ static uint32_t experts_of(const weft_layer_t *layer)
     return layer->num_experts ? layer->num_experts : 1;
 }
 
+/* By how much an expert's holders differ from the first's; box by box, every layer and expert is its own. */
+static uint32_t place_of(const weft_plan_t *plan, uint32_t layer, uint32_t expert)
+{
+    const weft_layer_t *l = &plan->layers->items[layer];
+    if (plan->holdings)
+        return layer * MAX_EXPERTS + expert;
+    return l->num_experts ? weft_trainer_expert(plan->trainer, l->parts[0].stacked, expert, l->num_experts)
+                          : 0;
+}
+
 /* Append the instances of one layer that TP rank `tp_rank` holds. */
 static instance_key_t *list_held(const weft_plan_t *plan, uint32_t layer, uint32_t tp_rank, uint32_t period,
                                  instance_key_t *out)
@@ -65,9 +77,7 @@ static instance_key_t *list_held(const weft_plan_t *plan, uint32_t layer, uint32
     for (uint32_t e = first; e < first + count; e++)
         *out++ = (instance_key_t){
             .stage = plan->layer_stage[layer],
-            .place = l->num_experts
-                         ? weft_trainer_expert(plan->trainer, l->parts[0].stacked, e, l->num_experts)
-                         : 0,
+            .place = place_of(plan, layer, e),
             .turn = (plan->layer_ordinal[layer] + e) % period,
             .tp_rank = tp_rank,
             .layer = layer,

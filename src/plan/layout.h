@@ -4,6 +4,15 @@
 
 #include <weft/plan.h>
 
+#define WEFT_MAX_LAYOUT_RANKS 65536u
+
+/* What a rank holds of a tensor, as the user says it. */
+typedef struct weft_named_box {
+    char *tensor;
+    uint32_t rank;
+    weft_box_t box;
+} weft_named_box_t;
+
 typedef enum weft_axis {
     WEFT_AXIS_FSDP, /* chunks of dimension 0 of what the other axes leave */
     WEFT_AXIS_TP,   /* as the recipe splits */
@@ -22,6 +31,11 @@ struct weft_layout {
     /* trainer: the size of each axis (1 when absent) and how many ranks lie between neighbours on it */
     uint32_t size[WEFT_AXIS_COUNT], stride[WEFT_AXIS_COUNT];
 
+    /* trainer, box by box: then all axes are 1 */
+    bool by_boxes;
+    weft_named_box_t *boxes;
+    size_t num_boxes, boxes_capacity;
+
     /* rollout */
     uint32_t tp, replicas;
     bool ep;
@@ -35,5 +49,8 @@ static inline uint32_t weft_layout_coordinate(const weft_layout_t *layout, uint3
 
 /* Copy a layout; NULL when memory ran out. */
 weft_layout_t *weft_layout_copy(const weft_layout_t *layout);
+
+/* Read a file of boxes; `text` is what the layout is called. **Returns** as weft_layout_parse. */
+weft_status_t weft_layout_read_boxes(const char *path, const char *text, weft_layout_t **layout, weft_error_t *error);
 
 #endif

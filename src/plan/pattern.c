@@ -19,7 +19,8 @@ typedef WEFT_ARRAY(weft_rect_t) rect_array_t;
 
 /* TP ranks that need the same box, and how many bytes each rank stages for the unit at hand. */
 typedef struct builder {
-    const weft_layout_t *rollout;
+    const weft_layout_t *trainer, *rollout;
+    const weft_holdings_t *holdings;
     weft_sets_t *sets;
     weft_pattern_t *pattern;
     weft_part_pattern_t *part;
@@ -194,7 +195,15 @@ static weft_status_t build_unit(builder_t *b, uint32_t unit)
     return status;
 }
 
-static weft_status_t build_part(builder_t *b, const weft_layout_t *trainer, uint32_t index)
+static weft_status_t place_part(builder_t *b, uint32_t index)
+{
+    const weft_layer_t *layer = b->pattern->example;
+    if (b->holdings)
+        return weft_holdings_placement(b->holdings, b->source, layer->tensors[index], 0, &b->part->placement);
+    return weft_placement_create(b->trainer, b->source, layer->num_experts > 0, &b->part->placement);
+}
+
+static weft_status_t build_part(builder_t *b, uint32_t index)
 {
     weft_pattern_t *pattern = b->pattern;
     b->source = &pattern->example->parts[index];
@@ -215,8 +224,7 @@ static weft_status_t build_part(builder_t *b, const weft_layout_t *trainer, uint
     b->part->units = calloc(b->part->num_units + 1, sizeof *b->part->units);
     if (!b->part->units)
         return WEFT_ERR_NO_MEMORY;
-    weft_status_t status =
-        weft_placement_create(trainer, b->source, pattern->example->num_experts > 0, &b->part->placement);
+    weft_status_t status = place_part(b, index);
     b->fragments = (fragment_array_t){0};
     for (uint32_t unit = 0; unit < b->part->num_units && status == WEFT_OK; unit++)
         status = build_unit(b, unit);
@@ -259,7 +267,8 @@ static weft_profile_t layer_profile(const weft_pattern_t *pattern, weft_profile_
 
 weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t *scheme,
                                   weft_profile_t profile, const weft_layout_t *trainer,
-                                  const weft_layout_t *rollout, weft_sets_t *sets, weft_pattern_t *pattern)
+                                  const weft_holdings_t *holdings, const weft_layout_t *rollout,
+                                  weft_sets_t *sets, weft_pattern_t *pattern)
 {
     const weft_scheme_t *used = layer->quantize ? scheme : weft_scheme_cast();
     bool whole = rollout->ep && layer->num_experts > 0;
@@ -272,7 +281,9 @@ weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t
         .num_parts = layer->num_parts,
     };
     builder_t b = {
+        .trainer = trainer,
         .rollout = rollout,
+        .holdings = holdings,
         .sets = sets,
         .pattern = pattern,
         .members = malloc(rollout->tp * sizeof *b.members),
@@ -281,7 +292,7 @@ weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t
     };
     weft_status_t status = b.members && b.grouped && b.bytes ? WEFT_OK : WEFT_ERR_NO_MEMORY;
     for (uint32_t part = 0; part < layer->num_parts && status == WEFT_OK; part++)
-        status = build_part(&b, trainer, part);
+        status = build_part(&b, part);
     pattern->profile = layer_profile(pattern, profile);
     free(b.members);
     free(b.grouped);

@@ -6,6 +6,7 @@
 #ifndef WEFT_PLAN_PATTERN_H
 #define WEFT_PLAN_PATTERN_H
 
+#include "src/plan/holdings.h"
 #include "src/plan/placement.h"
 #include "src/plan/scheme.h"
 #include "src/plan/sets.h"
@@ -55,11 +56,11 @@ typedef struct weft_pattern {
     uint32_t num_layers; /* how many layers share it */
 } weft_pattern_t;
 
-/* Compute the fragments of `layer`. `sets` is added to.
+/* Compute the fragments of `layer`. `holdings` is NULL where the trainer layout is made of axes. `sets` is added to.
  * **Returns** WEFT_OK, WEFT_ERR_NO_MEMORY. The layer must fit (misfit.h). */
 weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t *scheme,
                                   weft_profile_t profile, const weft_layout_t *trainer,
-                                  const weft_layout_t *rollout, weft_sets_t *sets, weft_pattern_t *pattern);
+                                  const weft_holdings_t *holdings, const weft_layout_t *rollout, weft_sets_t *sets, weft_pattern_t *pattern);
 void weft_pattern_destroy(weft_pattern_t *pattern);
 
 /* Whether two layers may share a pattern. */

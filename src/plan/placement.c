@@ -105,12 +105,19 @@ weft_rect_t weft_part_lying(const weft_part_t *part, weft_rect_t r)
 }
 
 /* The other way round; `r` lies in the part. */
-static weft_rect_t part_standing(const weft_part_t *part, weft_rect_t r)
+static weft_rect_t turned_up(const weft_part_t *part, weft_rect_t r)
 {
     if (part->transposed)
         r = (weft_rect_t){r.col, r.row, r.cols, r.rows};
     r.row -= (uint32_t)part->first_row;
     return r;
+}
+
+weft_rect_t weft_part_standing(const weft_part_t *part, weft_rect_t lying)
+{
+    weft_rect_t whole = {0, 0, (uint32_t)part->rows, (uint32_t)part->cols};
+    weft_rect_t both = weft_rect_intersect(lying, weft_part_lying(part, whole));
+    return weft_rect_empty(both) ? (weft_rect_t){0} : turned_up(part, both);
 }
 
 weft_rect_t weft_placement_shard(const weft_layout_t *trainer, const weft_part_t *part, uint32_t rank)
@@ -126,12 +133,8 @@ weft_rect_t weft_placement_shard(const weft_layout_t *trainer, const weft_part_t
 
 weft_rect_t weft_placement_box(const weft_layout_t *trainer, const weft_part_t *part, uint32_t rank)
 {
-    weft_rect_t box = weft_placement_shard(trainer, part, rank);
-    if (!weft_part_fused(part))
-        return part_standing(part, box);
-    weft_rect_t whole = {0, 0, (uint32_t)part->rows, (uint32_t)part->cols};
-    box = weft_rect_intersect(box, weft_part_lying(part, whole));
-    return weft_rect_empty(box) ? (weft_rect_t){0} : part_standing(part, box);
+    weft_rect_t shard = weft_placement_shard(trainer, part, rank);
+    return weft_part_fused(part) ? weft_part_standing(part, shard) : turned_up(part, shard);
 }
 
 /* Which of `count` holders has item `index` of `items`, dealt out in runs of which the first are one longer.
@@ -193,14 +196,9 @@ bool weft_trainer_misfit(const weft_layout_t *trainer, const weft_part_t *part, 
     return split_misfit(part, trainer->size[WEFT_AXIS_TP], reason);
 }
 
-typedef struct box_order {
-    weft_rect_t box;
-    uint32_t rank;
-} box_order_t;
-
 static int compare_boxes(const void *left, const void *right)
 {
-    const box_order_t *a = left, *b = right;
+    const weft_held_box_t *a = left, *b = right;
     const uint32_t x[] = {a->box.row, a->box.col, a->box.rows, a->box.cols, a->rank};
     const uint32_t y[] = {b->box.row, b->box.col, b->box.rows, b->box.cols, b->rank};
     for (unsigned i = 0; i < 5; i++)
@@ -210,7 +208,7 @@ static int compare_boxes(const void *left, const void *right)
 }
 
 static uint32_t list_boxes(const weft_layout_t *trainer, const weft_part_t *part, bool experts,
-                           box_order_t *order)
+                           weft_held_box_t *held)
 {
     uint32_t count = 0;
     for (uint32_t rank = 0; rank < trainer->num_ranks; rank++) {
@@ -219,39 +217,44 @@ static uint32_t list_boxes(const weft_layout_t *trainer, const weft_part_t *part
                      (!experts || weft_layout_coordinate(trainer, rank, WEFT_AXIS_EP) == 0) &&
                      (!part->stacked || weft_layout_coordinate(trainer, rank, WEFT_AXIS_FSDP) == 0);
         if (first && !weft_rect_empty(box))
-            order[count++] = (box_order_t){box, rank};
+            held[count++] = (weft_held_box_t){box, rank};
     }
-    qsort(order, count, sizeof *order, compare_boxes);
     return count;
+}
+
+weft_status_t weft_placement_group(weft_held_box_t *held, uint32_t count, weft_placement_t *placement)
+{
+    weft_placement_t made = {
+        .boxes = malloc((count + 1) * sizeof *made.boxes),
+        .first_holder = malloc((count + 1) * sizeof *made.first_holder),
+        .holders = malloc((count + 1) * sizeof *made.holders),
+    };
+    if (!made.boxes || !made.first_holder || !made.holders) {
+        weft_placement_destroy(&made);
+        return WEFT_ERR_NO_MEMORY;
+    }
+    qsort(held, count, sizeof *held, compare_boxes);
+    for (uint32_t i = 0; i < count; i++) {
+        if (i == 0 || !weft_rect_equal(held[i].box, held[i - 1].box)) {
+            made.first_holder[made.num_boxes] = i;
+            made.boxes[made.num_boxes++] = held[i].box;
+        }
+        made.holders[i] = held[i].rank;
+    }
+    made.first_holder[made.num_boxes] = count;
+    *placement = made;
+    return WEFT_OK;
 }
 
 weft_status_t weft_placement_create(const weft_layout_t *trainer, const weft_part_t *part, bool experts,
                                     weft_placement_t *placement)
 {
-    uint32_t ranks = trainer->num_ranks;
-    box_order_t *order = malloc(ranks * sizeof *order);
-    weft_placement_t made = {
-        .boxes = malloc(ranks * sizeof *made.boxes),
-        .first_holder = malloc((ranks + 1) * sizeof *made.first_holder),
-        .holders = malloc(ranks * sizeof *made.holders),
-    };
-    if (!order || !made.boxes || !made.first_holder || !made.holders) {
-        free(order);
-        weft_placement_destroy(&made);
+    weft_held_box_t *held = malloc(trainer->num_ranks * sizeof *held);
+    if (!held)
         return WEFT_ERR_NO_MEMORY;
-    }
-    uint32_t count = list_boxes(trainer, part, experts, order);
-    for (uint32_t i = 0; i < count; i++) {
-        if (i == 0 || !weft_rect_equal(order[i].box, order[i - 1].box)) {
-            made.first_holder[made.num_boxes] = i;
-            made.boxes[made.num_boxes++] = order[i].box;
-        }
-        made.holders[i] = order[i].rank;
-    }
-    made.first_holder[made.num_boxes] = count;
-    free(order);
-    *placement = made;
-    return WEFT_OK;
+    weft_status_t status = weft_placement_group(held, list_boxes(trainer, part, experts, held), placement);
+    free(held);
+    return status;
 }
 
 void weft_placement_destroy(weft_placement_t *placement)

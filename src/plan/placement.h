@@ -9,6 +9,9 @@
 /* A rectangle of the part as it lies in its tensor's slab. */
 weft_rect_t weft_part_lying(const weft_part_t *part, weft_rect_t rect);
 
+/* The other way round: what of the part lies in a rectangle of the slab; empty when nothing. */
+weft_rect_t weft_part_standing(const weft_part_t *part, weft_rect_t lying);
+
 /* What trainer `rank` holds of each slab of the part's tensor that it has, as it lies; empty when nothing.
  * The part must have passed weft_trainer_misfit. */
 weft_rect_t weft_placement_shard(const weft_layout_t *trainer, const weft_part_t *part, uint32_t rank);
@@ -45,6 +48,13 @@ typedef struct weft_placement {
 
 weft_status_t weft_placement_create(const weft_layout_t *trainer, const weft_part_t *part, bool experts,
                                     weft_placement_t *placement);
+/* The same of boxes that are known, [count], which it sorts. */
+typedef struct weft_held_box {
+    weft_rect_t box;
+    uint32_t rank;
+} weft_held_box_t;
+
+weft_status_t weft_placement_group(weft_held_box_t *held, uint32_t count, weft_placement_t *placement);
 void weft_placement_destroy(weft_placement_t *placement);
 
 /* What a TP rank needs of a part: a box of the tensor, and how large it is in kernel format, where `rows` may

@@ -10,26 +10,48 @@ const weft_pattern_t *weft_plan_pattern(const weft_plan_t *plan, uint32_t layer)
     return &plan->patterns[plan->layer_pattern[layer]];
 }
 
+typedef WEFT_ARRAY(weft_pattern_t) pattern_array_t;
+
+/* The pattern that `layer` can share; their number when there is none yet. */
+static weft_status_t find_pattern(const weft_plan_t *plan, const pattern_array_t *patterns,
+                                  const weft_layer_t *layer, size_t *found)
+{
+    for (*found = 0; *found < patterns->count; ++*found) {
+        const weft_layer_t *example = patterns->items[*found].example;
+        bool alike = weft_layers_alike(example, layer);
+        if (alike && plan->holdings)
+            WEFT_TRY(weft_holdings_alike(plan->holdings, example, layer, &alike));
+        if (alike)
+            break;
+    }
+    return WEFT_OK;
+}
+
+static weft_status_t add_pattern(weft_plan_t *plan, pattern_array_t *patterns, const weft_layer_t *layer)
+{
+    weft_pattern_t pattern;
+    WEFT_TRY(weft_pattern_create(layer, plan->scheme, plan->profile, plan->trainer, plan->holdings,
+                                 plan->rollout, &plan->sets, &pattern));
+    if (WEFT_ARRAY_PUSH(patterns, pattern))
+        return WEFT_OK;
+    weft_pattern_destroy(&pattern);
+    return WEFT_ERR_NO_MEMORY;
+}
+
 static weft_status_t share_patterns(weft_plan_t *plan)
 {
     const weft_layers_t *layers = plan->layers;
-    WEFT_ARRAY(weft_pattern_t) patterns = {0};
+    pattern_array_t patterns = {0};
     plan->layer_pattern = calloc(layers->count, sizeof *plan->layer_pattern);
     plan->layer_ordinal = calloc(layers->count, sizeof *plan->layer_ordinal);
     weft_status_t status = plan->layer_pattern && plan->layer_ordinal ? WEFT_OK : WEFT_ERR_NO_MEMORY;
     for (uint32_t i = 0; i < layers->count && status == WEFT_OK; i++) {
-        size_t found = 0;
-        while (found < patterns.count && !weft_layers_alike(patterns.items[found].example, &layers->items[i]))
-            found++;
-        if (found == patterns.count) {
-            weft_pattern_t pattern;
-            status = weft_pattern_create(&layers->items[i], plan->scheme, plan->profile, plan->trainer,
-                                         plan->rollout, &plan->sets, &pattern);
-            if (status == WEFT_OK && !WEFT_ARRAY_PUSH(&patterns, pattern))
-                status = WEFT_ERR_NO_MEMORY;
-            if (status != WEFT_OK)
-                break;
-        }
+        size_t found;
+        status = find_pattern(plan, &patterns, &layers->items[i], &found);
+        if (status == WEFT_OK && found == patterns.count)
+            status = add_pattern(plan, &patterns, &layers->items[i]);
+        if (status != WEFT_OK)
+            break;
         plan->layer_pattern[i] = (uint32_t)found;
         plan->layer_ordinal[i] = patterns.items[found].num_layers++;
     }
@@ -112,6 +134,8 @@ static weft_status_t build(weft_plan_t *plan, const char *scheme, const weft_pla
     WEFT_TRY(weft_layers_create(plan->model, &plan->layers, error));
     WEFT_TRY(weft_plan_check_fit(plan, error));
     WEFT_TRY(assign_stages(plan, error));
+    if (plan->trainer->by_boxes)
+        WEFT_TRY(weft_holdings_create(plan->model, plan->layers, plan->trainer, &plan->holdings, error));
     weft_status_t status = share_patterns(plan);
     if (status == WEFT_OK)
         status = prove(plan, error);
@@ -162,6 +186,7 @@ void weft_plan_destroy(weft_plan_t *plan)
     free(plan->rounds);
     WEFT_ARRAY_FREE(&plan->routes);
     weft_sets_destroy(&plan->sets);
+    weft_holdings_destroy(plan->holdings);
     weft_layers_destroy(plan->layers);
     weft_layout_destroy(plan->trainer);
     weft_layout_destroy(plan->rollout);

@@ -26,6 +26,7 @@ struct weft_plan {
     weft_plan_options_t options;
 
     weft_layers_t *layers;
+    weft_holdings_t *holdings; /* NULL where the trainer layout is made of axes */
     weft_pattern_t *patterns;
     uint32_t num_patterns;
     uint32_t *layer_pattern; /* [layers]: which pattern */

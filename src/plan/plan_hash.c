@@ -49,6 +49,19 @@ static void add_instances(weft_hasher_t *hasher, const weft_plan_t *plan)
     }
 }
 
+/* A layout by boxes is its boxes, wherever the file lies. */
+static void add_trainer(weft_hasher_t *hasher, const weft_plan_t *plan)
+{
+    const weft_holdings_t *held = plan->holdings;
+    if (!held) {
+        weft_hasher_add_text(hasher, plan->trainer->text);
+        return;
+    }
+    weft_hasher_add_u64(hasher, plan->trainer->num_ranks);
+    weft_hasher_add(hasher, held->first, (held->num_tensors + 1) * sizeof *held->first);
+    weft_hasher_add(hasher, held->items, held->first[held->num_tensors] * sizeof *held->items);
+}
+
 static void add_rounds(weft_hasher_t *hasher, const weft_plan_t *plan)
 {
     for (uint32_t r = 0; r < plan->num_rounds; r++) {
@@ -69,7 +82,7 @@ weft_status_t weft_plan_make_hash(weft_plan_t *plan)
                              plan->num_patterns, plan->rollout->ep};
     weft_hasher_add(hasher, head, sizeof head);
     weft_hasher_add_text(hasher, plan->scheme->name);
-    weft_hasher_add_text(hasher, plan->trainer->text);
+    add_trainer(hasher, plan);
     for (uint32_t i = 0; i < plan->num_patterns; i++) {
         const weft_pattern_t *pattern = &plan->patterns[i];
         weft_hasher_add_u64(hasher, pattern->dtype);

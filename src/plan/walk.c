@@ -43,24 +43,27 @@ bool weft_cursor_expert(const weft_plan_t *plan, weft_cursor_t cursor, uint32_t 
     return cursor.expert < count;
 }
 
+static uint32_t tensor_of(const weft_plan_t *plan, weft_cursor_t cursor, uint32_t expert)
+{
+    const weft_layer_t *layer = &plan->layers->items[cursor.layer];
+    return layer->tensors[expert * layer->num_parts + cursor.part];
+}
+
 /* Among equal holders the choice rotates with the instance and the unit, so that egress is even. */
 static uint32_t pick_source(const weft_plan_t *plan, weft_cursor_t cursor, const weft_placement_t *placement,
                             uint32_t box, uint32_t expert)
 {
     uint32_t first = placement->first_holder[box];
     uint32_t count = placement->first_holder[box + 1] - first;
-    uint32_t source =
-        placement->holders[first + (plan->layer_ordinal[cursor.layer] + expert + cursor.unit) % count];
+    uint32_t turn = plan->layer_ordinal[cursor.layer] + expert + cursor.unit;
     const weft_layer_t *layer = &plan->layers->items[cursor.layer];
+    if (plan->holdings)
+        return weft_holdings_pick(plan->holdings, &layer->parts[cursor.part], tensor_of(plan, cursor, expert),
+                                  expert, placement->boxes[box], turn);
+    uint32_t source = placement->holders[first + turn % count];
     if (layer->num_experts)
         source += weft_trainer_expert(plan->trainer, layer->parts[0].stacked, expert, layer->num_experts);
     return source + plan->layer_stage[cursor.layer] * plan->trainer->stride[WEFT_AXIS_PP];
-}
-
-static uint32_t tensor_of(const weft_plan_t *plan, weft_cursor_t cursor, uint32_t expert)
-{
-    const weft_layer_t *layer = &plan->layers->items[cursor.layer];
-    return layer->tensors[expert * layer->num_parts + cursor.part];
 }
 
 uint32_t weft_plan_single_set(const weft_plan_t *plan, uint32_t tp_rank)

@@ -8,9 +8,11 @@ Sizes of each of the architectures in tests/support/scaled.py are drawn anew, th
 exit 4 and what would fit. The least budget that the plan names must do, and one byte less be refused. Exits 77 when NumPy or mpirun is missing."""
 
 import argparse
+import itertools
 import json
 import os
 import random
+import re
 import shutil
 import sys
 import time
@@ -61,6 +63,32 @@ def draw_trainer(r, experts):
             return ",".join(f"{axis}:{size}" for axis, size in chosen), ranks
 
 
+def cuts(r, extent, most):
+    """Where a dimension is cut: from 1 to `most` runs. -> [(offset, extent)]"""
+    at = sorted(r.sample(range(1, extent), min(r.randint(1, most), extent) - 1)) if extent > 1 else []
+    return [(begin, end - begin) for begin, end in zip([0, *at], [*at, extent])]
+
+
+def draw_boxes(r, shapes, ranks):
+    """Every tensor cut at random, every piece on one rank or more; experts of a layer cut alike, held anywhere."""
+    boxes, kinds = {}, {}
+    for name, shape in shapes:
+        kind = re.sub(r"experts\.\d+\.", "experts.", name)
+        if kind not in kinds:
+            while True:  # a rank has one box of a tensor
+                kinds[kind] = [cuts(r, extent, 3) for extent in shape]
+                if len(shape) == 3 or ("experts" in kind and "bias" in kind and len(shape) == 2):
+                    kinds[kind] = [cuts(r, shape[0], ranks)] + [[(0, extent)] for extent in shape[1:]]
+                pieces = list(itertools.product(*kinds[kind]))
+                if len(pieces) <= ranks:
+                    break
+        pieces = list(itertools.product(*kinds[kind]))
+        holders = r.sample(range(ranks), r.randint(len(pieces), ranks))
+        boxes[name] = [{"rank": rank, "offset": [o for o, _ in piece], "extent": [e for _, e in piece]}
+                       for rank, piece in zip(holders, itertools.cycle(pieces))]
+    return {"ranks": ranks, "boxes": boxes}
+
+
 def draw_rollout(r, experts):
     tp, replicas = r.choice([(1, 1), (1, 3), (2, 1), (2, 1), (2, 2), (2, 2), (3, 1), (4, 1)])
     layout = f"tp:{tp}" + (f"x{replicas}" if replicas > 1 else "") + (",ep" if experts and r.random() < 0.5 else "")
@@ -81,11 +109,21 @@ class Fuzz(Checks):
         self.config = draw_config(r, self.name)
         experts = any(key in self.config for key in EXPERTS)
         self.trainer, trainers = draw_trainer(r, experts)
+        self.boxes = r.random() < 0.3
+        if self.boxes:
+            self.trainer, trainers = "boxes:" + os.path.join(self.folder, "boxes.json"), r.randint(1, 4)
+            self.write_boxes(trainers)
         self.rollout, rollouts = draw_rollout(r, experts)
         self.ranks = trainers + rollouts
         self.scheme, self.profile = r.choice(SCHEMES)
         self.recipe = ["--recipe", scaled.RECIPES[self.name]] if self.name in scaled.RECIPES else []
         self.what = f"seed {seed}: {self.name} {self.trainer} -> {self.rollout} {self.scheme} {self.profile}"
+
+    def write_boxes(self, trainers):
+        kept, scaled.CONFIGS[self.name] = scaled.CONFIGS[self.name], self.config
+        with open(self.trainer[len("boxes:"):], "w") as file:
+            json.dump(draw_boxes(self.r, list(scaled.shapes(self.name)), trainers), file)
+        scaled.CONFIGS[self.name] = kept
 
     def kind(self):
         return ["--scheme", self.scheme, *self.recipe] + (["--profile", self.profile] if self.profile != "default" else [])

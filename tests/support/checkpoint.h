@@ -372,4 +372,31 @@ static inline uint16_t element_magnitude(uint32_t bits, weft_dtype_t dtype)
     return (uint16_t)(high + up);
 }
 
+/* 16k elements: any layout but for fp8-block. */
+static inline checkpoint_t checkpoint_tiny(weft_dtype_t dtype)
+{
+    checkpoint_t cp = {.type = "llama", .hidden = 32, .blocks = 1, .heads = 4, .kv_heads = 2, .head_dim = 8,
+                       .mlp = 64, .vocab = 100, .expert_mlp = 1, .dtype = dtype};
+    checkpoint_describe(&cp);
+    return cp;
+}
+
+/* 460k elements: for fp8-block on up to four ranks. */
+static inline checkpoint_t checkpoint_block(weft_dtype_t dtype)
+{
+    checkpoint_t cp = {.type = "qwen3", .hidden = 128, .blocks = 1, .heads = 4, .kv_heads = 2, .head_dim = 128,
+                       .mlp = 512, .vocab = 200, .expert_mlp = 1, .dtype = dtype, .norms_f32 = true};
+    checkpoint_describe(&cp);
+    return cp;
+}
+
+/* The same with five experts, which no two or four ranks share evenly. */
+static inline checkpoint_t checkpoint_moe(weft_dtype_t dtype)
+{
+    checkpoint_t cp = {.type = "qwen3_moe", .hidden = 128, .blocks = 1, .heads = 4, .kv_heads = 2, .head_dim = 128,
+                       .mlp = 512, .vocab = 200, .experts = 5, .expert_mlp = 512, .dtype = dtype, .tied = true};
+    checkpoint_describe(&cp);
+    return cp;
+}
+
 #endif
