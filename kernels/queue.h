@@ -90,6 +90,9 @@ typedef enum weft_memory_kind {
 typedef struct weft_queue_ops {
     const char *name;
 
+    /* Its memory is the host's: the caller may read and write it, with nothing in flight. */
+    bool on_host;
+
     /* Where `device` is (-1: the thread's current one): its number, and its PCI bus id such as "0000:1b:00.0". False
      * for the host, which is everywhere, and where there is no such device. */
     bool (*find)(int device, int *number, char bus_id[WEFT_BUS_ID_BYTES]);
@@ -97,6 +100,10 @@ typedef struct weft_queue_ops {
     /* (creation) Open on device number `device`; -1: the thread's current one, or the only one. */
     weft_status_t (*open)(int device, weft_queue_t **queue, weft_error_t *error);
     void (*close)(weft_queue_t *queue);
+
+    /* (creation) Let `count` more threads do the work, so that starts return at once; 0: none, as after open. NULL where
+     * there are none to have. */
+    weft_status_t (*set_workers)(weft_queue_t *queue, uint32_t count, weft_error_t *error);
 
     /* Make the calling thread one that may use the queue: its arithmetic, its current device. */
     void (*thread_begin)(weft_queue_t *queue);
@@ -142,10 +149,6 @@ typedef struct weft_queue_ops {
     weft_status_t (*quantize_run)(weft_quantize_list_t *list, uint32_t first, uint32_t count);
     /* Digest tensors [first, first + count), whose units have all been run. */
     weft_status_t (*quantize_finish)(weft_quantize_list_t *list, uint32_t first, uint32_t count);
-    /* Work is done when its start returns (the host): then it is best given in small pieces, between which arrivals are
-     * looked at, and finish called as soon as tensors are whole, while they are warm. On a GPU most digests ride in the
-     * pass and a call is a launch: large ranges, and finish once at the end. */
-    bool synchronous;
     /* Digests [num_tensors], of those finished, once the ticket behind finish is done. */
     const weft_digest_t *(*quantize_digests)(const weft_quantize_list_t *list);
     /* Whether a unit met NaN or Inf since begin, once the ticket behind a finish is done: the first such unit of the
@@ -206,6 +209,11 @@ typedef struct weft_queue_ops {
 /* What every queue's struct begins with. */
 struct weft_queue {
     const weft_queue_ops_t *ops;
+
+    /* Work is done when its start returns: then it is best given in small pieces, between which arrivals are looked at, and
+     * finish called as soon as tensors are whole, while they are warm. Elsewhere large ranges, and finish once at the
+     * end: on a GPU a call is a launch and most digests ride in the pass; workers share a range. */
+    bool synchronous;
 };
 
 /* Open a queue by name, "host" or "cuda"; `device` as for ops->open.

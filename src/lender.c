@@ -45,7 +45,7 @@ static weft_status_t make_memory(weft_lender_t *l, weft_error_t *error)
     }
     if (bytes == 0)
         return WEFT_OK;
-    if (l->queue->ops->synchronous)
+    if (l->queue->ops->on_host)
         return ops_of(l)->alloc_lendable(l->session->transport, bytes, (void **)&l->memory, error);
     weft_status_t status = l->queue->ops->alloc(l->queue, bytes, (void **)&l->memory);
     return status == WEFT_OK
@@ -90,7 +90,7 @@ void weft_lender_destroy(weft_lender_t *l)
 {
     if (!l)
         return;
-    if (l->memory && l->queue->ops->synchronous)
+    if (l->memory && l->queue->ops->on_host)
         ops_of(l)->free_lendable(l->session->transport, l->memory);
     else
         l->queue->ops->free(l->queue, l->memory);

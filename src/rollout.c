@@ -126,7 +126,7 @@ static bool next_batch(weft_rollout_t *r, weft_batch_t *batch)
         return false;
     uint32_t round = weft_assembler_unit_round(r->assembler, batch->first), unit = batch->first;
     const weft_round_t *of = &r->program->rounds[round];
-    while (!r->queue->ops->synchronous && unit + 1 < of->first_unit + of->num_units &&
+    while (!r->queue->synchronous && unit + 1 < of->first_unit + of->num_units &&
            weft_assembler_next_is(r->assembler, unit + 1))
         weft_assembler_next(r->assembler, &unit);
     batch->count = unit + 1 - batch->first;
@@ -147,7 +147,7 @@ static weft_status_t start_batches(weft_rollout_t *r, bool *moved, weft_error_t 
         r->units_started += batch.count;
         r->round_tickets[weft_assembler_unit_round(r->assembler, batch.first)] = batch.ticket;
         *moved = true;
-        if (r->queue->ops->synchronous)
+        if (r->queue->synchronous)
             break;
     }
     return WEFT_OK;
@@ -179,7 +179,7 @@ static void finish_batch(weft_rollout_t *r, const weft_batch_t *batch)
     weft_error_t error;
     bool layer_staged;
     check_lent(r);
-    if (r->queue->ops->synchronous && !r->refused && weft_quantizer_judge(r->quantizer, &error) != WEFT_OK)
+    if (r->queue->synchronous && !r->refused && weft_quantizer_judge(r->quantizer, &error) != WEFT_OK)
         refuse(r, error.status, &error);
     for (uint32_t u = batch->first; u < batch->first + batch->count; u++) {
         weft_assembler_staged(r->assembler, u, &layer_staged);
@@ -347,7 +347,7 @@ static weft_status_t turn(weft_rollout_t *r, bool *moved, weft_error_t *error)
 
 static weft_status_t move_version(weft_rollout_t *r, weft_error_t *error)
 {
-    weft_pause_t pause = {.eager = !r->queue->ops->synchronous};
+    weft_pause_t pause = {.eager = !r->queue->ops->on_host};
     while (!transfer_over(r)) {
         bool moved = false;
         weft_transfer_obey_all(r->session, &r->transfer);

@@ -312,7 +312,7 @@ weft_status_t weft_session_open_queue(weft_session_t *s, weft_queue_t **queue, w
         weft_error_prefix(error, "rank %u", s->rank);
     else
         *queue = opening.queue;
-    s->eager = opening.status == WEFT_OK && !opening.queue->ops->synchronous;
+    s->eager = opening.status == WEFT_OK && !opening.queue->ops->on_host;
     return opening.status;
 }
 

@@ -24,7 +24,7 @@ static uint64_t padded(uint64_t bytes)
 static weft_status_t allocate(weft_snapshot_t *s, uint64_t bytes, weft_error_t *error)
 {
     const weft_transport_ops_t *ops = weft_transport_table(s->session->transport);
-    if (weft_session_lends(s->session) && s->queue->ops->synchronous)
+    if (weft_session_lends(s->session) && s->queue->ops->on_host)
         WEFT_TRY(ops->alloc_lendable(s->session->transport, bytes, (void **)&s->memory, error));
     else if (s->queue->ops->alloc(s->queue, bytes, (void **)&s->memory) != WEFT_OK)
         return weft_fail(
@@ -40,7 +40,7 @@ static void drop_memory(weft_snapshot_t *s)
 {
     if (!s->memory)
         return;
-    if (weft_session_lends(s->session) && s->queue->ops->synchronous)
+    if (weft_session_lends(s->session) && s->queue->ops->on_host)
         weft_transport_table(s->session->transport)->free_lendable(s->session->transport, s->memory);
     else
         s->queue->ops->free(s->queue, s->memory);

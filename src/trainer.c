@@ -95,7 +95,7 @@ static weft_status_t offer_shards(weft_trainer_t *t, weft_error_t *error)
 
 static weft_status_t send_buckets(weft_trainer_t *t, weft_error_t *error)
 {
-    weft_pause_t pause = {.eager = !t->queue->ops->synchronous};
+    weft_pause_t pause = {.eager = !t->queue->ops->on_host};
     bool offered = false;
     while (!all_sent(t) && !t->transfer.aborted && !t->quit) {
         bool moved = false;

@@ -20,7 +20,7 @@ static weft_status_t host_open(int device, weft_queue_t **queue, weft_error_t *e
     weft_host_queue_t *made = calloc(1, sizeof *made);
     if (!made)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for a queue");
-    made->base.ops = &weft_host_queue_ops;
+    made->base = (weft_queue_t){&weft_host_queue_ops, .synchronous = true};
     made->kernels = weft_kernels_best();
     *queue = &made->base;
     return WEFT_OK;
@@ -147,7 +147,7 @@ static double host_engine_pause_us(weft_queue_t *queue)
 
 const weft_queue_ops_t weft_host_queue_ops = {
     .name = "host",
-    .synchronous = true,
+    .on_host = true,
     .find = host_find,
     .open = host_open,
     .close = host_close,

@@ -212,7 +212,7 @@ static weft_status_t make_list(const quantize_bench_t *b, operation_t *op, const
 static weft_status_t start_pass(const quantize_bench_t *b, const operation_t *op, const sets_t *sets)
 {
     const weft_queue_ops_t *ops = b->queue->ops;
-    uint32_t at_once = ops->synchronous ? 1 : sets->count;
+    uint32_t at_once = ops->on_host ? 1 : sets->count;
     WEFT_TRY(ops->quantize_begin(op->list));
     for (uint32_t s = 0; s < sets->count; s += at_once) {
         WEFT_TRY(ops->quantize_run(op->list, s * sets->units, at_once * sets->units));
@@ -436,7 +436,7 @@ static weft_status_t prepare(quantize_bench_t *b, weft_error_t *error)
     WEFT_TRY(read_lists(b, error));
     WEFT_TRY(weft_queue_open(b->memory, -1, &b->queue, error));
     b->queue->ops->thread_begin(b->queue);
-    bool host = b->queue->ops->synchronous;
+    bool host = b->queue->ops->on_host;
     b->samples = b->samples ? b->samples : host ? 7 : 60;
     b->passes = host ? 1 : 4;
     b->bytes = b->bytes ? b->bytes : (uint64_t)(host ? 256u << 20 : 4096ull << 20);
@@ -454,7 +454,7 @@ static weft_status_t run_all(quantize_bench_t *b, int argc, char **argv, weft_er
     WEFT_TRY(bench_report_open(&b->report, &title, error));
     bench_report_note(&b->report,
                       "%s memory%s; %u interleaved samples of %u passes; digests and finite check included",
-                      b->memory, b->queue->ops->synchronous ? ", one core" : "", b->samples, b->passes);
+                      b->memory, b->queue->ops->on_host ? ", one core" : "", b->samples, b->passes);
     bench_report_note(&b->report, "bytes: read and written; ratio: a copy of as many bytes over this");
     bench_report_table(&b->report, "rows", columns, sizeof columns / sizeof columns[0]);
     for (const char *list = b->shapes; bench_next_word(&list, word, sizeof word);) {

@@ -148,7 +148,7 @@ static weft_status_t keep_warm(bench_sync_t *s, weft_error_t *error)
     weft_queue_t *queue = s->world.job.queue;
     uint64_t end_us = weft_now_us() + WARM_US;
     weft_status_t status = WEFT_OK;
-    if (s->idle || queue->ops->synchronous || !s->scratch)
+    if (s->idle || queue->ops->on_host || !s->scratch)
         return WEFT_OK;
     const weft_run_t run = {s->scratch, s->scratch_bytes};
     if (!s->warmth)
@@ -332,7 +332,7 @@ static void print_notes(bench_sync_t *s)
         weft_plan_profile(job->plan), job->options.swap, s->decode);
     bench_report_note(&s->world.report, "a rank receives %.3f GB of bf16 and holds %.3f GB; GB/s is of bf16",
                       (double)plan.ingress_bytes_max / 1e9, (double)plan.kernel_bytes_max / 1e9);
-    if (!job->queue->ops->synchronous)
+    if (!job->queue->ops->on_host)
         bench_report_note(&s->world.report, s->idle ? "the GPU idles before an update"
                                                     : "the GPU is at work until an update begins (--idle: it is not)");
     bench_report_note(&s->world.report,

@@ -410,7 +410,7 @@ static weft_status_t fetch_live(run_job_t *job, weft_tensor_t *tensors, uint32_t
 {
     uint64_t bytes = 0;
     *copies = NULL;
-    if (job->queue->ops->synchronous)
+    if (job->queue->ops->on_host)
         return WEFT_OK;
     for (uint32_t i = 0; i < count; i++)
         bytes += tensors[i].bytes;

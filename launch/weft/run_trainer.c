@@ -51,10 +51,10 @@ static weft_status_t load_shard(trainer_state_t *state, uint32_t index, const we
     size_t bytes = shards_box(&state->shards, index, &box, &rows, &cols);
     if (bytes == 0)
         return WEFT_OK;
-    uint8_t *out = queue->ops->synchronous ? state->shards.at[index] : state->bounce;
+    uint8_t *out = queue->ops->on_host ? state->shards.at[index] : state->bounce;
     copy_box(tensor, &box, rows, cols, out);
     weft_status_t status =
-        queue->ops->synchronous ? WEFT_OK : queue->ops->write(queue, state->shards.at[index], out, bytes);
+        queue->ops->on_host ? WEFT_OK : queue->ops->write(queue, state->shards.at[index], out, bytes);
     return status == WEFT_OK ? status
                              : weft_fail(error, status, "trainer rank %u: tensor %s could not be written to its GPU: %s",
                                          state->job->rank, tensor->name, weft_status_text(status));

@@ -212,7 +212,7 @@ weft_status_t weft_quantizer_run(weft_quantizer_t *q, uint32_t first, uint32_t c
 weft_status_t weft_quantizer_layer_done(weft_quantizer_t *q, uint32_t layer)
 {
     const weft_layer_outputs_t *outputs = &q->outputs->layers[layer];
-    if (!q->queue->ops->synchronous)
+    if (!q->queue->synchronous)
         return WEFT_OK;
     WEFT_TRY(q->queue->ops->quantize_finish(q->list, outputs->weight, 1));
     return outputs->scale == UINT32_MAX ? WEFT_OK
@@ -221,7 +221,7 @@ weft_status_t weft_quantizer_layer_done(weft_quantizer_t *q, uint32_t layer)
 
 weft_status_t weft_quantizer_end(weft_quantizer_t *q)
 {
-    return q->queue->ops->synchronous ? WEFT_OK
+    return q->queue->synchronous ? WEFT_OK
                                       : q->queue->ops->quantize_finish(q->list, 0, q->outputs->count);
 }
 
