@@ -119,7 +119,7 @@ weft_content_t weft_session_content(weft_session_t *s)
 
 static void start_transfer(weft_session_t *s, const weft_action_t *action)
 {
-    if (all_take_part(s, action->members)) {
+    if (action->content->load || all_take_part(s, action->members)) {
         pthread_mutex_lock(&s->mutex);
         s->transferring = action->version;
         s->content = *action->content;

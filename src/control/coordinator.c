@@ -163,6 +163,7 @@ static void update(weft_coordinator_t *c, weft_peer_view_t *peer, const weft_mes
     peer->version = in->version;
     peer->live = in->live;
     peer->done = in->done;
+    peer->wants = in->wants;
     peer->digest = in->digest;
     peer->members = in->members;
     peer->content = in->content;

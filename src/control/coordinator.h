@@ -65,7 +65,7 @@ typedef struct weft_peer_view {
     uint8_t state;
     uint32_t flags;
     uint32_t round, stop_round, status;
-    uint64_t sequence, term, version, live, done, told_version;
+    uint64_t sequence, term, version, live, done, wants, told_version;
     weft_digest_t digest;
     weft_members_t members;
     weft_content_t content;
@@ -97,6 +97,7 @@ typedef struct weft_coordinator {
     weft_members_t members;
     weft_content_t content; /* of `version` */
     weft_outcome_t outcome; /* of `done` */
+    bool outcome_of_load;   /* ... which ranks have loaded; trainers may have published the same number */
     weft_status_t outcome_status;
     char outcome_text[WEFT_MESSAGE_TEXT_BYTES];
     weft_status_t reason; /* first failure of the version in flight */

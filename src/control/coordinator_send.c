@@ -3,9 +3,16 @@
  * nothing. */
 #include "src/control/coordinator_internal.h"
 
+#include <stdio.h>
+
 #include "src/control/mutate.h"
 
 #define NOTHING WEFT_MESSAGE_TYPE_COUNT
+
+static bool tells_content(weft_message_type_t type)
+{
+    return type == WEFT_MESSAGE_BEGIN || type == WEFT_MESSAGE_STOP || type == WEFT_MESSAGE_ABORT_TRANSFER;
+}
 
 static weft_message_t message_to(const weft_coordinator_t *c, uint32_t peer, weft_message_type_t type)
 {
@@ -19,7 +26,7 @@ static weft_message_t message_to(const weft_coordinator_t *c, uint32_t peer, wef
         .version = c->version,
         .stop_round = type == WEFT_MESSAGE_STOP_AT ? c->stop_round : 0,
         .members = c->members,
-        .content = type == WEFT_MESSAGE_BEGIN || type == WEFT_MESSAGE_STOP ? c->content : (weft_content_t){0},
+        .content = tells_content(type) ? c->content : (weft_content_t){0},
     };
 }
 
@@ -62,8 +69,8 @@ static weft_message_type_t for_trainer(const weft_coordinator_t *c, const weft_p
 {
     if (view->version != 0 && view->version <= c->done)
         return awaits_outcome(view) ? WEFT_MESSAGE_OUTCOME : NOTHING;
-    if (view->version == 0 || view->version != c->version)
-        return NOTHING;
+    if (view->version == 0 || view->version != c->version || c->content.load)
+        return NOTHING; /* published with the number that is being loaded: hears of it afterwards */
     switch (c->state) {
     case WEFT_COORDINATOR_TRANSFER:
         return during_transfer(c, view);
@@ -111,9 +118,11 @@ static weft_message_type_t for_receiving(const weft_coordinator_t *c, const weft
 
 static weft_message_type_t for_rank(const weft_coordinator_t *c, uint32_t peer, const weft_peer_view_t *view)
 {
-    switch (weft_replica_of(c, peer)) {
-    case WEFT_REPLICA_LOST:
+    if (weft_replica_of(c, peer) == WEFT_REPLICA_LOST)
         return view->state == WEFT_RANK_FENCED ? NOTHING : WEFT_MESSAGE_FENCE;
+    if (view->wants != 0 && view->wants <= c->done)
+        return WEFT_MESSAGE_OUTCOME;
+    switch (weft_replica_of(c, peer)) {
     case WEFT_REPLICA_RECEIVING:
         return view->done < c->version ? for_receiving(c, view) : NOTHING;
     case WEFT_REPLICA_DROPPED:
@@ -142,24 +151,38 @@ static weft_message_type_t lacks(const weft_coordinator_t *c, uint32_t peer)
 
 /* ---- telling ---- */
 
-static void fill_outcome(const weft_coordinator_t *c, const weft_peer_view_t *view, weft_message_t *out)
+/* A version of which no outcome is kept: it never began, or an earlier coordinator ended it. */
+static void fill_lost_outcome(const weft_coordinator_t *c, bool given_up, weft_message_t *out)
 {
-    out->version = view->version;
-    if (view->version == c->done && c->outcome != WEFT_OUTCOME_NONE) {
+    out->outcome = WEFT_OUTCOME_FAILED;
+    out->status = given_up ? WEFT_ERR_ABORTED : WEFT_ERR_VERSION_ORDER;
+    if (given_up)
+        weft_copy_text(out->text, "it was given up; the coordinator that knew why is gone");
+    else
+        snprintf(out->text, sizeof out->text,
+                 "version %llu was %s before: versions must rise, so the next is %llu or above",
+                 (unsigned long long)c->done, c->outcome_of_load ? "loaded from disk" : "seen",
+                 (unsigned long long)c->done + 1);
+}
+
+static void fill_outcome(const weft_coordinator_t *c, bool loads, const weft_peer_view_t *view,
+                         weft_message_t *out)
+{
+    out->version = loads ? view->wants : view->version;
+    bool ours = c->outcome_of_load == loads || WEFT_BROKEN(LOAD_OUTCOME);
+    if (out->version == c->done && c->outcome != WEFT_OUTCOME_NONE && ours) {
         out->outcome = (uint8_t)c->outcome;
         out->status = c->outcome_status;
         weft_copy_text(out->text, c->outcome_text);
     } else {
-        out->outcome = WEFT_OUTCOME_FAILED;
-        out->status = WEFT_ERR_VERSION_ORDER;
-        weft_copy_text(out->text, "a version at least as high was seen before: versions must rise");
+        fill_lost_outcome(c, loads && c->outcome == WEFT_OUTCOME_NONE && view->done == view->wants, out);
     }
 }
 
 static void fill(const weft_coordinator_t *c, const weft_peer_view_t *view, weft_message_t *out)
 {
     if (out->type == WEFT_MESSAGE_OUTCOME)
-        fill_outcome(c, view, out);
+        fill_outcome(c, out->role == WEFT_ROLE_RANK, view, out);
     if (out->type == WEFT_MESSAGE_AUTHORIZE) {
         out->role = WEFT_ROLE_LEADER;
         out->flags = c->recovered && !WEFT_BROKEN(NO_RECOVER) ? WEFT_FLAG_RECOVER : 0;

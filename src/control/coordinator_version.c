@@ -16,7 +16,8 @@ static bool has_posted(const weft_coordinator_t *c, uint32_t p)
 /* True for those a stop speaks to. */
 static bool can_be_stopped(const weft_coordinator_t *c, uint32_t p)
 {
-    return weft_is_trainer(c, p) ? !c->peer[p].dead : weft_replica_of(c, p) == WEFT_REPLICA_RECEIVING;
+    return weft_is_trainer(c, p) ? !c->peer[p].dead && !c->content.load
+                                 : weft_replica_of(c, p) == WEFT_REPLICA_RECEIVING;
 }
 
 /* ---- transitions of the version ---- */
@@ -34,10 +35,12 @@ static void mark_broken(weft_coordinator_t *c, const char *text)
     c->broken = true;
 }
 
-/* The drain cannot complete without the dead: transports are aborted, and with them the session's. */
+/* The drain cannot complete without the dead: transports are aborted, and with them the session's. A load
+ * uses none. */
 void weft_coordinator_break_off(weft_coordinator_t *c, const weft_sink_t *sink)
 {
-    mark_broken(c, c->reason_text);
+    if (!c->content.load)
+        mark_broken(c, c->reason_text);
     weft_coordinator_set_state(c, WEFT_COORDINATOR_BREAKING, sink);
 }
 
@@ -57,6 +60,8 @@ static bool in_flight(const weft_coordinator_t *c)
 
 bool weft_coordinator_needs_everyone(const weft_coordinator_t *c)
 {
+    if (c->content.load) /* no rank waits for another in it */
+        return false;
     bool stopping = c->state == WEFT_COORDINATOR_STOPPING || c->state == WEFT_COORDINATOR_DRAINING;
     return stopping || (c->state == WEFT_COORDINATOR_TRANSFER && transfer_is_open(c));
 }
@@ -70,7 +75,8 @@ void weft_coordinator_lose(weft_coordinator_t *c, uint32_t p, bool silent, weft_
     weft_emit_log(sink, WEFT_LOG_WARNING, "coordinator: %s", text);
     bool trainer = weft_is_trainer(c, p);
     c->peer[p].dead = silent || trainer; /* a rank that is merely fenced still talks */
-    weft_coordinator_note_reason(c, status == WEFT_OK ? WEFT_ERR_PEER_LOST : status, text);
+    if (weft_peer_takes_part(c, p))
+        weft_coordinator_note_reason(c, status == WEFT_OK ? WEFT_ERR_PEER_LOST : status, text);
     if (trainer)
         mark_broken(c, text);
     else
@@ -82,11 +88,12 @@ void weft_coordinator_lose(weft_coordinator_t *c, uint32_t p, bool silent, weft_
 
 /* ---- the outcome ---- */
 
-static void record_outcome(weft_coordinator_t *c, uint64_t version, weft_outcome_t outcome,
+static void record_outcome(weft_coordinator_t *c, uint64_t version, bool load, weft_outcome_t outcome,
                            weft_status_t status, const char *text, const weft_sink_t *sink)
 {
     c->done = version;
     c->outcome = outcome;
+    c->outcome_of_load = load;
     c->outcome_status = status;
     weft_copy_text(c->outcome_text, text);
     weft_emit_log(sink, outcome == WEFT_OUTCOME_APPLIED ? WEFT_LOG_INFO : WEFT_LOG_WARNING,
@@ -100,13 +107,13 @@ static void finish(weft_coordinator_t *c, const weft_sink_t *sink)
         (uint32_t)(__builtin_popcountll(c->members.word[0]) + __builtin_popcountll(c->members.word[1]));
     uint32_t applied = weft_coordinator_count_replicas(c, WEFT_REPLICA_APPLIED);
     if (applied == members) {
-        record_outcome(c, c->version, WEFT_OUTCOME_APPLIED, WEFT_OK, "", sink);
+        record_outcome(c, c->version, c->content.load, WEFT_OUTCOME_APPLIED, WEFT_OK, "", sink);
     } else {
         char text[WEFT_MESSAGE_TEXT_BYTES + 64];
         weft_coordinator_note_reason(c, WEFT_ERR_ABORTED, "an earlier coordinator aborted it");
         snprintf(text, sizeof text, "%u of %u replicas serve it; %s", applied, members, c->reason_text);
-        record_outcome(c, c->version, applied > 0 ? WEFT_OUTCOME_PARTIAL : WEFT_OUTCOME_FAILED, c->reason,
-                       text, sink);
+        record_outcome(c, c->version, c->content.load,
+                       applied > 0 ? WEFT_OUTCOME_PARTIAL : WEFT_OUTCOME_FAILED, c->reason, text, sink);
     }
     weft_coordinator_set_state(c, WEFT_COORDINATOR_IDLE, sink);
 }
@@ -124,7 +131,7 @@ static bool is_rank(const weft_coordinator_t *c, uint32_t p)
 static bool all_trainers_through(const weft_coordinator_t *c)
 {
     for (uint32_t p = 0; p < c->config.topology.trainers; p++)
-        if (!c->peer[p].dead && !weft_peer_is_through(c, p))
+        if (!c->peer[p].dead && weft_peer_takes_part(c, p) && !weft_peer_is_through(c, p))
             return false;
     return true;
 }
@@ -159,6 +166,60 @@ static bool replicas_are_idle(const weft_coordinator_t *c)
     return true;
 }
 
+/* The versions at the head of the trainers' queues, or those that ranks ask to load. */
+typedef struct heads {
+    uint64_t lowest, highest;
+    uint32_t count, live, skipped_by;
+    bool load;
+} heads_t;
+
+static void look_at_head(heads_t *heads, uint32_t p, uint64_t version)
+{
+    heads->count++;
+    if (version > heads->highest) {
+        heads->highest = version;
+        heads->skipped_by = p;
+    }
+    if (version < heads->lowest)
+        heads->lowest = version;
+}
+
+static heads_t look_at_heads(const weft_coordinator_t *c)
+{
+    heads_t heads = {.lowest = UINT64_MAX};
+    for (uint32_t p = 0; p < c->config.topology.trainers; p++) {
+        const weft_peer_view_t *view = &c->peer[p];
+        heads.live += !view->dead;
+        if (!view->dead && view->state == WEFT_TRAINER_PUBLISHED && view->version > c->done)
+            look_at_head(&heads, p, view->version);
+    }
+    return heads;
+}
+
+static heads_t look_at_loads(const weft_coordinator_t *c)
+{
+    heads_t heads = {.lowest = UINT64_MAX, .load = true};
+    for (uint32_t p = c->config.topology.trainers; p < c->ranks; p++) {
+        if (weft_replica_of(c, p) == WEFT_REPLICA_LOST)
+            continue;
+        heads.live++;
+        if (c->peer[p].wants > c->done)
+            look_at_head(&heads, p, c->peer[p].wants);
+    }
+    return heads;
+}
+
+/* What comes first: the lower number; of the same the one that nothing lacks, which the other then hears of.
+ */
+static heads_t first_heads(const weft_coordinator_t *c)
+{
+    heads_t published = look_at_heads(c), loads = look_at_loads(c);
+    bool whole = loads.count == loads.live || published.count < published.live;
+    if (loads.count != 0 && (loads.lowest < published.lowest || (loads.lowest == published.lowest && whole)))
+        return loads;
+    return published;
+}
+
 static uint32_t first_living_trainer(const weft_coordinator_t *c)
 {
     uint32_t p = 0;
@@ -167,10 +228,10 @@ static uint32_t first_living_trainer(const weft_coordinator_t *c)
     return p;
 }
 
-static void begin(weft_coordinator_t *c, uint64_t version, const weft_sink_t *sink)
+static void begin(weft_coordinator_t *c, uint64_t version, weft_content_t content, const weft_sink_t *sink)
 {
     c->version = version;
-    c->content = c->peer[first_living_trainer(c)].content;
+    c->content = content;
     c->members = (weft_members_t){0};
     for (uint32_t r = 0; r < c->config.topology.replicas; r++) {
         if (c->replica[r] == WEFT_REPLICA_LOST)
@@ -193,18 +254,27 @@ static bool has_published(const weft_coordinator_t *c, uint32_t p)
     return c->peer[p].state == WEFT_TRAINER_PUBLISHED && c->peer[p].version == c->waiting_version;
 }
 
-static bool is_idle(const weft_coordinator_t *c, uint32_t p)
+static bool rank_is_idle(const weft_coordinator_t *c, uint32_t p)
 {
-    if (weft_is_trainer(c, p))
-        return has_published(c, p);
     return weft_replica_of(c, p) == WEFT_REPLICA_LOST || c->peer[p].state == WEFT_RANK_IDLE;
 }
 
-static void refuse(weft_coordinator_t *c, uint64_t version, weft_status_t status, const char *text,
+static bool is_idle(const weft_coordinator_t *c, uint32_t p)
+{
+    return weft_is_trainer(c, p) ? has_published(c, p) : rank_is_idle(c, p);
+}
+
+static bool is_idle_and_asks(const weft_coordinator_t *c, uint32_t p)
+{
+    return rank_is_idle(c, p) &&
+           (weft_replica_of(c, p) == WEFT_REPLICA_LOST || c->peer[p].wants == c->waiting_version);
+}
+
+static void refuse(weft_coordinator_t *c, const heads_t *heads, weft_status_t status, const char *text,
                    const weft_sink_t *sink)
 {
     c->waiting_version = 0;
-    record_outcome(c, version, WEFT_OUTCOME_FAILED, status, text, sink);
+    record_outcome(c, heads->lowest, heads->load, WEFT_OUTCOME_FAILED, status, text, sink);
 }
 
 static bool any_peer(const weft_coordinator_t *c, uint32_t p)
@@ -213,42 +283,24 @@ static bool any_peer(const weft_coordinator_t *c, uint32_t p)
     return true;
 }
 
-static void wait_for_rest(weft_coordinator_t *c, uint64_t version, const weft_sink_t *sink)
+static bool any_rank(const weft_coordinator_t *c, uint32_t p)
 {
-    if (c->waiting_version != version) {
-        c->waiting_version = version;
+    return !weft_is_trainer(c, p);
+}
+
+static void wait_for_rest(weft_coordinator_t *c, const heads_t *heads, const weft_sink_t *sink)
+{
+    if (c->waiting_version != heads->lowest) {
+        c->waiting_version = heads->lowest;
         c->waiting_until_us = c->now_us + c->config.publish_us;
     }
     if (c->now_us < c->waiting_until_us)
         return;
     c->reason = WEFT_OK;
-    weft_coordinator_note_missing(c, "not begun by its deadline, for want of", any_peer, is_idle);
-    refuse(c, version, c->reason, c->reason_text, sink);
-}
-
-/* The versions at the head of the trainers' queues. */
-typedef struct heads {
-    uint64_t lowest, highest;
-    uint32_t count, live, skipped_by;
-} heads_t;
-
-static heads_t look_at_heads(const weft_coordinator_t *c)
-{
-    heads_t heads = {.lowest = UINT64_MAX};
-    for (uint32_t p = 0; p < c->config.topology.trainers; p++) {
-        const weft_peer_view_t *view = &c->peer[p];
-        heads.live += !view->dead;
-        if (view->dead || view->state != WEFT_TRAINER_PUBLISHED || view->version <= c->done)
-            continue;
-        heads.count++;
-        if (view->version > heads.highest) {
-            heads.highest = view->version;
-            heads.skipped_by = p;
-        }
-        if (view->version < heads.lowest)
-            heads.lowest = view->version;
-    }
-    return heads;
+    weft_coordinator_note_missing(c, "not begun by its deadline, for want of",
+                                  heads->load ? any_rank : any_peer,
+                                  heads->load ? is_idle_and_asks : is_idle);
+    refuse(c, heads, c->reason, c->reason_text, sink);
 }
 
 static bool any_replica_left(const weft_coordinator_t *c)
@@ -262,7 +314,7 @@ static bool any_replica_left(const weft_coordinator_t *c)
 /* ---- why a version that all have published is not begun ---- */
 
 /* **Returns** true when a trainer publishes other layers, or over another version, than the first. */
-static bool differs_in_content(weft_coordinator_t *c, uint64_t version, const weft_sink_t *sink)
+static bool differs_in_content(weft_coordinator_t *c, const heads_t *heads, const weft_sink_t *sink)
 {
     uint32_t first = first_living_trainer(c);
     const weft_content_t *expected = &c->peer[first].content;
@@ -276,7 +328,7 @@ static bool differs_in_content(weft_coordinator_t *c, uint64_t version, const we
                  "name the same",
                  p, found->subset, (unsigned long long)found->base, first, expected->subset,
                  (unsigned long long)expected->base);
-        refuse(c, version, WEFT_ERR_ARGUMENT, text, sink);
+        refuse(c, heads, WEFT_ERR_ARGUMENT, text, sink);
         return true;
     }
     return false;
@@ -291,7 +343,7 @@ static bool has_base(const weft_coordinator_t *c, uint64_t base)
 }
 
 /* **Returns** true when no replica serves what a subset is to go over. */
-static bool has_no_base(weft_coordinator_t *c, uint64_t version, const weft_sink_t *sink)
+static bool has_no_base(weft_coordinator_t *c, const heads_t *heads, const weft_sink_t *sink)
 {
     uint64_t base = c->peer[first_living_trainer(c)].content.base;
     if (base == 0 || has_base(c, base) || WEFT_BROKEN(IGNORE_BASE))
@@ -300,7 +352,7 @@ static bool has_no_base(weft_coordinator_t *c, uint64_t version, const weft_sink
     snprintf(text, sizeof text,
              "no replica serves version %llu, over which the subset is: publish a whole version",
              (unsigned long long)base);
-    refuse(c, version, WEFT_ERR_BASE, text, sink);
+    refuse(c, heads, WEFT_ERR_BASE, text, sink);
     return true;
 }
 
@@ -315,31 +367,54 @@ static bool is_superseded(const weft_coordinator_t *c, uint64_t version)
 
 #define SUPERSEDED_TEXT "a later version was published to take its place"
 
-static void try_begin(weft_coordinator_t *c, const weft_sink_t *sink)
+static void begin_published(weft_coordinator_t *c, const heads_t *heads, const weft_sink_t *sink)
 {
-    heads_t heads = look_at_heads(c);
     char text[WEFT_MESSAGE_TEXT_BYTES];
-    if (!any_replica_left(c))
-        mark_broken(c, "no replica is left");
-    if (heads.count == 0) {
-        c->waiting_version = 0;
-    } else if (c->broken) {
+    if (c->broken) {
         snprintf(text, sizeof text, "the session must be rebuilt: %.160s", c->broken_text);
-        refuse(c, heads.lowest, WEFT_ERR_PEER_LOST, text, sink);
-    } else if (heads.highest != heads.lowest) {
-        snprintf(text, sizeof text, "trainer %u published version %llu and left %llu out", heads.skipped_by,
-                 (unsigned long long)heads.highest, (unsigned long long)heads.lowest);
-        refuse(c, heads.lowest, WEFT_ERR_VERSION_ORDER, text, sink);
-    } else if (is_superseded(c, heads.lowest)) {
-        refuse(c, heads.lowest, WEFT_ERR_SUPERSEDED, SUPERSEDED_TEXT, sink);
-    } else if (heads.count < heads.live || !replicas_are_idle(c)) {
-        wait_for_rest(c, heads.lowest, sink);
-    } else if (!differs_in_content(c, heads.lowest, sink) && !has_no_base(c, heads.lowest, sink)) {
-        begin(c, heads.lowest, sink);
+        refuse(c, heads, WEFT_ERR_PEER_LOST, text, sink);
+    } else if (heads->highest != heads->lowest) {
+        snprintf(text, sizeof text, "trainer %u published version %llu and left %llu out", heads->skipped_by,
+                 (unsigned long long)heads->highest, (unsigned long long)heads->lowest);
+        refuse(c, heads, WEFT_ERR_VERSION_ORDER, text, sink);
+    } else if (is_superseded(c, heads->lowest)) {
+        refuse(c, heads, WEFT_ERR_SUPERSEDED, SUPERSEDED_TEXT, sink);
+    } else if (heads->count < heads->live || !replicas_are_idle(c)) {
+        wait_for_rest(c, heads, sink);
+    } else if (!differs_in_content(c, heads, sink) && !has_no_base(c, heads, sink)) {
+        begin(c, heads->lowest, c->peer[first_living_trainer(c)].content, sink);
     }
 }
 
-/* A rank may have loaded a version from disk meanwhile. */
+/* A session whose transport is broken, or whose trainers are dead, can still load. */
+static void begin_load(weft_coordinator_t *c, const heads_t *heads, const weft_sink_t *sink)
+{
+    char text[WEFT_MESSAGE_TEXT_BYTES];
+    if (heads->highest != heads->lowest) {
+        snprintf(text, sizeof text, "rank %u loads version %llu and left %llu out", heads->skipped_by,
+                 (unsigned long long)heads->highest, (unsigned long long)heads->lowest);
+        refuse(c, heads, WEFT_ERR_VERSION_ORDER, text, sink);
+    } else if ((heads->count < heads->live && !WEFT_BROKEN(LOAD_UNASKED)) || !replicas_are_idle(c)) {
+        wait_for_rest(c, heads, sink);
+    } else {
+        begin(c, heads->lowest, (weft_content_t){.load = 1}, sink);
+    }
+}
+
+static void try_begin(weft_coordinator_t *c, const weft_sink_t *sink)
+{
+    heads_t heads = first_heads(c);
+    if (!any_replica_left(c))
+        mark_broken(c, "no replica is left");
+    if (heads.count == 0)
+        c->waiting_version = 0;
+    else if (heads.load)
+        begin_load(c, &heads, sink);
+    else
+        begin_published(c, &heads, sink);
+}
+
+/* The last version may have ended under an earlier coordinator. */
 static void note_versions(weft_coordinator_t *c)
 {
     for (uint32_t p = 0; p < c->ranks; p++) {
@@ -347,6 +422,7 @@ static void note_versions(weft_coordinator_t *c)
             continue;
         c->done = c->peer[p].done;
         c->outcome = WEFT_OUTCOME_NONE;
+        c->outcome_of_load = false;
     }
 }
 
@@ -361,11 +437,19 @@ static bool has_refused(const weft_coordinator_t *c, uint32_t p)
            (weft_is_trainer(c, p) ? (unsigned)WEFT_TRAINER_REFUSED : (unsigned)WEFT_RANK_REFUSED);
 }
 
-/* Only the last outcome is kept, so nothing new is decided before every trainer has heard it. */
+static bool awaits_outcome(const weft_coordinator_t *c, uint32_t p)
+{
+    const weft_peer_view_t *view = &c->peer[p];
+    if (weft_is_trainer(c, p))
+        return !view->dead && view->version != 0 && view->version <= c->done;
+    return weft_replica_of(c, p) != WEFT_REPLICA_LOST && view->wants != 0 && view->wants <= c->done;
+}
+
+/* Only the last outcome is kept, so nothing new is decided before all have heard it whose version it is. */
 static bool outcome_is_awaited(const weft_coordinator_t *c)
 {
-    for (uint32_t p = 0; p < c->config.topology.trainers; p++)
-        if (!c->peer[p].dead && c->peer[p].version != 0 && c->peer[p].version <= c->done)
+    for (uint32_t p = 0; p < c->ranks; p++)
+        if (awaits_outcome(c, p))
             return true;
     return false;
 }
@@ -381,7 +465,8 @@ static void in_idle(weft_coordinator_t *c, const weft_sink_t *sink)
 /* A later version wants this one stopped: where it is not authorized yet, it is. */
 static bool stop_for_later(weft_coordinator_t *c, const weft_sink_t *sink)
 {
-    if (!is_superseded(c, c->version) || weft_coordinator_count_replicas(c, WEFT_REPLICA_RECEIVING) == 0)
+    if (c->content.load || !is_superseded(c, c->version) ||
+        weft_coordinator_count_replicas(c, WEFT_REPLICA_RECEIVING) == 0)
         return false;
     weft_coordinator_note_reason(c, WEFT_ERR_SUPERSEDED, SUPERSEDED_TEXT);
     weft_coordinator_begin_stop(c, sink);
@@ -466,7 +551,7 @@ static void find_broken(weft_coordinator_t *c, const weft_sink_t *sink)
         const weft_peer_view_t *view = &c->peer[p];
         if (view->dead || (view->flags & WEFT_FLAG_BROKEN) == 0 || !weft_peer_takes_part(c, p))
             continue;
-        if (in_flight(c)) {
+        if (in_flight(c) && !c->content.load) {
             weft_coordinator_note_peer(c, p, view->status == WEFT_OK ? WEFT_ERR_TRANSPORT : view->status,
                                        view->text);
             weft_coordinator_break_off(c, sink);

@@ -10,8 +10,9 @@
 
 bool weft_peer_takes_part(const weft_coordinator_t *c, uint32_t p)
 {
-    return weft_is_trainer(c, p) ||
-           weft_members_has(c->members, weft_topology_replica(&c->config.topology, p));
+    if (weft_is_trainer(c, p))
+        return !c->content.load;
+    return weft_members_has(c->members, weft_topology_replica(&c->config.topology, p));
 }
 
 bool weft_view_holds(const weft_coordinator_t *c, const weft_peer_view_t *view)

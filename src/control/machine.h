@@ -95,6 +95,7 @@ typedef enum weft_event_type {
     WEFT_EVENT_MESSAGE, /* every machine: `message` has come; only to the machine of message->role */
     WEFT_EVENT_PUBLISH, /* trainer: the user publishes `version` with `content`; `supersedes`: for the one
                            before */
+    WEFT_EVENT_LOAD,    /* rank: the user wants `version` loaded from disk, here and on every other rank */
     WEFT_EVENT_SENT,    /* trainer: every round of `version` has left, the memory may be written again */
     WEFT_EVENT_TRANSFER_DONE,    /* rank: `version` is staged whole, with `digest` */
     WEFT_EVENT_TRANSFER_REFUSED, /* trainer, rank: `version` cannot be used (status, text); rounds still go on
@@ -133,7 +134,7 @@ typedef enum weft_action_type {
                                answer with EVENT_SWAPPED or EVENT_SWAP_FAILED (so does a swap in step_begin).
                                Repeated at each TICK until then; the only action that may be dropped */
     WEFT_ACTION_WAKE_STEPS, /* rank: the guard has changed: wake a step_begin that waits on it */
-    WEFT_ACTION_NOTIFY,     /* trainer: tell the user `outcome` of `version` with status and text */
+    WEFT_ACTION_NOTIFY,     /* trainer, rank that loads: tell the user `outcome` of `version` with status and text */
     WEFT_ACTION_FENCE,      /* trainer, rank: lost (status, text): the guard is fenced; end the session */
     WEFT_ACTION_STORE_TERM, /* coordinator: keep `term` where a restart finds it (optional) */
     WEFT_ACTION_LOG,        /* all: one line in `text`, at `level` */

@@ -16,11 +16,11 @@
 #define FIELDS(X)                                                                                            \
     X(8, type) X(8, role) X(8, state) X(8, outcome)                                                          \
     X(32, flags) X(32, from) X(32, to) X(32, epoch) X(32, status)                                            \
-    X(64, term) X(64, sequence) X(64, version) X(64, live) X(64, done) X(64, ballot)                         \
+    X(64, term) X(64, sequence) X(64, version) X(64, live) X(64, done) X(64, wants) X(64, ballot)            \
     X(64, step) X(64, limit) X(64, at_step)                                                                  \
     X(32, round) X(32, stop_round)                                                                           \
     X(64, digest.word[0]) X(64, digest.word[1]) X(64, members.word[0]) X(64, members.word[1])  \
-    X(64, content.base)
+    X(64, content.base) X(8, content.load)
 /* clang-format on */
 
 /* A limit is a step plus a margin. */
@@ -41,7 +41,7 @@ static const struct {
     [WEFT_MESSAGE_DROP] = {"DROP", ROLE(RANK)},
     [WEFT_MESSAGE_ABORT_TRANSFER] = {"ABORT_TRANSFER", ROLE(TRAINER) | ROLE(RANK)},
     [WEFT_MESSAGE_AUTHORIZE] = {"AUTHORIZE", ROLE(LEADER)},
-    [WEFT_MESSAGE_OUTCOME] = {"OUTCOME", ROLE(TRAINER)},
+    [WEFT_MESSAGE_OUTCOME] = {"OUTCOME", ROLE(TRAINER) | ROLE(RANK)},
     [WEFT_MESSAGE_FENCE] = {"FENCE", ROLE(TRAINER) | ROLE(RANK)},
     [WEFT_MESSAGE_ARM] = {"ARM", ROLE(RANK)},
     [WEFT_MESSAGE_FREEZE] = {"FREEZE", ROLE(RANK)},
@@ -148,6 +148,8 @@ static weft_status_t check_fields(const weft_message_t *m, weft_error_t *error)
         return wrong(error, "sender or receiver", m->from >= WEFT_CONTROL_MAX_RANKS ? m->from : m->to);
     if (m->status > WEFT_ERR_INTERNAL)
         return wrong(error, "status", m->status);
+    if (m->content.load > 1)
+        return wrong(error, "content", m->content.load);
     if (m->term > WEFT_MAX_TERM)
         return wrong(error, "term", m->term);
     if (m->step > MAX_STEP_FIELD || m->limit > MAX_STEP_FIELD || m->at_step > MAX_STEP_FIELD)

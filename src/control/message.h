@@ -21,7 +21,7 @@
 
 #include <weft/types.h>
 
-#define WEFT_PROTOCOL_VERSION   2
+#define WEFT_PROTOCOL_VERSION   3
 #define WEFT_MESSAGE_TEXT_BYTES 200
 #define WEFT_SUBSET_BYTES       200
 #define WEFT_MESSAGE_MAX_BYTES  640
@@ -47,7 +47,7 @@ typedef enum weft_role {
     X(DROP, "coordinator -> rank: forget the version, whose transfer is complete here")                      \
     X(ABORT_TRANSFER, "coordinator -> trainer, rank: a peer is dead, break the transfer off")                \
     X(AUTHORIZE, "coordinator -> leader: commit this version on your replica")                               \
-    X(OUTCOME, "coordinator -> trainer: this is what became of the version")                                 \
+    X(OUTCOME, "coordinator -> trainer, rank: this is what became of the version")                                \
     X(FENCE, "coordinator -> trainer, rank: you or your replica are lost, serve nothing")                    \
     X(ARM, "leader -> rank: promise a limit")                                                                \
     X(FREEZE, "leader -> rank: promise to start no further step")                                            \
@@ -61,7 +61,7 @@ typedef enum weft_message_type {
         WEFT_MESSAGE_TYPE_COUNT,
 } weft_message_type_t;
 
-/* What became of a published version. */
+/* What became of a version that was published, or loaded. */
 typedef enum weft_outcome {
     WEFT_OUTCOME_NONE,
     WEFT_OUTCOME_RELEASED, /* sent: the trainer's memory is its own again. Not final */
@@ -105,16 +105,17 @@ typedef struct weft_members {
     uint64_t word[2];
 } weft_members_t;
 
-/* What of the model a version carries. A subset is sent over the version that it names, whose other layers
- * stay. */
+/* What of the model a version carries, and where it comes from. A subset is sent over the version that it names,
+ * whose other layers stay. */
 typedef struct weft_content {
     uint64_t base;                  /* 0: nothing is needed of an earlier version */
+    uint64_t load;                  /* 1: each rank reads it from its disk; trainers take no part */
     char subset[WEFT_SUBSET_BYTES]; /* patterns of layer names, separated by commas; "": the whole model */
 } weft_content_t;
 
 static inline bool weft_content_equal(const weft_content_t *a, const weft_content_t *b)
 {
-    return a->base == b->base && strncmp(a->subset, b->subset, WEFT_SUBSET_BYTES) == 0;
+    return a->base == b->base && a->load == b->load && strncmp(a->subset, b->subset, WEFT_SUBSET_BYTES) == 0;
 }
 
 typedef struct weft_message {
@@ -131,6 +132,7 @@ typedef struct weft_message {
     uint64_t version;  /* in hand, or spoken of */
     uint64_t live;     /* served by the sender */
     uint64_t done;     /* highest version the sender is through with, applied or not */
+    uint64_t wants;    /* a rank: the version it asks to load, until it has heard the outcome; 0: none */
     weft_ballot_t ballot;
     uint64_t step;       /* last begun */
     uint64_t limit;      /* highest step that may begin, by promise */
@@ -139,7 +141,7 @@ typedef struct weft_message {
     uint32_t stop_round; /* rounds below this one are finished, others never start */
     weft_digest_t digest;
     weft_members_t members;
-    weft_content_t content;             /* of the version: in states, BEGIN and STOP */
+    weft_content_t content;             /* of the version: in states, BEGIN, STOP and ABORT_TRANSFER */
     char text[WEFT_MESSAGE_TEXT_BYTES]; /* NUL-terminated */
 } weft_message_t;
 

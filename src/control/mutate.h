@@ -16,7 +16,9 @@
     X(NO_REPEAT, "no-repeat")                       /* commands are sent once */                             \
     X(IGNORE_DIGEST, "ignore-digest")               /* replicas may hold different bytes */                  \
     X(IGNORE_BASE, "ignore-base")                   /* a subset goes over whatever serves */                 \
-    X(SUPERSEDE_UNASKED, "supersede-unasked")       /* a stop for a later version does not ask for rounds */
+    X(SUPERSEDE_UNASKED, "supersede-unasked")       /* a stop for a later version does not ask for rounds */ \
+    X(LOAD_UNASKED, "load-unasked")                 /* a load begins when one rank asks for it */            \
+    X(LOAD_OUTCOME, "load-outcome")                 /* trainers hear of a load as if it were theirs */
 
 #ifdef WEFT_SIM
 typedef enum weft_mutation {

@@ -114,6 +114,7 @@ static weft_message_t whole_state(machine_t *m)
         .version = m->version,
         .live = m->live,
         .done = m->done,
+        .wants = m->wants,
         .ballot = m->promised,
         .step = view.step,
         .limit = m->limit,
@@ -144,6 +145,45 @@ static void report(machine_t *m, const weft_sink_t *sink)
         weft_emit_send(sink, &out);
     }
     m->report_due = m->leader_due = false;
+}
+
+/* ---- loading ---- */
+
+static void notify(const weft_sink_t *sink, uint64_t version, weft_outcome_t outcome, weft_status_t status,
+                   const char *text)
+{
+    weft_action_t action = {
+        .type = WEFT_ACTION_NOTIFY, .version = version, .outcome = outcome, .status = status, .text = text};
+    sink->emit(sink->user, &action);
+}
+
+/* The wish is a level of every report; the coordinator begins the version when all ranks that live have it.
+ */
+static void on_load(machine_t *m, const weft_event_t *event, const weft_sink_t *sink)
+{
+    if (m->state == WEFT_RANK_FENCED) {
+        notify(sink, event->version, WEFT_OUTCOME_FAILED, WEFT_ERR_PEER_LOST, m->text);
+    } else if (m->wants != 0) {
+        notify(sink, event->version, WEFT_OUTCOME_FAILED, WEFT_ERR_ARGUMENT,
+               "another load has no outcome yet: wait for it");
+    } else {
+        m->wants = event->version;
+        m->report_due = true;
+    }
+}
+
+static void settle_load(machine_t *m, uint64_t version, weft_outcome_t outcome, weft_status_t status,
+                        const char *text, const weft_sink_t *sink)
+{
+    m->wants = version == m->wants ? 0 : m->wants;
+    m->report_due = true;
+    notify(sink, version, outcome, status, text);
+}
+
+static void on_outcome(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
+{
+    if (m->wants != 0 && in->version == m->wants)
+        settle_load(m, in->version, in->outcome, in->status, in->text, sink);
 }
 
 /* ---- taking a version in ---- */
@@ -180,9 +220,10 @@ static void give_up(machine_t *m, const weft_sink_t *sink)
     m->digest = m->live_digest;
 }
 
+/* A load has no rounds: what breaks it off leaves the transport whole. */
 static void break_transfer(machine_t *m, const weft_sink_t *sink)
 {
-    m->broken = true;
+    m->broken |= !m->content.load;
     if (in_transfer(m))
         weft_emit(sink, WEFT_ACTION_ABORT_TRANSFER, m->version);
     give_up(m, sink);
@@ -204,6 +245,8 @@ static void fence(machine_t *m, weft_status_t status, const char *text, const we
         weft_emit(sink, WEFT_ACTION_ABORT_TRANSFER, m->version);
     if (m->version != 0 && m->state != WEFT_RANK_COMMITTED)
         weft_emit(sink, WEFT_ACTION_DISCARD_STAGE, m->version);
+    if (m->wants != 0)
+        settle_load(m, m->wants, WEFT_OUTCOME_FAILED, status, m->text, sink);
     set_state(m, WEFT_RANK_FENCED, sink);
     weft_action_t action = {.type = WEFT_ACTION_FENCE, .status = status, .text = m->text};
     sink->emit(sink->user, &action);
@@ -218,6 +261,8 @@ static void applied(machine_t *m, const weft_sink_t *sink)
     m->live = m->done = m->version;
     m->live_at_step = m->at_step;
     m->live_digest = m->digest;
+    if (m->content.load) /* what this rank serves it knows by itself */
+        settle_load(m, m->version, WEFT_OUTCOME_APPLIED, WEFT_OK, "", sink);
     m->version = 0;
     weft_emit(sink, WEFT_ACTION_WAKE_STEPS, m->live);
 }
@@ -304,7 +349,7 @@ static void on_data_path(machine_t *m, const weft_event_t *event, const weft_sin
 
 static void on_begin(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
-    if (m->state == WEFT_RANK_IDLE && in->version > m->done && !m->broken)
+    if (m->state == WEFT_RANK_IDLE && in->version > m->done && (!m->broken || in->content.load))
         begin(m, in, sink);
 }
 
@@ -340,7 +385,7 @@ static void on_abort_transfer(machine_t *m, const weft_message_t *in, const weft
 {
     if (m->state == WEFT_RANK_IDLE && in->version > m->done) {
         m->done = in->version; /* never begun here */
-        m->broken = true;
+        m->broken |= !in->content.load;
     } else if (in->version == m->version && (in_transfer(m) || m->state == WEFT_RANK_PREPARED)) {
         break_transfer(m, sink);
     }
@@ -485,6 +530,9 @@ static void on_coordinator_message(machine_t *m, const weft_message_t *in, const
     case WEFT_MESSAGE_ABORT_TRANSFER:
         on_abort_transfer(m, in, sink);
         break;
+    case WEFT_MESSAGE_OUTCOME:
+        on_outcome(m, in, sink);
+        break;
     case WEFT_MESSAGE_FENCE:
         fence(m, in->status, in->text, sink);
         break;
@@ -539,6 +587,9 @@ void weft_rank_machine_handle(machine_t *m, const weft_event_t *event, const wef
         break;
     case WEFT_EVENT_MESSAGE:
         on_message(m, event->message, sink);
+        break;
+    case WEFT_EVENT_LOAD:
+        on_load(m, event, sink);
         break;
     default:
         on_data_path(m, event, sink);

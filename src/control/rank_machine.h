@@ -57,6 +57,7 @@ typedef struct weft_rank_machine {
     uint64_t version;       /* in hand, 0: none */
     uint64_t live;          /* serves */
     uint64_t done;          /* highest that is applied or given up */
+    uint64_t wants;         /* to load, until the outcome is known; 0: none */
     weft_ballot_t promised; /* highest ballot answered */
     weft_ballot_t accepted; /* ballot of the COMMIT obeyed */
     uint64_t limit;         /* promised under `promised` */
@@ -84,7 +85,7 @@ void weft_rank_machine_init(weft_rank_machine_t *machine, const weft_control_con
 /* Tell that `version` was loaded from disk before any transfer (weft_guard_load succeeded). */
 void weft_rank_machine_loaded(weft_rank_machine_t *machine, uint64_t version, weft_digest_t digest);
 
-/* Handle one event: TRANSFER_DONE, TRANSFER_REFUSED, TRANSFER_FAILED, POSTED, DRAINED, SWAPPED, SWAP_FAILED,
+/* Handle one event: LOAD, TRANSFER_DONE, TRANSFER_REFUSED, TRANSFER_FAILED, POSTED, DRAINED, SWAPPED, SWAP_FAILED,
  * MESSAGE, TICK. */
 void weft_rank_machine_handle(weft_rank_machine_t *machine, const weft_event_t *event,
                               const weft_sink_t *sink);

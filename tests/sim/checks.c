@@ -40,6 +40,11 @@ static bool replica_is_sound(const sim_world_t *w, uint32_t replica)
     return true;
 }
 
+static bool serves_soundly(const sim_world_t *w, uint32_t replica)
+{
+    return replica_is_sound(w, replica) && w->coordinator->replica[replica] != WEFT_REPLICA_LOST;
+}
+
 /* A version goes live only where it was staged whole, with the bytes of the other replicas, and was not given
  * up. */
 void sim_check_swapped(sim_world_t *w, uint32_t n, uint64_t version)
@@ -60,10 +65,11 @@ void sim_check_swapped(sim_world_t *w, uint32_t n, uint64_t version)
         if (w->node[first + i].discarded[index])
             sim_fail(w, "ABORTED AND LIVE: node %u made version %llu live, node %u has given it up", n,
                      (unsigned long long)version, first + i);
+    if (!serves_soundly(w, sim_replica_of(w, n)))
+        return; /* a replica that is lost serves nothing */
     for (uint32_t r = 0; r < w->replicas; r++) {
         uint32_t p = sim_first_of(w, r) + (n - first);
-        bool serves = replica_is_sound(w, r) && w->coordinator->replica[r] != WEFT_REPLICA_LOST &&
-                      weft_guard_live(&w->node[p].guard) == version;
+        bool serves = serves_soundly(w, r) && weft_guard_live(&w->node[p].guard) == version;
         if (serves && w->node[p].staged[index] != w->node[n].staged[index])
             sim_fail(w, "DIGEST: node %u serves other bytes of version %llu than node %u", n,
                      (unsigned long long)version, p);
@@ -87,6 +93,9 @@ void sim_check_outcome(sim_world_t *w, uint32_t n, const weft_action_t *action)
 {
     uint32_t index = sim_index(w, action->version);
     bool applied = action->outcome == WEFT_OUTCOME_APPLIED;
+    if (w->load[index] && !w->transfer[index][n].started && action->outcome != WEFT_OUTCOME_FAILED)
+        sim_fail(w, "OUTCOME: trainer %u was told that version %llu is %s, which ranks loaded", n,
+                 (unsigned long long)action->version, weft_outcome_name(action->outcome));
     bool failed = action->outcome == WEFT_OUTCOME_FAILED && action->status != WEFT_ERR_TIMEOUT &&
                   action->status != WEFT_ERR_PEER_LOST;
     for (uint32_t p = w->trainers; p < w->ranks; p++) {
@@ -125,7 +134,7 @@ static bool rank_is_settled(const sim_world_t *w, uint32_t n)
         return true;
     weft_guard_view_t view = weft_guard_look(&node->guard);
     bool lost = w->coordinator->replica[sim_replica_of(w, n)] == WEFT_REPLICA_LOST;
-    return node->rank.state == WEFT_RANK_IDLE && view.limit == WEFT_GUARD_NO_LIMIT && !lost;
+    return node->rank.state == WEFT_RANK_IDLE && sim_loads_are_over(w, n) && view.limit == WEFT_GUARD_NO_LIMIT && !lost;
 }
 
 static const char *state_of(const sim_world_t *w, uint32_t n)

@@ -18,7 +18,7 @@ static void keep_moving(sim_world_t *w, uint32_t node)
     sim_schedule(w, 1 * SIM_MS + sim_random(w, 25 * SIM_MS), SIM_DATA, node, 0);
 }
 
-static void maybe_refuse(sim_world_t *w, uint32_t index, uint32_t node)
+void sim_maybe_refuse(sim_world_t *w, uint32_t index, uint32_t node)
 {
     sim_transfer_t *mine = &w->transfer[index][node];
     sim_injection_t event = {.version = w->version[index]};
@@ -26,7 +26,7 @@ static void maybe_refuse(sim_world_t *w, uint32_t index, uint32_t node)
         event.type = WEFT_EVENT_TRANSFER_REFUSED;
         event.status = WEFT_ERR_NONFINITE;
         sim_inject(w, node, 0, event);
-    } else if (w->fail_node[index] == node && mine->completed == 1) {
+    } else if (w->fail_node[index] == node && !mine->load && mine->completed == 1) {
         event.type = WEFT_EVENT_TRANSFER_FAILED;
         event.status = WEFT_ERR_TRANSPORT;
         mine->aborted = true;
@@ -34,8 +34,11 @@ static void maybe_refuse(sim_world_t *w, uint32_t index, uint32_t node)
     }
 }
 
-void sim_start_transfer(sim_world_t *w, uint32_t node, uint64_t version, weft_members_t members)
+void sim_start_transfer(sim_world_t *w, uint32_t node, const weft_action_t *action)
 {
+    uint64_t version = action->version;
+    weft_members_t members = action->members;
+    bool load = action->content->load;
     uint32_t index = sim_index(w, version);
     sim_transfer_t *mine = &w->transfer[index][node];
     if (index == 0 || mine->started)
@@ -47,11 +50,11 @@ void sim_start_transfer(sim_world_t *w, uint32_t node, uint64_t version, weft_me
             sim_fail(w, "nodes %u and %u disagree on who takes part in version %llu", node, n,
                      (unsigned long long)version);
     }
-    if (!takes_part(w, members, node))
-        sim_fail(w, "node %u starts a transfer it takes no part in", node);
-    *mine = (sim_transfer_t){.started = true, .members = members};
+    if (!takes_part(w, members, node) || (load && !w->node[node].asked[index]))
+        sim_fail(w, "node %u starts a transfer it takes no part in, or a load it did not ask for", node);
+    *mine = (sim_transfer_t){.started = true, .members = members, .load = load};
     w->node[node].transfer_version = version;
-    maybe_refuse(w, index, node);
+    sim_maybe_refuse(w, index, node);
     keep_moving(w, node);
 }
 
@@ -121,7 +124,7 @@ static void stage(sim_world_t *w, uint32_t index, uint32_t node)
         w->node[node].layers[index][l] = w->subset[index][l] ? index : w->node[node].layers[live][l];
 }
 
-static void finished(sim_world_t *w, uint32_t index, uint32_t node)
+void sim_finish_transfer(sim_world_t *w, uint32_t index, uint32_t node)
 {
     sim_injection_t done = {.type = WEFT_EVENT_SENT, .version = w->version[index]};
     if (!sim_is_trainer(w, node)) {
@@ -139,13 +142,17 @@ void sim_move_data(sim_world_t *w, uint32_t node)
     sim_transfer_t *mine = &w->transfer[index][node];
     if (version == 0 || mine->aborted)
         return;
+    if (mine->load) {
+        sim_move_load(w, node, index);
+        return;
+    }
     if (mine->posted < may_post(w, index, mine))
         mine->posted++;
     if (mine->completed < mine->posted && everyone_posted(w, index, mine)) {
         mine->completed++;
-        maybe_refuse(w, index, node);
+        sim_maybe_refuse(w, index, node);
         if (mine->completed == w->rounds[index])
-            finished(w, index, node);
+            sim_finish_transfer(w, index, node);
     }
     bool drained =
         mine->stop_known && (mine->completed >= mine->stop_round || mine->completed == w->rounds[index]);

@@ -82,6 +82,10 @@ static void send(sim_world_t *w, const weft_message_t *message)
 static void notify(sim_world_t *w, uint32_t n, const weft_action_t *action)
 {
     uint32_t index = sim_index(w, action->version);
+    if (!sim_is_trainer(w, n)) {
+        sim_hear_load(w, n, action);
+        return;
+    }
     sim_say(w, "trainer %u: version %llu %s %s: %s", n, (unsigned long long)action->version,
             weft_outcome_name(action->outcome), weft_status_name(action->status), action->text);
     if (action->outcome == WEFT_OUTCOME_RELEASED) {
@@ -105,6 +109,8 @@ static void notify(sim_world_t *w, uint32_t n, const weft_action_t *action)
     w->coverage->subset_without_base += action->status == WEFT_ERR_BASE;
     w->coverage->contents_differ += action->status == WEFT_ERR_ARGUMENT;
     w->coverage->order_refused += action->status == WEFT_ERR_VERSION_ORDER;
+    w->coverage->publish_below_load += strstr(action->text, "loaded from disk") != NULL;
+    w->coverage->load_number_published += w->load[index];
     sim_check_outcome(w, n, action);
 }
 
@@ -137,7 +143,7 @@ static void carry_out(void *user, const weft_action_t *action)
         send(w, action->message);
         break;
     case WEFT_ACTION_START_TRANSFER:
-        sim_start_transfer(w, n, action->version, action->members);
+        sim_start_transfer(w, n, action);
         break;
     case WEFT_ACTION_REPORT_POSTED:
         sim_report_posted(w, n, action->version);
@@ -177,7 +183,7 @@ static void carry_out(void *user, const weft_action_t *action)
 
 /* ---- events ---- */
 
-static void give(sim_world_t *w, uint32_t n, weft_role_t role, const weft_event_t *event)
+void sim_give(sim_world_t *w, uint32_t n, weft_role_t role, const weft_event_t *event)
 {
     actor_t actor = {w, n};
     weft_sink_t sink = {carry_out, &actor, w->options.verbose ? WEFT_LOG_DEBUG : WEFT_LOG_ERROR};
@@ -201,11 +207,11 @@ static void tick(sim_world_t *w, uint32_t n)
 {
     weft_event_t event = {.type = WEFT_EVENT_TICK, .now_us = w->now_us};
     if (n == SIM_COORDINATOR)
-        give(w, n, WEFT_ROLE_COORDINATOR, &event);
+        sim_give(w, n, WEFT_ROLE_COORDINATOR, &event);
     else
-        give(w, n, sim_is_trainer(w, n) ? WEFT_ROLE_TRAINER : WEFT_ROLE_RANK, &event);
+        sim_give(w, n, sim_is_trainer(w, n) ? WEFT_ROLE_TRAINER : WEFT_ROLE_RANK, &event);
     if (leads(w, n) && w->node[n].alive)
-        give(w, n, WEFT_ROLE_LEADER, &event);
+        sim_give(w, n, WEFT_ROLE_LEADER, &event);
     sim_schedule(w, TICK_US, SIM_TICK, n, w->coordinator_starts);
 }
 
@@ -230,7 +236,7 @@ static void deliver(sim_world_t *w, uint32_t n, const weft_message_t *message)
 {
     weft_event_t event = {.type = WEFT_EVENT_MESSAGE, .now_us = w->now_us, .message = message};
     weft_rank_state_t before = n < SIM_MAX_RANKS ? w->node[n].rank.state : WEFT_RANK_IDLE;
-    give(w, n, message->role, &event);
+    sim_give(w, n, message->role, &event);
     if (message->role == WEFT_ROLE_RANK)
         count_transition(w, n, message, before);
 }
@@ -245,7 +251,7 @@ static void inject(sim_world_t *w, uint32_t n, const sim_injection_t *in)
                           .digest = in->digest,
                           .status = in->status,
                           .text = "as the schedule wants"};
-    give(w, n, sim_is_trainer(w, n) ? WEFT_ROLE_TRAINER : WEFT_ROLE_RANK, &event);
+    sim_give(w, n, sim_is_trainer(w, n) ? WEFT_ROLE_TRAINER : WEFT_ROLE_RANK, &event);
 }
 
 /* A program that goes wrong: one trainer names other layers than the others. */
@@ -265,11 +271,17 @@ static void publish(sim_world_t *w, uint32_t n)
     sim_node_t *node = &w->node[n];
     if (node->published == w->versions)
         return;
+    if (sim_is_early(w, n, node->published + 1)) {
+        sim_schedule(w, sim_random(w, 200 * SIM_MS), SIM_PUBLISH, n, 0);
+        return;
+    }
     if (weft_trainer_machine_has_room(&node->trainer) || node->trainer.state == WEFT_TRAINER_FENCED) {
         w->coverage->second_version_queued += node->trainer.version != 0;
         uint64_t version = w->version[++node->published];
-        bool leaves_out =
-            (w->faults & SIM_FAULT_ORDER) != 0 && node->published < w->versions && sim_chance(w, 8);
+        bool disorder = (w->faults & SIM_FAULT_ORDER) != 0;
+        bool leaves_out = disorder && node->published < w->versions && sim_chance(w, 8);
+        if (w->load[node->published]) /* not theirs; a program that goes wrong publishes the same number */
+            leaves_out = !disorder || sim_chance(w, 70);
         if (leaves_out)
             node->outcome[node->published] = WEFT_OUTCOME_FAILED;
         weft_event_t event = {.type = WEFT_EVENT_PUBLISH,
@@ -278,7 +290,7 @@ static void publish(sim_world_t *w, uint32_t n)
                               .supersedes = w->supersedes[node->published]};
         describe_content(w, n, node->published, &event.content);
         if (!leaves_out)
-            give(w, n, WEFT_ROLE_TRAINER, &event);
+            sim_give(w, n, WEFT_ROLE_TRAINER, &event);
     }
     uint64_t late = (w->faults & SIM_FAULT_ORDER) != 0 && sim_chance(w, 10) ? 5000 * SIM_MS : 0;
     sim_schedule(w, sim_random(w, 700 * SIM_MS) + late, SIM_PUBLISH, n, 0);
@@ -337,6 +349,9 @@ static void happen(sim_world_t *w, const sim_entry_t *entry)
         break;
     case SIM_PUBLISH:
         publish(w, n);
+        break;
+    case SIM_LOAD:
+        sim_load(w, n);
         break;
     case SIM_STALL:
         sim_say(w, "node %u STALLS for %llu ms", n, (unsigned long long)entry->argument / 1000);
@@ -398,7 +413,9 @@ static uint32_t any_rollout(sim_world_t *w)
 
 static void choose_content(sim_world_t *w, uint32_t i)
 {
-    w->whole[i] = i == 1 || sim_chance(w, 60);
+    w->load[i] = sim_chance(w, 25);
+    w->waited[i] = sim_chance(w, 60);
+    w->whole[i] = i == 1 || w->load[i] || sim_chance(w, 60);
     w->supersedes[i] = i > 1 && sim_chance(w, 40);
     for (uint32_t l = 0; l < SIM_LAYERS; l++) {
         w->subset[i][l] = w->whole[i] || sim_chance(w, 50);
@@ -465,6 +482,7 @@ static void start_node(sim_world_t *w, uint32_t n)
     if (leads(w, n))
         weft_leader_machine_init(&node->leader, &w->config, n);
     sim_schedule(w, sim_random(w, 40 * SIM_MS), SIM_STEP, n, 0);
+    sim_schedule(w, sim_random(w, 300 * SIM_MS), SIM_LOAD, n, 0);
 }
 
 static void set_up(sim_world_t *w, const sim_options_t *options, sim_coverage_t *coverage)

@@ -73,7 +73,10 @@ enum {
                             X(superseded) X(superseded_unbegun) X(partial_for_later) X(subset_applied)       \
                                 X(subset_without_base) X(contents_differ) X(timed_out) X(message_lost)       \
                                     X(message_repeated) X(applied_beside_aborted) X(swap_failed)             \
-                                        X(ranks_two_steps_apart)
+                                        X(ranks_two_steps_apart) X(load_applied) X(load_failed) X(load_refused)          \
+                                            X(load_stopped) X(load_order_refused) X(load_beside_publish)     \
+                                                X(load_after_break) X(load_carried_on) X(publish_below_load) \
+                                                    X(load_number_published)
 
 typedef struct sim_coverage {
 #define X(id) uint64_t id;

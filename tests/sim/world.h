@@ -13,6 +13,7 @@ typedef enum sim_kind {
     SIM_SWAP_END, /* node: the swap that it claimed is finished */
     SIM_INJECT,   /* node, message: an event of the data path or the guard reaches the control thread */
     SIM_PUBLISH,  /* node */
+    SIM_LOAD,     /* node: the user of a rollout rank asks for its next load */
     SIM_STALL,    /* node stands still for `argument` */
     SIM_CRASH,    /* node */
     SIM_RESTART,  /* the coordinator comes back */
@@ -49,7 +50,7 @@ typedef union sim_body {
 
 /* What one participant of a transfer has done. */
 typedef struct sim_transfer {
-    bool started, frozen, aborted, finished, stop_known;
+    bool started, frozen, aborted, finished, stop_known, load;
     uint32_t posted, completed, stop_round;
     weft_members_t members;
 } sim_transfer_t;
@@ -74,6 +75,8 @@ typedef struct sim_node {
     uint32_t published;
     weft_outcome_t outcome[SIM_MAX_VERSIONS + 1];
     weft_status_t outcome_status[SIM_MAX_VERSIONS + 1];
+    bool asked[SIM_MAX_VERSIONS + 1]; /* a rank: to load it */
+    uint64_t ready_us;                /* since when it could go on to the next version */
 } sim_node_t;
 
 typedef struct sim_replica {
@@ -104,6 +107,8 @@ typedef struct sim_world {
     uint32_t origin[SIM_MAX_VERSIONS + 1]
                    [SIM_LAYERS]; /* the version that wrote each layer, as trainers have it */
     bool whole[SIM_MAX_VERSIONS + 1], supersedes[SIM_MAX_VERSIONS + 1];
+    bool load[SIM_MAX_VERSIONS + 1];   /* from disk, by the ranks */
+    bool waited[SIM_MAX_VERSIONS + 1]; /* whoever makes it waits for the version before, not for ever */
     uint32_t refuse_node[SIM_MAX_VERSIONS + 1], refuse_round[SIM_MAX_VERSIONS + 1];
     uint32_t fail_node[SIM_MAX_VERSIONS + 1];
     uint32_t digest_node[SIM_MAX_VERSIONS + 1];
@@ -154,11 +159,23 @@ static inline uint32_t sim_first_of(const sim_world_t *w, uint32_t replica)
 uint32_t sim_index(const sim_world_t *w, uint64_t version);
 
 /* data_path.c */
-void sim_start_transfer(sim_world_t *w, uint32_t node, uint64_t version, weft_members_t members);
+void sim_maybe_refuse(sim_world_t *w, uint32_t index, uint32_t node);
+void sim_finish_transfer(sim_world_t *w, uint32_t index, uint32_t node);
+void sim_start_transfer(sim_world_t *w, uint32_t node, const weft_action_t *action);
 void sim_report_posted(sim_world_t *w, uint32_t node, uint64_t version);
 void sim_stop_transfer_at(sim_world_t *w, uint32_t node, uint64_t version, uint32_t round);
 void sim_abort_transfer(sim_world_t *w, uint32_t node, uint64_t version);
 void sim_move_data(sim_world_t *w, uint32_t node);
+
+/* loads.c */
+void sim_load(sim_world_t *w, uint32_t node);
+void sim_hear_load(sim_world_t *w, uint32_t node, const weft_action_t *action);
+bool sim_is_early(sim_world_t *w, uint32_t node, uint32_t index); /* for its version */
+void sim_move_load(sim_world_t *w, uint32_t node, uint32_t index);
+bool sim_loads_are_over(const sim_world_t *w, uint32_t node);
+
+/* sim.c */
+void sim_give(sim_world_t *w, uint32_t node, weft_role_t role, const weft_event_t *event);
 
 /* steps.c */
 void sim_move_step(sim_world_t *w, uint32_t node);

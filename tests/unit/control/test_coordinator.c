@@ -205,6 +205,133 @@ static void a_restart_carries_on(void **state)
     assert_int_equal(sent(WEFT_MESSAGE_AUTHORIZE, 4)->flags, WEFT_FLAG_RECOVER);
 }
 
+/* ---- loads ---- */
+
+static weft_message_t wish(uint32_t peer, uint64_t version)
+{
+    weft_message_t in = report(peer, WEFT_RANK_IDLE, 0);
+    in.wants = version;
+    return in;
+}
+
+/* Serving version 3, nothing begun. */
+static int be_idle(void **state)
+{
+    begin(state);
+    hear_all(WEFT_TRAINER_SENT, WEFT_RANK_PREPARED, 7);
+    for (uint32_t peer = 2; peer < 6; peer++)
+        hear_applied(peer);
+    for (uint32_t peer = 0; peer < 2; peer++) {
+        weft_message_t in = report(peer, WEFT_TRAINER_IDLE, 0);
+        in.done = 7;
+        hear(in);
+    }
+    assert_int_equal(c.state, WEFT_COORDINATOR_IDLE);
+    forget();
+    return 0;
+}
+
+static void a_load_begins_when_all_ranks_ask(void **state)
+{
+    (void)state;
+    for (uint32_t peer = 2; peer < 5; peer++)
+        hear(wish(peer, 9));
+    assert_null(sent(WEFT_MESSAGE_BEGIN, UINT32_MAX));
+    hear(wish(5, 9));
+    assert_null(sent(WEFT_MESSAGE_BEGIN, 0));
+    for (uint32_t peer = 2; peer < 6; peer++)
+        assert_int_equal(sent(WEFT_MESSAGE_BEGIN, peer)->content.load, 1);
+}
+
+static void ranks_hear_why_a_load_failed_and_trainers_do_not(void **state)
+{
+    (void)state;
+    for (uint32_t peer = 2; peer < 6; peer++)
+        hear(wish(peer, 9));
+    weft_message_t in = wish(4, 9);
+    in.state = WEFT_RANK_REFUSED;
+    in.version = 9;
+    in.status = WEFT_ERR_SHAPE;
+    weft_copy_text(in.text, "no such tensor");
+    hear(in);
+    assert_null(sent(WEFT_MESSAGE_STOP, 0));
+    for (uint32_t peer = 2; peer < 6; peer++) {
+        assert_non_null(sent(WEFT_MESSAGE_STOP, peer));
+        in = wish(peer, 9);
+        in.done = 9;
+        hear(in);
+    }
+    for (uint32_t peer = 2; peer < 6; peer++) {
+        assert_int_equal(sent(WEFT_MESSAGE_OUTCOME, peer)->status, WEFT_ERR_SHAPE);
+        assert_non_null(strstr(sent(WEFT_MESSAGE_OUTCOME, peer)->text, "no such tensor"));
+    }
+    assert_null(sent(WEFT_MESSAGE_OUTCOME, 0));
+}
+
+static void the_lower_number_goes_first(void **state)
+{
+    (void)state;
+    for (uint32_t peer = 2; peer < 6; peer++)
+        hear(wish(peer, 8)); /* complete, and begun */
+    assert_int_equal(c.version, 8);
+    hear(report(0, WEFT_TRAINER_PUBLISHED, 8));
+    hear(report(1, WEFT_TRAINER_PUBLISHED, 8));
+    for (uint32_t peer = 2; peer < 6; peer++) {
+        weft_message_t in = report(peer, WEFT_RANK_PREPARED, 8);
+        in.wants = 8;
+        hear(in);
+    }
+    for (uint32_t peer = 2; peer < 6; peer++) {
+        weft_message_t in = report(peer, WEFT_RANK_IDLE, 0);
+        in.live = in.done = 8;
+        hear(in);
+    }
+    assert_int_equal(sent(WEFT_MESSAGE_OUTCOME, 0)->status, WEFT_ERR_VERSION_ORDER);
+    assert_non_null(strstr(sent(WEFT_MESSAGE_OUTCOME, 0)->text, "loaded from disk"));
+    for (uint32_t peer = 0; peer < 2; peer++)
+        hear(report(peer, WEFT_TRAINER_IDLE, 0));
+    forget();
+    weft_message_t in = wish(2, 11);
+    in.live = in.done = 8;
+    hear(in);
+    hear(report(0, WEFT_TRAINER_PUBLISHED, 10));
+    hear(report(1, WEFT_TRAINER_PUBLISHED, 10));
+    assert_int_equal(c.version, 10);
+    assert_int_equal(sent(WEFT_MESSAGE_BEGIN, 2)->content.load, 0);
+}
+
+/* Nothing of a load needs the trainers, nor one rank another. */
+static void a_load_outlives_a_trainer_and_a_replica(void **state)
+{
+    (void)state;
+    for (uint32_t peer = 2; peer < 6; peer++)
+        hear(wish(peer, 9));
+    for (uint32_t waited = 0; waited < 20; waited++) { /* trainer 1 and rank 5 are silent */
+        tick(100000);
+        for (uint32_t peer = 2; peer < 5; peer++) {
+            weft_message_t in = report(peer, WEFT_RANK_PREPARED, 9);
+            in.wants = 9;
+            hear(in);
+        }
+        hear(report(0, WEFT_TRAINER_IDLE, 0));
+    }
+    assert_true(c.peer[1].dead && c.peer[5].dead && c.broken);
+    assert_int_equal(c.state, WEFT_COORDINATOR_TRANSFER);
+    assert_null(sent(WEFT_MESSAGE_ABORT_TRANSFER, UINT32_MAX));
+    assert_int_equal(c.replica[0], WEFT_REPLICA_AUTHORIZED);
+    assert_int_equal(c.replica[1], WEFT_REPLICA_LOST);
+    forget();
+    for (uint32_t peer = 2; peer < 4; peer++) {
+        weft_message_t in = report(peer, WEFT_RANK_IDLE, 0);
+        in.live = in.done = 9;
+        hear(in);
+    }
+    assert_int_equal(c.outcome, WEFT_OUTCOME_PARTIAL);
+    hear(wish(2, 10));
+    hear(wish(3, 10));
+    assert_int_equal(sent(WEFT_MESSAGE_BEGIN, 2)->content.load, 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -216,6 +343,10 @@ int main(void)
         cmocka_unit_test_setup(a_newer_coordinator_deposes_it, begin),
         cmocka_unit_test_setup(deadlines_name_who_is_missing, begin),
         cmocka_unit_test_setup(a_restart_carries_on, begin),
+        cmocka_unit_test_setup(a_load_begins_when_all_ranks_ask, be_idle),
+        cmocka_unit_test_setup(ranks_hear_why_a_load_failed_and_trainers_do_not, be_idle),
+        cmocka_unit_test_setup(the_lower_number_goes_first, be_idle),
+        cmocka_unit_test_setup(a_load_outlives_a_trainer_and_a_replica, be_idle),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

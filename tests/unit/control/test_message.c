@@ -26,6 +26,7 @@ static weft_message_t full_message(void)
         .version = UINT64_C(0x0123456789abcdef),
         .live = 11,
         .done = 12,
+        .wants = 13,
         .ballot = weft_ballot(5, 3),
         .step = 1000,
         .limit = 1004,
@@ -37,6 +38,7 @@ static weft_message_t full_message(void)
     };
     weft_copy_text(m.text, "rank 3: NaN in layers.0.qkv_proj at 17");
     m.content.base = 41;
+    m.content.load = 1;
     snprintf(m.content.subset, sizeof m.content.subset, "model.layers.3.*,lm_head");
     return m;
 }
@@ -57,7 +59,7 @@ static void wire_is_little_endian(void **state)
     weft_message_t in = full_message();
     uint8_t bytes[WEFT_MESSAGE_MAX_BYTES];
     size_t size = weft_message_encode(&in, bytes);
-    assert_memory_equal(bytes, "weft\x02\x00", 6);
+    assert_memory_equal(bytes, "weft\x03\x00", 6);
     assert_int_equal(bytes[6] | bytes[7] << 8, size);
     const uint8_t version[] = {0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01};
     assert_memory_equal(bytes + 48, version, sizeof version);
@@ -93,6 +95,7 @@ static void wrong_fields_are_named(void **state)
     REFUSED(status, 1000, "status");
     REFUSED(term, WEFT_MAX_TERM + 1, "term");
     REFUSED(step, UINT64_MAX, "step");
+    REFUSED(content.load, 2, "content");
     m = full_message();
     m.text[3] = '\n';
     expect_refused(&m, "text");

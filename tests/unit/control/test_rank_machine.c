@@ -171,6 +171,53 @@ static void a_failed_swap_fences(void **state)
     assert_non_null(asked(WEFT_ACTION_FENCE));
 }
 
+/* ---- loads ---- */
+
+/* The wish is a level: it is in every report until its outcome. */
+static void asks_until_it_has_heard(void **state)
+{
+    (void)state;
+    happen(WEFT_EVENT_LOAD, 9);
+    assert_int_equal(sent(WEFT_MESSAGE_RANK_STATE, 0)->wants, 9);
+    assert_int_equal(sent(WEFT_MESSAGE_RANK_STATE, 0)->version, 7); /* it is prepared for that one meanwhile */
+    happen(WEFT_EVENT_LOAD, 10);
+    assert_int_equal(asked(WEFT_ACTION_NOTIFY)->status, WEFT_ERR_ARGUMENT);
+    forget();
+    weft_message_t in = command(WEFT_MESSAGE_OUTCOME, WEFT_ROLE_RANK, 0, 3, 1, 8);
+    in.status = WEFT_ERR_SHAPE;
+    in.outcome = WEFT_OUTCOME_FAILED;
+    weft_event_t event = {.type = WEFT_EVENT_MESSAGE, .now_us = ++now, .message = &in};
+    weft_rank_machine_handle(&m, &event, &sink);
+    assert_null(asked(WEFT_ACTION_NOTIFY)); /* of another version */
+    in.version = 9;
+    weft_rank_machine_handle(&m, &event, &sink);
+    assert_int_equal(asked(WEFT_ACTION_NOTIFY)->status, WEFT_ERR_SHAPE);
+    assert_int_equal(sent(WEFT_MESSAGE_RANK_STATE, 0)->wants, 0);
+}
+
+/* A transport that was broken before, or a load that is broken off, is in no load's way. */
+static void a_load_needs_no_transport(void **state)
+{
+    (void)state;
+    tell(WEFT_MESSAGE_ABORT_TRANSFER, 0, 0);
+    assert_true(m.broken);
+    weft_message_t in = command(WEFT_MESSAGE_BEGIN, WEFT_ROLE_RANK, 0, 3, 1, 8);
+    weft_event_t event = {.type = WEFT_EVENT_MESSAGE, .now_us = ++now, .message = &in};
+    weft_rank_machine_handle(&m, &event, &sink);
+    assert_int_equal(m.state, WEFT_RANK_IDLE);
+    in.content.load = 1;
+    weft_rank_machine_handle(&m, &event, &sink);
+    assert_int_equal(m.state, WEFT_RANK_RECEIVING);
+    m.broken = false;
+    in.type = WEFT_MESSAGE_ABORT_TRANSFER;
+    weft_rank_machine_handle(&m, &event, &sink);
+    assert_int_equal(m.state, WEFT_RANK_IDLE);
+    in.version = 9; /* never begun here */
+    weft_rank_machine_handle(&m, &event, &sink);
+    assert_int_equal(m.done, 9);
+    assert_false(m.broken);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -181,6 +228,8 @@ int main(void)
         cmocka_unit_test_setup(a_stop_drains_and_leaves_the_old_version, prepare),
         cmocka_unit_test_setup(lower_terms_and_other_epochs_are_not_heard, prepare),
         cmocka_unit_test_setup(a_failed_swap_fences, prepare),
+        cmocka_unit_test_setup(asks_until_it_has_heard, prepare),
+        cmocka_unit_test_setup(a_load_needs_no_transport, prepare),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
