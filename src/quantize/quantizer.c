@@ -14,6 +14,7 @@ struct weft_quantizer {
     const weft_outputs_t *outputs;
     weft_queue_t *queue;
     uint8_t *stage;
+    uint64_t begin; /* of the range: what the stage's first byte is */
     weft_quantize_list_t *list;
     uint32_t first_unit; /* of the list */
     uint32_t *by_name;   /* outputs in byte order of name */
@@ -80,7 +81,18 @@ void weft_quantizer_destroy(weft_quantizer_t *q)
     free(q);
 }
 
+void weft_quantizer_aim(weft_quantizer_t *q, uint8_t *stage, uint64_t begin)
+{
+    q->stage = stage;
+    q->begin = begin;
+}
+
 /* ---- the list ---- */
+
+static uint8_t *place_of(const weft_quantizer_t *q, uint64_t offset)
+{
+    return q->stage + (offset - q->begin);
+}
 
 static const weft_fragment_t *input_of(const weft_quantizer_t *q, const weft_unit_t *unit, uint32_t index)
 {
@@ -125,8 +137,8 @@ static weft_unit_job_t unit_job(const weft_quantizer_t *q, uint32_t index, const
                  .profile = pattern->profile,
                  .row_amax = ahead ? sources->amax(sources->user, index) : NULL,
                  .out_dtype = pattern->dtype,
-                 .out = q->stage + unit->weight_offset,
-                 .scale = scaled ? (float *)(void *)(q->stage + unit->scale_offset) : NULL},
+                 .out = place_of(q, unit->weight_offset),
+                 .scale = scaled ? (float *)(void *)place_of(q, unit->scale_offset) : NULL},
     };
 }
 
@@ -163,7 +175,8 @@ static weft_status_t make_list(weft_quantizer_t *q, uint32_t first, uint32_t cou
     if (!draft->units || !draft->tensors || !list_units(q, first, count, draft))
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for a list of %u units", count);
     for (uint32_t i = 0; i < num_tensors; i++)
-        draft->tensors[i] = (weft_run_t){q->stage + q->outputs->items[i].offset, q->outputs->items[i].bytes};
+        draft->tensors[i] =
+            (weft_run_t){place_of(q, q->outputs->items[i].offset), q->outputs->items[i].bytes};
     weft_status_t status =
         q->queue->ops->quantize_create(q->queue, draft->units, count, draft->tensors, num_tensors, &q->list);
     if (status != WEFT_OK)
@@ -271,6 +284,16 @@ weft_digest_t weft_quantizer_model_digest(weft_quantizer_t *q, const weft_carry_
         weft_hasher_add_text(q->hasher, q->outputs->items[output].name);
         bool from_live = carry && weft_carry_which(carry)[output];
         weft_hasher_add(q->hasher, from_live ? &carried[output] : &digests[output], sizeof *digests);
+    }
+    return weft_hasher_digest(q->hasher);
+}
+
+weft_digest_t weft_quantizer_combine(weft_quantizer_t *q, const weft_digest_t *digests)
+{
+    weft_hasher_reset(q->hasher);
+    for (uint32_t i = 0; i < q->outputs->count; i++) {
+        weft_hasher_add_text(q->hasher, q->outputs->items[q->by_name[i]].name);
+        weft_hasher_add(q->hasher, &digests[q->by_name[i]], sizeof *digests);
     }
     return weft_hasher_digest(q->hasher);
 }

@@ -33,6 +33,9 @@ weft_status_t weft_quantizer_create(const weft_program_t *program, const weft_ou
                                     weft_queue_t *queue, uint8_t *stage, weft_quantizer_t **quantizer);
 void weft_quantizer_destroy(weft_quantizer_t *quantizer);
 
+/* Write elsewhere from the next prepare on: `stage` then holds bytes [begin, ...) of the range alone. */
+void weft_quantizer_aim(weft_quantizer_t *quantizer, uint8_t *stage, uint64_t begin);
+
 /* Look all sources up and list all units; again when they have moved. Nothing may be in flight. Blocks.
  * **Returns** WEFT_OK, WEFT_ERR_NO_MEMORY, WEFT_ERR_ARGUMENT (a unit that the kernels do not take). */
 weft_status_t weft_quantizer_prepare(weft_quantizer_t *quantizer, const weft_sources_t *sources,
@@ -64,6 +67,9 @@ weft_status_t weft_quantizer_judge(weft_quantizer_t *quantizer, weft_error_t *er
 /* The digest of the whole model: XXH3-128 over (name, digest) pairs in byte order of name. Outputs that were
  * carried over (NULL: none) have the digests that the carry found. */
 weft_digest_t weft_quantizer_model_digest(weft_quantizer_t *quantizer, const weft_carry_t *carry);
+
+/* The same of digests [outputs->count] that were found elsewhere. */
+weft_digest_t weft_quantizer_combine(weft_quantizer_t *quantizer, const weft_digest_t *digests);
 
 /* The digest of one output. Both are valid once the work behind end is done. */
 weft_digest_t weft_quantizer_output_digest(const weft_quantizer_t *quantizer, uint32_t output);
