@@ -76,6 +76,7 @@ static void notify(weft_session_t *s, const weft_action_t *action)
             weft_copy_text(publication->text, action->text);
         }
         pthread_cond_broadcast(&s->publish_cond);
+        pthread_cond_broadcast(&s->step_cond); /* a rollout that waits for a load */
     }
     pthread_mutex_unlock(&s->mutex);
 }

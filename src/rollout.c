@@ -531,7 +531,9 @@ static void *progress_main(void *user)
             freshen(r);
             continue;
         }
-        if (command.type == WEFT_ACTION_START_TRANSFER)
+        if (command.type == WEFT_ACTION_START_TRANSFER && weft_session_content(r->session).load)
+            weft_rollout_load_version(r, command.version);
+        else if (command.type == WEFT_ACTION_START_TRANSFER)
             receive_version(r, command.version);
         else if (command.type == WEFT_ACTION_TRY_SWAP)
             weft_rollout_swap_if_due(r);
@@ -628,6 +630,7 @@ void weft_rollout_destroy(weft_rollout_t *r)
         weft_wire_digests_destroy(&r->digests);
     weft_receiver_destroy(r->receiver);
     weft_borrower_destroy(r->borrower);
+    weft_loader_destroy(r->loader, r->queue);
     weft_quantizer_destroy(r->quantizer);
     weft_carry_destroy(r->carry);
     weft_assembler_destroy(r->assembler);
@@ -641,5 +644,6 @@ void weft_rollout_destroy(weft_rollout_t *r)
     weft_queue_close(r->queue);
     free(r->round_tickets);
     free(r->batches);
+    free(r->load_dir);
     free(r);
 }

@@ -22,6 +22,8 @@ typedef struct weft_batch {
     uint64_t ticket, start_ns;
 } weft_batch_t;
 
+typedef struct weft_loader weft_loader_t;
+
 struct weft_rollout {
     weft_session_t *session;
     weft_program_t *program;
@@ -37,6 +39,7 @@ struct weft_rollout {
     weft_receiver_t *receiver;
     weft_borrower_t *borrower; /* NULL unless the transport lends */
     weft_wire_digests_t digests;
+    weft_loader_t *loader; /* NULL until the first load; progress thread only */
     bool buffers_lost; /* an aborted transport may still write into the staging memory: it is never freed */
 
     pthread_t thread;
@@ -65,11 +68,21 @@ struct weft_rollout {
     uint32_t layers_staged;
     weft_version_span_t spans[WEFT_ROLLOUT_SPANS];
     uint32_t num_spans;
+    uint64_t load_version; /* asked for last; 0: none */
+    char *load_dir;
 
     /* step thread only */
     uint64_t last_end_us, served_version;
     _Atomic uint64_t paused_version; /* whose first step's beginning the queue remembers */
 };
+
+/* rollout_load.c: stage a version from disk; the counterpart of receiving one. Progress thread. */
+void weft_rollout_load_version(weft_rollout_t *rollout, uint64_t version);
+
+/* Under the session's mutex: whether no load of `version` is open, and why it failed if it did. */
+bool weft_rollout_load_over(const weft_rollout_t *rollout, uint64_t version, weft_status_t *status,
+                            weft_error_t *error);
+void weft_loader_destroy(weft_loader_t *loader, weft_queue_t *queue);
 
 /* Make the committed version live if its moment has come. Step thread and progress thread; one of them wins.
  */

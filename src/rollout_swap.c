@@ -144,7 +144,8 @@ weft_status_t weft_rollout_step_begin(weft_rollout_t *r, uint64_t step, uint64_t
     }
 }
 
-/* The end of the step's work is remembered before the word says that none is open: whoever swaps then waits for it. */
+/* The end of the step's work is remembered before the word says that none is open: whoever swaps then waits
+ * for it. */
 weft_status_t weft_rollout_step_end(weft_rollout_t *r, uint64_t step)
 {
     weft_guard_view_t view = weft_guard_look(&r->session->guard);
@@ -155,10 +156,22 @@ weft_status_t weft_rollout_step_end(weft_rollout_t *r, uint64_t step)
     return weft_guard_step_end(&r->session->guard) ? WEFT_OK : WEFT_ERR_STEP_ORDER;
 }
 
+static bool load_over(weft_rollout_t *r, uint64_t version, weft_status_t *status, weft_error_t *error)
+{
+    pthread_mutex_lock(&r->session->mutex);
+    bool over = weft_rollout_load_over(r, version, status, error);
+    pthread_mutex_unlock(&r->session->mutex);
+    return over;
+}
+
 weft_status_t weft_rollout_wait(weft_rollout_t *r, uint64_t version, uint64_t timeout_us, weft_error_t *error)
 {
     uint64_t deadline = weft_now_us() + timeout_us;
-    while (weft_guard_live(&r->session->guard) < version) {
+    for (;;) {
+        weft_status_t status;
+        bool over = load_over(r, version, &status, error);
+        if (status != WEFT_OK || (over && weft_guard_live(&r->session->guard) >= version))
+            return status;
         if (weft_guard_look(&r->session->guard).fenced)
             return fenced(r, error);
         if (!wait_for_word(r, deadline))
@@ -166,5 +179,4 @@ weft_status_t weft_rollout_wait(weft_rollout_t *r, uint64_t version, uint64_t ti
                              "rollout rank %u: version %llu is not live after %.1f s", r->session->rank,
                              (unsigned long long)version, (double)timeout_us / 1e6);
     }
-    return WEFT_OK;
 }

@@ -77,8 +77,20 @@ WEFT_API weft_status_t weft_rollout_step_begin(weft_rollout_t *rollout, uint64_t
 WEFT_API weft_status_t weft_rollout_step_end(weft_rollout_t *rollout, uint64_t step);
 
 /* Wait, with no step open, until this rank serves `version` or a later one.
- * **Returns** WEFT_OK, WEFT_ERR_TIMEOUT, WEFT_ERR_PEER_LOST. **Blocks** up to `timeout_us`. */
+ * **Returns** WEFT_OK, WEFT_ERR_TIMEOUT, WEFT_ERR_PEER_LOST; of a version that was to be loaded why it was not. **Blocks** up to `timeout_us`. */
 WEFT_API weft_status_t weft_rollout_wait(weft_rollout_t *rollout, uint64_t version, uint64_t timeout_us,
+                                         weft_error_t *error);
+
+/* Ask for version `version` from the checkpoint in directory `dir` instead of from trainers: to start, or to go back to
+ * older weights (as a higher version). Each rank reads its own part, from a checkpoint as a trainer would hold it
+ * (config.json and safetensors), quantized on the way, or from what `weft quantize` wrote for this layout, scheme and
+ * profile (rank{r}.safetensors), copied. It is staged, compared and committed like a published version, at one step.
+ * Returns at once; weft_rollout_wait says what became of it: with weights applied, or with the reason of the first rank
+ * that could not, and the old weights serving.
+ * **Returns** WEFT_OK; WEFT_ERR_ARGUMENT (no version, no directory, another load is open), WEFT_ERR_PEER_LOST.
+ * **Collective** over the rollout ranks that live, with the same version; directories may differ. A version that not all
+ * ask for within transfer_timeout_us is refused. **Threads** any, one at a time. */
+WEFT_API weft_status_t weft_rollout_load(weft_rollout_t *rollout, const char *dir, uint64_t version,
                                          weft_error_t *error);
 
 typedef enum weft_rollout_phase {
@@ -116,6 +128,7 @@ typedef struct weft_rollout_stats {
     uint64_t at_step;       /* first step on the version */
     uint64_t staging_bytes; /* allocated for receiving, flat over versions */
     weft_digest_t digest;   /* of the whole model in kernel format on this rank */
+    bool loaded;            /* read from disk: nothing was received */
 } weft_rollout_stats_t;
 
 WEFT_API void weft_rollout_get_stats(const weft_rollout_t *rollout, weft_rollout_stats_t *stats);

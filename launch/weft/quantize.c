@@ -3,9 +3,9 @@
 #include <stdlib.h>
 
 #include "launch/weft/commands.h"
-#include "launch/weft/dump.h"
 #include "launch/weft/options.h"
 #include "src/base/error.h"
+#include "src/quantize/kernel_file.h"
 #include "src/quantize/offline.h"
 
 /* The outputs of a rank as tensors of a file. */
@@ -36,7 +36,8 @@ static weft_status_t write_rank(const weft_program_t *program, const weft_output
     if (status == WEFT_OK)
         status = weft_quantize_offline(program, outputs, memory, &digest, error);
     if (status == WEFT_OK)
-        status = dump_write(dir, rollout_rank, tensors, outputs->count, program->plan, digest, error);
+        status =
+            weft_kernel_file_write(dir, rollout_rank, tensors, outputs->count, program->plan, digest, error);
     free(tensors);
     free(memory);
     return status;

@@ -6,11 +6,11 @@
 #include <string.h>
 
 #include "launch/decoder/decoder.h"
-#include "launch/weft/dump.h"
 #include "launch/weft/options.h"
 #include "launch/weft/run.h"
 #include "src/base/clock.h"
 #include "src/base/error.h"
+#include "src/quantize/kernel_file.h"
 #include "transport/transport.h"
 
 #define MAX_TOKENS      512 /* of one sequence; then the prompt begins anew */
@@ -443,8 +443,8 @@ static weft_status_t dump(engine_t *e, weft_error_t *error)
     uint8_t *copies;
     weft_status_t status = fetch_live(job, tensors, count, &copies, error);
     if (status == WEFT_OK)
-        status = dump_write(job->options.dump, job->rank - weft_plan_num_trainers(job->plan), tensors, count,
-                            job->plan, stats.digest, error);
+        status = weft_kernel_file_write(job->options.dump, job->rank - weft_plan_num_trainers(job->plan),
+                                        tensors, count, job->plan, stats.digest, error);
     free(copies);
     free(tensors);
     return status;

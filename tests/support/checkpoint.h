@@ -206,11 +206,12 @@ static inline void checkpoint_describe(checkpoint_t *cp)
     }
 }
 
-static inline weft_model_t *checkpoint_model(const checkpoint_t *cp)
+#define CHECKPOINT_CONFIG_BYTES 512
+
+static inline void checkpoint_config(const checkpoint_t *cp, char config[CHECKPOINT_CONFIG_BYTES])
 {
-    char config[512];
     const char *bias = cp->biased ? "true" : "false";
-    snprintf(config, sizeof config,
+    snprintf(config, CHECKPOINT_CONFIG_BYTES,
              "{\"model_type\": \"%s\", \"hidden_size\": %u, \"num_hidden_layers\": %u, "
              "\"num_attention_heads\": %u,"
              "\"num_key_value_heads\": %u, \"head_dim\": %u, \"intermediate_size\": %u, \"vocab_size\": %u,"
@@ -220,6 +221,12 @@ static inline weft_model_t *checkpoint_model(const checkpoint_t *cp)
              is_type(cp, "mixtral") ? cp->expert_mlp : cp->mlp, cp->vocab,
              is_type(cp, "mixtral") ? "num_local_experts" : "num_experts", cp->experts, cp->expert_mlp,
              cp->tied ? "true" : "false", bias, bias, cp->dense_blocks ? "0" : "");
+}
+
+static inline weft_model_t *checkpoint_model(const checkpoint_t *cp)
+{
+    char config[CHECKPOINT_CONFIG_BYTES];
+    checkpoint_config(cp, config);
     weft_model_t *model;
     weft_error_t error;
     if (weft_model_create(config, &model, &error) != WEFT_OK)
