@@ -40,6 +40,8 @@ static int parse(run_options_t *o, int argc, char **argv, bool quiet)
     const option_row_t rows[] = {
         {"model", OPTION_TEXT, &o->models, "DIR[,DIR...]",
          "checkpoints; each is one version, published in turn"},
+        {"load", OPTION_TEXT, &o->load, "DIR",
+         "rollouts start from this checkpoint, or from what weft quantize wrote; trainers follow"},
         {"trainer", OPTION_TEXT, &o->plan.trainer, "LAYOUT",
          "fsdp:N, tp:N, pp:N, ep:N, dp:N, a product such as tp:2,pp:2, or boxes:FILE"},
         {"rollout", OPTION_TEXT, &o->plan.rollout, "LAYOUT",
@@ -65,7 +67,8 @@ static int parse(run_options_t *o, int argc, char **argv, bool quiet)
          "communicators a rank may hold (default 16; 0 forces relay)"},
         {"rate", OPTION_RATE, &o->rate, "RATE",
          "a trainer sends no faster, such as 5MB/s; a smaller --bucket makes it even"},
-        {"updates", OPTION_COUNT, &o->updates, "N", "publish N versions, cycling through the checkpoints"},
+        {"updates", OPTION_COUNT, &o->updates, "N",
+         "publish N versions, cycling through the checkpoints; 0 with --load: none"},
         {"tokens", OPTION_COUNT, &o->tokens, "N",
          "decode N tokens on each version before the next (default 100)"},
         {"pace", OPTION_RATE, &o->pace, "N", "tokens a second at most (default: as fast as it goes)"},
@@ -144,14 +147,16 @@ static bool anyone_failed(const run_job_t *job, weft_status_t status, const weft
 /* What every rank must have been told alike, or they would wait for each other. */
 static weft_status_t compare_options(const run_job_t *job, weft_error_t *error)
 {
-    uint32_t mine[3] = {job->num_versions, job->options.tokens, job->options.trace != NULL}, rank_0[3];
+    uint32_t mine[4] = {job->num_versions, job->num_loaded, job->options.tokens, job->options.trace != NULL};
+    uint32_t rank_0[4];
     memcpy(rank_0, mine, sizeof rank_0);
-    MPI_Bcast(rank_0, 3, MPI_UINT32_T, 0, job->world);
+    MPI_Bcast(rank_0, 4, MPI_UINT32_T, 0, job->world);
     if (memcmp(mine, rank_0, sizeof mine) == 0)
         return WEFT_OK;
-    return weft_fail(error, WEFT_ERR_ARGUMENT,
-                     "rank %u was started with another --model, --updates, --tokens or --trace than rank 0",
-                     job->rank);
+    return weft_fail(
+        error, WEFT_ERR_ARGUMENT,
+        "rank %u was started with another --model, --updates, --tokens, --load or --trace than rank 0",
+        job->rank);
 }
 
 static weft_status_t open_session(run_job_t *job, weft_error_t *error)
@@ -210,13 +215,29 @@ static int parse_together(run_job_t *job, int argc, char **argv)
     return code;
 }
 
+const char *run_source(const run_job_t *job, uint32_t index)
+{
+    if (index < job->num_loaded)
+        return job->options.load;
+    return job->options.model_dirs[(index - job->num_loaded) % job->options.num_models];
+}
+
+static void count_versions(run_job_t *job)
+{
+    run_options_t *o = &job->options;
+    job->num_loaded = o->load != NULL;
+    if (o->updates == RUN_EACH_ONCE || (o->updates == 0 && !o->load))
+        o->updates = o->num_models;
+    job->num_versions = job->num_loaded + o->updates;
+}
+
 static int run_checked(run_job_t *job, char *models)
 {
     weft_error_t error;
     int code;
     weft_status_t status = models ? split_models(&job->options, models, &error)
                                   : weft_fail(&error, WEFT_ERR_NO_MEMORY, "no memory");
-    job->num_versions = job->options.updates ? job->options.updates : job->options.num_models;
+    count_versions(job);
     weft_error_t differs;
     weft_status_t same = compare_options(job, &differs);
     if (status == WEFT_OK && same != WEFT_OK) {
@@ -259,6 +280,7 @@ int command_run(int argc, char **argv)
                     .swap = "flip",
                     .prompt = "And God said unto Moses, ",
                     .tokens = 100,
+                    .updates = RUN_EACH_ONCE,
                     .timeout_us = 120000000},
         .replica = MPI_COMM_NULL,
     };

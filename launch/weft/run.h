@@ -12,15 +12,17 @@
 #include "launch/weft/commands.h"
 
 #define RUN_MAX_MODELS 64
+#define RUN_EACH_ONCE  UINT32_MAX
 
 typedef struct run_options {
     plan_arguments_t plan;
     const char *models; /* as given: DIR[,DIR...] */
     const char *model_dirs[RUN_MAX_MODELS];
     uint32_t num_models;
+    const char *load; /* a directory that rollouts start from, as version 1; NULL: none */
     const char *transport, *memory, *swap, *dump, *prompt, *json, *trace, *eval, *host;
     double rate, pace;   /* bytes a second, tokens a second; 0: as fast as it goes */
-    uint32_t updates;    /* versions to publish, cycling through the models; 0: each once */
+    uint32_t updates;    /* versions to publish, cycling through the models; RUN_EACH_ONCE */
     uint32_t tokens;     /* on each version before the next is published */
     uint64_t eval_bytes; /* of the text, scored on each version */
     uint64_t timeout_us;
@@ -69,7 +71,8 @@ typedef struct run_job {
     weft_session_t *session;
     MPI_Comm world;   /* for the command's own messages */
     MPI_Comm replica; /* rollout ranks of one replica; MPI_COMM_NULL on trainers */
-    uint32_t rank, num_ranks, num_versions;
+    uint32_t rank, num_ranks;
+    uint32_t num_versions, num_loaded; /* in all; of these the first ones are loaded, the others published */
     run_record_t *records; /* rollout: [num_versions] */
     run_account_t account;
     run_trace_t trace;
@@ -101,6 +104,9 @@ void run_free(run_job_t *job, uint8_t *memory);
 
 /* Note how much memory is in use: for the first time after a tenth of the versions, and now. */
 void run_sample_memory(run_job_t *job, uint64_t version);
+
+/* Where version `index`, counted from 0, comes from. */
+const char *run_source(const run_job_t *job, uint32_t index);
 
 /* The two roles. Return an exit code; they print what went wrong. */
 int run_trainer(run_job_t *job);

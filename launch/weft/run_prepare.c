@@ -96,6 +96,8 @@ static weft_status_t check_rollout(const run_options_t *o, weft_error_t *error)
         return weft_fail(error, WEFT_ERR_IO, "%s cannot be read: %s", o->eval, strerror(errno));
     if (o->eval && (!S_ISREG(info.st_mode) || info.st_size < 2))
         return weft_fail(error, WEFT_ERR_IO, "%s is no text of 2 bytes or more to score", o->eval);
+    if (o->load && access(o->load, R_OK | X_OK) != 0)
+        return weft_fail(error, WEFT_ERR_IO, "%s cannot be read: %s", o->load, strerror(errno));
     return o->dump ? check_dump(o->dump, error) : WEFT_OK;
 }
 

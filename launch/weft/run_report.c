@@ -23,7 +23,7 @@ typedef struct version_line {
     uint64_t payload, needed, wire, receive_us, quantize_us, update_us, swap_us, pause_us, at_step;
     uint32_t tokens;
     double bits;
-    bool failed;
+    bool failed, loaded;
 } version_line_t;
 
 static uint64_t larger(uint64_t a, uint64_t b)
@@ -50,6 +50,7 @@ static version_line_t line_of(const gathered_t *g, uint32_t version)
             line.bits = record->bits_per_byte;
         }
         line.failed |= record->failed != 0;
+        line.loaded |= record->stats.loaded;
     }
     return line;
 }
@@ -70,16 +71,18 @@ static void print_line(uint32_t version, const version_line_t *line, const char 
     char bits[16] = "-";
     if (!isnan(line->bits))
         snprintf(bits, sizeof bits, "%.4f", line->bits);
-    printf("%8u %9.2f %6.2f %9.2f %9.2f %9.2f %8.3f %8.3f %7u %9llu %8s  %s\n", version,
-           (double)line->payload / 1048576, factor(line->payload, line->needed),
-           (double)line->receive_us / 1e3, (double)line->quantize_us / 1e3, (double)line->update_us / 1e3,
-           (double)line->swap_us / 1e3, (double)line->pause_us / 1e3, line->tokens,
-           (unsigned long long)line->at_step, bits, dir);
+    if (line->loaded)
+        printf("%8u %9s %6s", version, "from disk", "-");
+    else
+        printf("%8u %9.2f %6.2f", version, (double)line->payload / 1048576,
+               factor(line->payload, line->needed));
+    printf(" %9.2f %9.2f %9.2f %8.3f %8.3f %7u %9llu %8s  %s\n", (double)line->receive_us / 1e3,
+           (double)line->quantize_us / 1e3, (double)line->update_us / 1e3, (double)line->swap_us / 1e3,
+           (double)line->pause_us / 1e3, line->tokens, (unsigned long long)line->at_step, bits, dir);
 }
 
 static void print_versions(const gathered_t *g)
 {
-    const run_options_t *o = &g->job->options;
     printf("#version  received   over   receive  quantize    update     swap    pause  tokens   at step     "
            "bits  checkpoint\n");
     printf("#              MiB needed        ms        ms        ms       ms       ms  during            a "
@@ -90,7 +93,7 @@ static void print_versions(const gathered_t *g)
             printf("    ...\n");
         }
         version_line_t line = line_of(g, v);
-        print_line(v + 1, &line, o->model_dirs[v % o->num_models]);
+        print_line(v + 1, &line, run_source(g->job, v));
     }
 }
 
@@ -142,17 +145,27 @@ static void print_places(const gathered_t *g)
     }
 }
 
-static void print_totals(const gathered_t *g, const totals_t *t)
+/* Of what was published. */
+static void print_traffic(const gathered_t *g, const totals_t *t)
 {
-    char memory[24], staging[24];
+    uint32_t published = g->job->num_versions - g->job->num_loaded;
     weft_plan_summary_t plan;
     weft_plan_summarize(g->job->plan, &plan);
     double amax = (double)(plan.egress_bytes_total - plan.unique_bytes_total);
-    printf("\nreceived over needed   %.4f\n"
+    if (published == 0)
+        return;
+    printf("received over needed   %.4f\n"
            "sent over checkpoint   %.4f, for %u replicas; amax vectors apart\n",
            factor(t->payload, t->needed),
-           ((double)t->sent / g->job->num_versions - amax) / (double)plan.checkpoint_bytes,
+           ((double)t->sent / published - amax) / (double)plan.checkpoint_bytes,
            weft_plan_num_rollouts(g->job->plan) / weft_plan_tp(g->job->plan));
+}
+
+static void print_totals(const gathered_t *g, const totals_t *t)
+{
+    char memory[24], staging[24];
+    printf("\n");
+    print_traffic(g, t);
     printf("steps                  %llu, torn %llu; %u versions, %u failed\n", (unsigned long long)t->steps,
            (unsigned long long)t->torn, g->job->num_versions, t->failed);
     printf("memory                 staging %s a rank, resident %s at most",
@@ -178,10 +191,11 @@ static void json_version(FILE *file, const gathered_t *g, uint32_t v)
 {
     version_line_t line = line_of(g, v);
     fprintf(file,
-            "    {\"version\": %u, \"failed\": %s, \"payload_bytes\": %llu, \"needed_bytes\": %llu, "
+            "    {\"version\": %u, \"failed\": %s, \"loaded\": %s, \"payload_bytes\": %llu, "
+            "\"needed_bytes\": %llu, "
             "\"wire_bytes\": %llu",
-            v + 1, line.failed ? "true" : "false", (unsigned long long)line.payload,
-            (unsigned long long)line.needed, (unsigned long long)line.wire);
+            v + 1, line.failed ? "true" : "false", line.loaded ? "true" : "false",
+            (unsigned long long)line.payload, (unsigned long long)line.needed, (unsigned long long)line.wire);
     fprintf(file,
             ", \"receive_us\": %llu, \"quantize_us\": %llu, \"update_us\": %llu, \"swap_us\": %llu, "
             "\"pause_us\": %llu",
@@ -211,7 +225,8 @@ static int write_json(const gathered_t *g, const totals_t *t)
             (unsigned long long)t->sent);
     fprintf(file,
             "  \"received_bytes\": %llu, \"needed_bytes\": %llu, \"staging_bytes\": %llu, "
-            "\"rss_growth_bytes\": %lld, \"gpu_growth_bytes\": %lld, \"transport\": \"%s\", \"memory\": \"%s\",\n",
+            "\"rss_growth_bytes\": %lld, \"gpu_growth_bytes\": %lld, \"transport\": \"%s\", \"memory\": "
+            "\"%s\",\n",
             (unsigned long long)t->payload, (unsigned long long)t->needed, (unsigned long long)t->staging,
             (long long)t->growth, (long long)t->gpu_growth, g->job->options.transport, g->job->memory);
     fprintf(file, "  \"versions\": [\n");

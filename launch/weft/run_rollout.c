@@ -94,7 +94,7 @@ static void show_version(engine_t *e, uint64_t version, uint64_t step)
         return;
     end_line(e);
     printf("  [version %llu is live from step %llu: %s]\n", (unsigned long long)version,
-           (unsigned long long)step, e->job->options.model_dirs[(version - 1) % e->job->options.num_models]);
+           (unsigned long long)step, run_source(e->job, (uint32_t)version - 1));
     fflush(stdout);
 }
 
@@ -375,17 +375,39 @@ static weft_status_t read_eval(engine_t *e, weft_error_t *error)
                : weft_fail(error, WEFT_ERR_IO, "%s cannot be read whole, or holds fewer than 2 bytes", path);
 }
 
+/* Start from disk. What fails here is as a version that was published and failed: the next may go through. */
+static weft_status_t load_first(engine_t *e, weft_error_t *error)
+{
+    run_job_t *job = e->job;
+    weft_error_t why = {.message = ""};
+    if (job->num_loaded == 0)
+        return WEFT_OK;
+    WEFT_TRY(weft_rollout_load(e->rollout, job->options.load, 1, error));
+    weft_status_t status = weft_rollout_wait(e->rollout, 1, 2 * job->options.timeout_us, &why);
+    weft_status_group_t group = weft_status_group(status);
+    if (status != WEFT_OK && group != WEFT_STATUS_GROUP_VERSION && group != WEFT_STATUS_GROUP_ARGUMENT) {
+        *error = why;
+        return status;
+    }
+    if (status != WEFT_OK && e->leader && e->first_replica)
+        fprintf(stderr, "\nweft run: %s\n", why.message);
+    job->records[0].failed = status != WEFT_OK;
+    e->concluded = 1;
+    e->scored = status != WEFT_OK;
+    return WEFT_OK;
+}
+
 /* The first version that does not fail is waited for without a step open: the replica is parked. */
 static bool wait_for_first(engine_t *e, weft_error_t *error)
 {
     e->asked = 1;
     for (;;) {
-        uint32_t go_on[2] = {0, 0}; /* live, over */
+        uint32_t go_on[2] = {0, 0}; /* the version that is live, over */
         if (e->leader) {
             hear_results(e);
             weft_rollout_status_t status;
             weft_rollout_get_status(e->rollout, &status);
-            go_on[0] = status.live_version > 0 && e->concluded == e->asked;
+            go_on[0] = e->concluded == e->asked ? (uint32_t)status.live_version : 0;
             go_on[1] = !go_on[0] && e->concluded == e->job->num_versions;
             if (!go_on[0] && !go_on[1] && e->concluded == e->asked)
                 ask_for_next(e);
@@ -395,7 +417,7 @@ static bool wait_for_first(engine_t *e, weft_error_t *error)
         }
         MPI_Bcast(go_on, 2, MPI_UINT32_T, 0, e->job->replica);
         if (go_on[0])
-            return weft_rollout_wait(e->rollout, 1, STEP_TIMEOUT_US, error) == WEFT_OK;
+            return weft_rollout_wait(e->rollout, go_on[0], STEP_TIMEOUT_US, error) == WEFT_OK;
         if (go_on[1]) {
             weft_fail(error, WEFT_ERR_NOT_READY, "no version could be applied");
             return false;
@@ -462,6 +484,7 @@ static weft_status_t live(engine_t *e, engine_links_t *links, weft_error_t *erro
     weft_session_place(job->session, job->account.place, sizeof job->account.place);
     *links = (engine_links_t){e->rollout, job->replica};
     WEFT_TRY(make_decoder(e, links, error));
+    WEFT_TRY(load_first(e, error));
     if (!wait_for_first(e, error))
         return error->status;
     serve(e);

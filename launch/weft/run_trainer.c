@@ -22,7 +22,8 @@ static weft_status_t make_shards(trainer_state_t *state, weft_error_t *error)
     WEFT_TRY(shards_create(state->job, state->trainer, &state->shards, error));
     state->bounce = malloc(state->shards.largest + 1);
     return state->bounce ? WEFT_OK
-                         : weft_fail(error, WEFT_ERR_NO_MEMORY, "trainer rank %u: no memory for a shard", state->job->rank);
+                         : weft_fail(error, WEFT_ERR_NO_MEMORY, "trainer rank %u: no memory for a shard",
+                                     state->job->rank);
 }
 
 /* Row `row` of the box, counted through all dimensions but the last, as a row of the tensor. */
@@ -33,7 +34,8 @@ static uint64_t tensor_row(const weft_tensor_t *tensor, const weft_box_t *box, u
     return (box->offset[0] + row / box->extent[1]) * tensor->shape[1] + box->offset[1] + row % box->extent[1];
 }
 
-static void copy_box(const weft_tensor_t *tensor, const weft_box_t *box, uint64_t rows, uint64_t cols, uint8_t *out)
+static void copy_box(const weft_tensor_t *tensor, const weft_box_t *box, uint64_t rows, uint64_t cols,
+                     uint8_t *out)
 {
     size_t element = weft_dtype_bytes(tensor->dtype);
     uint64_t ld = tensor->shape[tensor->num_dims - 1], first_col = box->offset[box->num_dims - 1];
@@ -43,7 +45,8 @@ static void copy_box(const weft_tensor_t *tensor, const weft_box_t *box, uint64_
                cols * element);
 }
 
-static weft_status_t load_shard(trainer_state_t *state, uint32_t index, const weft_tensor_t *tensor, weft_error_t *error)
+static weft_status_t load_shard(trainer_state_t *state, uint32_t index, const weft_tensor_t *tensor,
+                                weft_error_t *error)
 {
     weft_queue_t *queue = state->job->queue;
     weft_box_t box;
@@ -55,9 +58,10 @@ static weft_status_t load_shard(trainer_state_t *state, uint32_t index, const we
     copy_box(tensor, &box, rows, cols, out);
     weft_status_t status =
         queue->ops->on_host ? WEFT_OK : queue->ops->write(queue, state->shards.at[index], out, bytes);
-    return status == WEFT_OK ? status
-                             : weft_fail(error, status, "trainer rank %u: tensor %s could not be written to its GPU: %s",
-                                         state->job->rank, tensor->name, weft_status_text(status));
+    return status == WEFT_OK
+               ? status
+               : weft_fail(error, status, "trainer rank %u: tensor %s could not be written to its GPU: %s",
+                           state->job->rank, tensor->name, weft_status_text(status));
 }
 
 /* The optimizer's step, as it were: this rank's boxes of the next checkpoint. */
@@ -105,16 +109,10 @@ static void tell_result(run_job_t *job, uint32_t index, bool failed)
         MPI_Send(&result, sizeof result, MPI_BYTE, (int)leader, RUN_TAG_RESULT, job->world);
 }
 
-/* Whether a failed version leaves a session that can take the next one. */
-static bool can_go_on(weft_status_t status)
-{
-    return weft_status_group(status) == WEFT_STATUS_GROUP_VERSION;
-}
-
 static weft_status_t publish_one(trainer_state_t *state, uint32_t index, int *code, weft_error_t *error)
 {
     run_job_t *job = state->job;
-    const char *dir = job->options.model_dirs[index % job->options.num_models];
+    const char *dir = run_source(job, index);
     WEFT_TRY(load_shards(state, dir, error));
     WEFT_TRY(weft_trainer_publish(state->trainer, index + 1, error));
     weft_status_t status =
@@ -122,7 +120,7 @@ static weft_status_t publish_one(trainer_state_t *state, uint32_t index, int *co
     if (status == WEFT_OK)
         status = weft_trainer_wait(state->trainer, index + 1, WEFT_PUBLISH_APPLIED, job->options.timeout_us,
                                    error);
-    if (status != WEFT_OK && !can_go_on(status))
+    if (status != WEFT_OK && weft_status_group(status) != WEFT_STATUS_GROUP_VERSION)
         return status;
     if (status != WEFT_OK) {
         *code = EXIT_CHECK_FAILED;
@@ -145,7 +143,7 @@ int run_trainer(run_job_t *job)
     if (status == WEFT_OK)
         status = make_shards(&state, &error);
     weft_session_place(job->session, job->account.place, sizeof job->account.place);
-    for (uint32_t index = 0; index < job->num_versions && status == WEFT_OK; index++) {
+    for (uint32_t index = job->num_loaded; index < job->num_versions && status == WEFT_OK; index++) {
         if (index > 0)
             wait_for_go(job, index);
         status = publish_one(&state, index, &code, &error);
