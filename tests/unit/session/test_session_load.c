@@ -364,6 +364,61 @@ static void test_not_alike(void **state)
     job_destroy(job);
 }
 
+/* ---- without the others ---- */
+
+static void leave(job_rank_t *r)
+{
+    assert_int_equal(pthread_create(&r->thread, NULL, close_rank, r), 0);
+    join_in_time(r->thread, "a rank that leaves");
+}
+
+/* A session that has lost a trainer in a transfer, and its transport with it, can publish nothing and still loads; so
+ * does the replica that is left when another is lost. */
+static void test_after_losses(void **state)
+{
+    (void)state;
+    checkpoint_t cp = checkpoint_block(WEFT_DTYPE_BF16);
+    job_t *job = job_create(&cp, &(job_config_t){.trainer = "fsdp:2",
+                                                 .rollout = "tp:2x2",
+                                                 .scheme = "fp8-block",
+                                                 .bucket_bytes = 8192,
+                                                 .rate = 180e3,
+                                                 .transport_us = 5000000,
+                                                 .dead_us = 1500000});
+    weft_error_t error;
+    job_open(job);
+    job_update(job, 1);
+    job_publish(job, 2);
+    usleep(300000);
+    leave(&job->ranks[1]);
+    assert_int_not_equal(weft_trainer_wait(job->ranks[0].trainer, 2, WEFT_PUBLISH_APPLIED, JOB_PATIENCE, &error), WEFT_OK);
+    job_check_live(job, 1);
+    job_expect(job, 3);
+    write_checkpoint(job, &cp, path_of("3"), NULL);
+    ask(job, path_of("3"), 3);
+    hear(job, 3, WEFT_OK, NULL);
+    check_loaded(job, 3);
+    fill_shards(&job->ranks[0], 4);
+    assert_int_equal(weft_trainer_publish(job->ranks[0].trainer, 4, &error), WEFT_OK);
+    assert_int_equal(weft_trainer_wait(job->ranks[0].trainer, 4, WEFT_PUBLISH_APPLIED, JOB_PATIENCE, &error),
+                     WEFT_ERR_PEER_LOST);
+    job_expect(job, 5);
+    write_kernel_files(job, 5, path_of("5"), job->plan, NULL);
+    leave(job_rollout(job, 3));
+    for (uint32_t i = 0; i < 2; i++)
+        ask_one(job, i, path_of("5"), 5);
+    for (uint32_t i = 0; i < 2; i++) {
+        if (weft_rollout_wait(job_rollout(job, i)->rollout, 5, JOB_PATIENCE, &error) != WEFT_OK)
+            fail_msg("%s", error.message);
+        assert_true(job_serves(job, i, 5));
+    }
+    assert_int_equal(weft_rollout_wait(job_rollout(job, 2)->rollout, 5, JOB_PATIENCE, &error), WEFT_ERR_PEER_LOST);
+    assert_int_equal(weft_rollout_load(job_rollout(job, 2)->rollout, path_of("5"), 6, &error), WEFT_ERR_PEER_LOST);
+    job_check_faults(job);
+    job_close(job);
+    job_destroy(job);
+}
+
 /* ---- what is wrong with a directory ---- */
 
 static uint32_t drop_last(weft_tensor_t *tensors, uint32_t count)
@@ -554,9 +609,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_order, make_root, remove_root),
         cmocka_unit_test_setup_teardown(test_at_once, make_root, remove_root),
         cmocka_unit_test_setup_teardown(test_not_alike, make_root, remove_root),
+        cmocka_unit_test_setup_teardown(test_after_losses, make_root, remove_root),
         cmocka_unit_test_setup_teardown(test_wrong_checkpoints, make_root, remove_root),
         cmocka_unit_test_setup_teardown(test_wrong_kernel_files, make_root, remove_root),
         cmocka_unit_test_setup_teardown(test_replicas_that_differ, make_root, remove_root),
     };
+    cmocka_set_test_filter(getenv("WEFT_TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
