@@ -2,13 +2,15 @@
 """Rollouts that start from disk: `weft run --load` of a checkpoint and of what `weft quantize` wrote serves the same bytes;
 trainers follow; and of a directory that cannot be loaded all is said, nothing served, and the next version goes through.
 
-    load.py WEFT
+    load.py WEFT [--transport NAME] [--options TEXT]
 
-Exits 77 when mpirun is missing."""
+Exits 77 when mpirun is missing, or a GPU that the transport needs."""
 
+import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
@@ -24,14 +26,13 @@ SYNCS = (
     (DENSE, "fsdp:1", 1, "tp:1", 1, "bf16", ["--max-groups", "0"]),
     (EXPERTS, "fsdp:1", 1, "tp:2,ep", 2, "fp8-block", ["--profile", "vllm"]),
     (EXPERTS, "ep:2", 2, "tp:2", 2, "fp8-channel", []),
-    (DENSE, "fsdp:1", 1, "tp:2", 2, "fp8-block", ["--transport", "ipc", "--memory", "host"]),
 )
 
 
 class Test(Checks):
-    def __init__(self, weft, folder):
+    def __init__(self, weft, folder, transport):
         super().__init__()
-        self.weft, self.folder, self.made = weft, folder, 0
+        self.weft, self.folder, self.transport, self.made = weft, folder, transport, 0
 
     def path(self, name):
         self.made += 1
@@ -47,7 +48,7 @@ class Test(Checks):
         """The job's result, the lines of its table, and what is served at the end."""
         dump, table = self.path("dump"), self.path("table")
         result = self.weft.ranks(ranks, "--load", load, "--model", checkpoints, "--tokens", 3, "--quiet", "--dump", dump,
-                                 "--json", table, *options)
+                                 "--json", table, *options, *self.transport)
         self.code(result, code, f"run --load {os.path.basename(load)} {' '.join(map(str, options))}")
         versions = json.load(open(table))["versions"] if result.code in (OK, CHECK_FAILED) and os.path.exists(table) else []
         return result, versions, dump
@@ -104,18 +105,30 @@ def check_refused(t):
         t.that(all(word in " ".join(result.messages) for word in words), f"{words} is said", result)
         t.that([v["failed"] for v in versions] == [True, False], "the load failed, the next version did not", versions)
         t.same(dump, served, "the next version is served")
-    result = t.weft.ranks(3, "--load", t.path("nowhere"), "--model", demo(DENSE, "v3"), *options)
+    result = t.weft.ranks(3, "--load", t.path("nowhere"), "--model", demo(DENSE, "v3"), *options, *t.transport)
     t.code(result, IO, "no such directory")
     t.that(len(result.messages) == 1 and "nowhere" in result.messages[0], "no such directory: one rank says so", result)
-    result = t.weft.ranks(3, "--load", empty, "--model", demo(DENSE, "v3"), *options, "--updates", 0, "--quiet")
+    result = t.weft.ranks(3, "--load", empty, "--model", demo(DENSE, "v3"), *options, *t.transport, "--updates", 0, "--quiet")
     t.code(result, CHECK_FAILED, "nothing to serve at all")
     t.that("no version could be applied" in result.err, "nothing to serve at all: said", result)
 
 
+def has_gpu():
+    return shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+
+
 def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("weft")
+    parser.add_argument("--transport", default="mpi")
+    parser.add_argument("--options", default="")
+    arguments = parser.parse_args()
     skip_unless(mpirun=True)
+    if (arguments.transport == "nccl" or "--memory cuda" in arguments.options) and not has_gpu():
+        print("skipped: there is no GPU")
+        sys.exit(77)
     with scratch("load") as folder:
-        t = Test(Weft(sys.argv[1]), folder)
+        t = Test(Weft(arguments.weft), folder, ["--transport", arguments.transport, *arguments.options.split()])
         check_formats(t)
         check_followed(t)
         check_refused(t)
