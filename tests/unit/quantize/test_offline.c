@@ -173,6 +173,46 @@ static void test_versions_differ(void **state)
     assert_memory_not_equal(&digests[0], &digests[1], sizeof digests[0]);
 }
 
+/* Layer by layer, in any order, each into memory of its own: the plan of one checkpoint and the values of another. */
+static void run_layers(const char *scheme, const char *rollout)
+{
+    checkpoint_t cp;
+    weft_model_t *model = open_demo("tiny-qwen3/v1", &cp), *values = open_demo("tiny-qwen3/v3", &cp);
+    weft_plan_t *plan = plan_of(model, "fsdp:2", rollout, scheme, NULL), *same = plan_of(values, "fsdp:1", rollout, scheme, NULL);
+    range_t expected = quantize_rank(same, 1);
+    weft_program_t *program;
+    weft_offline_t *offline;
+    weft_error_t error;
+    assert_int_equal(weft_program_create(plan, 2 + 1, &expected.outputs, &program), WEFT_OK);
+    assert_int_equal(weft_offline_create(program, &expected.outputs, values, &offline, &error), WEFT_OK);
+    for (uint32_t layer = plan->layers->count; layer-- > 0;) {
+        uint64_t begin = weft_offline_layer_offset(&expected.outputs, layer), bytes = weft_offline_layer_bytes(&expected.outputs, layer);
+        uint8_t *memory = aligned_alloc(WEFT_OUTPUT_ALIGN, (bytes / WEFT_OUTPUT_ALIGN + 1) * WEFT_OUTPUT_ALIGN);
+        assert_int_equal(weft_offline_layer(offline, layer, memory, &error), WEFT_OK);
+        const weft_layer_outputs_t *of = &expected.outputs.layers[layer];
+        for (uint32_t o = of->weight; o <= (of->scale == UINT32_MAX ? of->weight : of->scale); o++) {
+            const weft_output_t *output = &expected.outputs.items[o];
+            assert_memory_equal(memory + (output->offset - begin), expected.memory + output->offset, output->bytes);
+        }
+        free(memory);
+    }
+    weft_offline_destroy(offline);
+    weft_program_destroy(program);
+    free_range(&expected);
+    weft_plan_destroy(plan);
+    weft_plan_destroy(same);
+    weft_model_close(model);
+    weft_model_close(values);
+}
+
+static void test_layer_by_layer(void **state)
+{
+    (void)state;
+    run_layers("fp8-block", "tp:2");
+    run_layers("fp8-channel", "tp:4");
+    run_layers("bf16", "tp:2");
+}
+
 static void test_models_without_bytes_are_refused(void **state)
 {
     (void)state;
@@ -206,6 +246,7 @@ int main(void)
         cmocka_unit_test(test_experts_demo),
         cmocka_unit_test(test_trainer_layout_does_not_matter),
         cmocka_unit_test(test_versions_differ),
+        cmocka_unit_test(test_layer_by_layer),
         cmocka_unit_test(test_models_without_bytes_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
