@@ -1,4 +1,4 @@
-/* The coordinator: begins a version when every trainer has published it, authorizes each replica by itself,
+/* The coordinator: begins a version when every trainer has published it, or every rank asks to load it, authorizes each replica by itself,
  * stops a transfer that failed, finds out who is dead, and tells the trainers what became of their version.
  *
  *   of a version                                          of a replica in it

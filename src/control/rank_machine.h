@@ -30,7 +30,7 @@
 
 typedef enum weft_rank_state {
     WEFT_RANK_IDLE,      /* nothing in hand; `live` serves */
-    WEFT_RANK_RECEIVING, /* rounds come in */
+    WEFT_RANK_RECEIVING, /* rounds come in, or files are read */
     WEFT_RANK_REFUSED,   /* the version cannot be used; rounds go on until STOP */
     WEFT_RANK_STOPPING,  /* posts nothing more; `posted` tells how far it got once the data path has said */
     WEFT_RANK_DRAINING,  /* finishes the rounds below stop_round */
