@@ -190,7 +190,7 @@ static weft_status_t quantize_layer(weft_rollout_t *r, weft_offline_t *offline, 
 static weft_status_t quantize_layers(weft_rollout_t *r, weft_offline_t *offline, weft_error_t *error)
 {
     uint8_t *bounce = NULL;
-    if (!r->queue->ops->synchronous &&
+    if (!r->queue->ops->on_host &&
         !(bounce = aligned_alloc(WEFT_OUTPUT_ALIGN,
                                  (largest_layer_bytes(r) / WEFT_OUTPUT_ALIGN + 1) * WEFT_OUTPUT_ALIGN)))
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for a layer");
