@@ -308,6 +308,11 @@ weft_status_t weft_session_open_queue(weft_session_t *s, weft_queue_t **queue, w
     if (pthread_create(&thread, NULL, open_nearby, &opening) != 0)
         return weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: no thread can be started", s->rank);
     pthread_join(thread, NULL);
+    if (opening.status == WEFT_OK && s->config.workers && opening.queue->ops->set_workers) {
+        opening.status = opening.queue->ops->set_workers(opening.queue, s->config.workers, error);
+        if (opening.status != WEFT_OK)
+            weft_queue_close(opening.queue);
+    }
     if (opening.status != WEFT_OK)
         weft_error_prefix(error, "rank %u", s->rank);
     else

@@ -37,6 +37,8 @@ typedef struct weft_session_config {
     uint64_t dead_after_us;       /* silence after which a peer counts as lost; default 1.5 s */
     uint32_t margin_steps;        /* steps a rank may run between its answer and the commit; default 4 */
     double rate_bytes_per_s;      /* a trainer sends no faster than this; 0: as fast as it goes */
+    uint32_t workers; /* host memory: threads that pack, quantize and digest while the transfer goes on; default 0: the
+                         progress thread does it. For ranks that have cores to spare */
 } weft_session_config_t;
 
 #define WEFT_SESSION_CONFIG                                                                                  \

@@ -1,14 +1,22 @@
-/* The queue of the host: every piece of work is done when its start returns. Shared by the files of this folder. */
+/* The queue of the host: work is done when its start returns, or by workers. Shared by the files of this folder. */
 #ifndef WEFT_KERNELS_HOST_H
 #define WEFT_KERNELS_HOST_H
 
+#include "kernels/host/pool.h"
 #include "kernels/queue.h"
 
 typedef struct weft_host_queue {
     weft_queue_t base;
     const weft_kernels_t *kernels;
+    weft_pool_t *pool; /* NULL: no workers */
     uint64_t ticket;
 } weft_host_queue_t;
+
+/* Do items [first, first + count), or have them done behind all that was started before. */
+weft_status_t weft_host_start(weft_host_queue_t *queue, weft_pool_fn fn, void *user, uint32_t first, uint32_t count);
+
+/* Wait until nothing that was started is left. */
+void weft_host_drain(weft_host_queue_t *queue);
 
 /* lists.c */
 weft_status_t weft_host_quantize_create(weft_queue_t *queue, const weft_unit_job_t *units, uint32_t num_units,

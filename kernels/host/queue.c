@@ -28,7 +28,41 @@ static weft_status_t host_open(int device, weft_queue_t **queue, weft_error_t *e
 
 static void host_close(weft_queue_t *queue)
 {
+    weft_pool_destroy(((weft_host_queue_t *)queue)->pool);
     free(queue);
+}
+
+static weft_status_t host_set_workers(weft_queue_t *queue, uint32_t count, weft_error_t *error)
+{
+    weft_host_queue_t *q = (weft_host_queue_t *)queue;
+    weft_pool_t *pool = NULL;
+    weft_status_t status = count ? weft_pool_create(count, &pool) : WEFT_OK;
+    if (status != WEFT_OK)
+        return weft_fail(error, status, "%u workers for the host's queue cannot be started", count);
+    weft_pool_destroy(q->pool);
+    q->pool = pool;
+    q->ticket = 0;
+    q->base.synchronous = count == 0;
+    return WEFT_OK;
+}
+
+weft_status_t weft_host_start(weft_host_queue_t *q, weft_pool_fn fn, void *user, uint32_t first,
+                              uint32_t count)
+{
+    if (q->pool) {
+        weft_pool_start(q->pool, fn, user, first, count);
+        return WEFT_OK;
+    }
+    weft_status_t status = WEFT_OK;
+    for (uint32_t i = first; i < first + count && status == WEFT_OK; i++)
+        status = fn(user, i);
+    return status;
+}
+
+void weft_host_drain(weft_host_queue_t *q)
+{
+    if (q->pool)
+        weft_pool_drain(q->pool);
 }
 
 static void host_thread_begin(weft_queue_t *queue)
@@ -53,7 +87,7 @@ static weft_status_t host_alloc(weft_queue_t *queue, size_t bytes, void **memory
 
 static void host_free(weft_queue_t *queue, void *memory)
 {
-    (void)queue;
+    weft_host_drain((weft_host_queue_t *)queue);
     free(memory);
 }
 
@@ -77,17 +111,27 @@ static uint64_t host_used_bytes(weft_queue_t *queue)
     return 0;
 }
 
+/* Behind what is in flight: a table is cleared while earlier units are still quantized from others. */
 static weft_status_t host_clear(weft_queue_t *queue, void *memory, size_t bytes)
 {
-    (void)queue;
+    weft_host_drain((weft_host_queue_t *)queue);
     memset(memory, 0, bytes);
     return WEFT_OK;
 }
 
 static weft_status_t host_write(weft_queue_t *queue, void *memory, const void *host, size_t bytes)
 {
-    (void)queue;
+    weft_host_drain((weft_host_queue_t *)queue);
     memcpy(memory, host, bytes);
+    return WEFT_OK;
+}
+
+static weft_status_t host_put(weft_queue_t *queue, void *memory, const void *host, size_t bytes)
+{
+    weft_host_queue_t *q = (weft_host_queue_t *)queue;
+    if (!q->pool || bytes > WEFT_POOL_PAYLOAD)
+        return host_write(queue, memory, host, bytes);
+    weft_pool_start_copy(q->pool, memory, host, bytes);
     return WEFT_OK;
 }
 
@@ -100,13 +144,17 @@ static weft_status_t host_read(weft_queue_t *queue, const void *memory, void *ho
 
 static weft_status_t host_mark(weft_queue_t *queue, uint64_t *ticket)
 {
-    *ticket = ++((weft_host_queue_t *)queue)->ticket;
+    weft_host_queue_t *q = (weft_host_queue_t *)queue;
+    *ticket = q->pool ? weft_pool_mark(q->pool) : ++q->ticket;
     return WEFT_OK;
 }
 
 static weft_status_t host_poll(weft_queue_t *queue, uint64_t *done)
 {
-    *done = ((weft_host_queue_t *)queue)->ticket;
+    weft_host_queue_t *q = (weft_host_queue_t *)queue;
+    if (q->pool)
+        return weft_pool_poll(q->pool, done);
+    *done = q->ticket;
     return WEFT_OK;
 }
 
@@ -135,8 +183,10 @@ static bool host_engine_idle(weft_queue_t *queue)
 static weft_status_t host_engine_copy(weft_queue_t *queue, void *stream, void *to, const void *from,
                                       size_t bytes)
 {
+    (void)queue;
     (void)stream;
-    return host_write(queue, to, from, bytes);
+    memcpy(to, from, bytes);
+    return WEFT_OK;
 }
 
 static double host_engine_pause_us(weft_queue_t *queue)
@@ -151,6 +201,7 @@ const weft_queue_ops_t weft_host_queue_ops = {
     .find = host_find,
     .open = host_open,
     .close = host_close,
+    .set_workers = host_set_workers,
     .thread_begin = host_thread_begin,
     .alloc = host_alloc,
     .free = host_free,
@@ -158,7 +209,7 @@ const weft_queue_ops_t weft_host_queue_ops = {
     .reads = host_reads,
     .used_bytes = host_used_bytes,
     .clear = host_clear,
-    .put = host_write,
+    .put = host_put,
     .read = host_read,
     .write = host_write,
     .mark = host_mark,

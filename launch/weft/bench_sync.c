@@ -363,6 +363,7 @@ static weft_status_t open_session(bench_sync_t *s, weft_error_t *error)
     weft_session_config_t config = WEFT_SESSION_CONFIG;
     config.plan = job->plan;
     config.transport = job->transport;
+    config.workers = job->workers;
     config.host = job->options.host;
     config.transfer_timeout_us = job->options.timeout_us;
     config.span = note_span;
@@ -494,6 +495,8 @@ static int parse(bench_sync_t *s, int argc, char **argv, bool quiet)
          "nccl: let several ranks share a GPU, over loopback sockets"},
         {"memory", OPTION_TEXT, &o->memory, "KIND",
          "ipc: where weights are, cuda (default with a GPU) or host"},
+        {"workers", OPTION_TEXT, &o->workers, "N",
+         "host memory: threads of a rank that pack and quantize; default auto, by free cores"},
         {"ctas", OPTION_COUNT, &o->max_ctas, "N", "nccl: thread blocks a communicator may use"},
         {"updates", OPTION_COUNT, &o->updates, "N", "measured updates (default 20)"},
         {"budget", OPTION_BYTES, &o->plan.budget_bytes, "BYTES", "staging memory of a rank (default 256MiB)"},

@@ -28,6 +28,7 @@ typedef struct run_options {
     uint64_t timeout_us;
     bool quiet, verbose;
     bool shared_gpu;   /* several ranks on one GPU */
+    const char *workers; /* host memory: "auto", NULL or a number */
     uint32_t max_ctas; /* nccl: thread blocks a communicator; 0: the transport's default */
 } run_options_t;
 
@@ -65,6 +66,7 @@ typedef struct run_job {
     weft_plan_t *plan;
     const char *memory;          /* where weights are: "host" or "cuda" */
     int device;                  /* cuda: its number */
+    uint32_t workers;            /* threads that pack and quantize, where weights are in host memory */
     weft_transport_t *bootstrap; /* nccl, ipc: mpi; else NULL */
     weft_transport_t *transport;
     weft_queue_t *queue; /* the command's own, of the same memory: to fill shards, to read what is live */
@@ -96,6 +98,9 @@ weft_status_t run_prepare(run_job_t *job, weft_error_t *error);
  * Then open both transports and the queue. */
 weft_status_t run_choose(run_job_t *job, weft_error_t *error);
 weft_status_t run_open_transport(run_job_t *job, weft_error_t *error);
+
+/* run_workers.c: read --workers, or choose by the cores that are free; collective. */
+weft_status_t run_choose_workers(run_job_t *job, weft_error_t *error);
 void run_close_transport(run_job_t *job);
 
 /* Memory for the weights of a trainer, such that the transport can use it; freed by run_free. */

@@ -86,7 +86,7 @@ weft_status_t run_choose(run_job_t *job, weft_error_t *error)
     if (strcmp(o->transport, "mpi") == 0 &&
         !o->plan.bucket_bytes) /* MPI stands still while a bucket is worked on */
         o->plan.bucket_bytes = MPI_BUCKET_BYTES;
-    return WEFT_OK;
+    return strcmp(job->memory, "host") == 0 ? run_choose_workers(job, error) : WEFT_OK;
 }
 
 /* ---- transports ---- */

@@ -122,6 +122,11 @@ static advice_t decide(weft_place_t *place, const char *pci_bus_id)
     return ADVICE_BIND;
 }
 
+uint32_t weft_place_num_cores(const weft_place_t *place)
+{
+    return place->topology ? count_cores(place->topology, place->allowed) : 1;
+}
+
 /* ---- lifecycle ---- */
 
 static weft_place_t *allocate(const char *pci_bus_id)

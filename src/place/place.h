@@ -16,6 +16,7 @@
 #define WEFT_PLACE_PLACE_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include <weft/status.h>
 
@@ -28,6 +29,9 @@ typedef struct weft_place weft_place_t;
  * **Returns** WEFT_OK, WEFT_ERR_NO_MEMORY. **Blocks** for tens of milliseconds. */
 weft_status_t weft_place_open(const char *pci_bus_id, weft_place_t **place, weft_error_t *error);
 void weft_place_close(weft_place_t *place); /* NULL is accepted */
+
+/* Cores among those that the process may run on. **Threads** any. */
+uint32_t weft_place_num_cores(const weft_place_t *place);
 
 /* Bind the calling thread, and those it will start, to the CPUs of the GPU's NUMA nodes that the process may
  * run on. Leaves it alone when they are no narrower than the machine, when there are none, and when they are

@@ -33,7 +33,7 @@ OPTIONS = {
     "verify": "help",
     "gen": "list config recipe set random seed help",
     "doctor": "help",
-    "run": "model load trainer rollout scheme recipe profile swap transport shared-gpu memory ctas budget bucket max-groups rate updates tokens pace prompt "
+    "run": "model load trainer rollout scheme recipe profile swap transport shared-gpu memory workers ctas budget bucket max-groups rate updates tokens pace prompt "
            "eval eval-bytes dump json trace host quiet verbose help",
 }
 

@@ -484,6 +484,7 @@ static inline weft_status_t open_session(job_rank_t *r)
     session.plan = r->plan;
     session.transport = r->transport;
     session.rate_bytes_per_s = from->rate;
+    session.workers = getenv("WEFT_TEST_WORKERS") ? (uint32_t)atoi(getenv("WEFT_TEST_WORKERS")) : 0;
     session.margin_steps = from->margin ? from->margin : session.margin_steps;
     session.dead_after_us = from->dead_us ? from->dead_us : 20000000; /* sanitizers on few cores are slow */
     session.transfer_timeout_us = from->transfer_us ? from->transfer_us : session.transfer_timeout_us;
