@@ -15,7 +15,7 @@ Builds the cuda preset, runs the tests labelled gpu and some of them under compu
 swap, colocated refit beside what users do today, distributed update beside a bare broadcast, steps lost, 1,000 updates.
 Takes less than 8 minutes on one H100 or H200 with 16 cores. Logs, JSON and the table are left in build/gpu (or in \$OUT).
 
-  --only LIST      build, test, sanitize, kernels, swap, colocated, nccl, decode, soak, torch (default: all)
+  --only LIST      build, test, sanitize, kernels, swap, colocated, nccl, decode, soak, torch, host (default: all)
   --programs DIR   use the programs of this build folder; stage build is left out
   --help           show this
 
@@ -26,7 +26,7 @@ Exit status: 0 all passed, 1 something failed, 2 usage, 3 this machine cannot bu
 END
 }
 
-only=build,test,sanitize,kernels,swap,colocated,nccl,decode,soak,torch
+only=build,test,sanitize,kernels,swap,colocated,nccl,decode,soak,torch,host
 build=$root/build/cuda
 while [ $# -gt 0 ]; do
     case $1 in
@@ -167,6 +167,14 @@ wants soak && measure "1,000 updates of tiny-qwen3" soak 60 \
     --updates 1000 --tokens 1 --quiet --json "$results/soak.json"
 wants soak && stage trace 30 mpirun -n 2 "$weft" run --model "$demo/v1,$demo/v3" --trainer fsdp:1 --rollout tp:1 \
     --scheme fp8-block "${shared[@]}" --bucket 256KiB --budget 2MiB --tokens 30 --quiet --trace "$results/trace.json" || true
+if wants host; then # no GPU in it: a machine with cores to spare
+    host=(mpirun --bind-to none -n 2 "$weft" bench sync --trainer fsdp:1 --rollout tp:1 --transport mpi --updates 9)
+    for workers in 0 1 2 4 6; do
+        measure "update over MPI in host memory, $workers workers a rank" "host-$workers" 30 \
+            "${host[@]}" --shape qwen3-8b,layers=2,vocab=8192 --workers "$workers"
+    done
+    measure "quantize in host memory, one core" host-quantize 60 "$weft" bench quantize --memory host
+fi
 cat "$table"
 echo
 echo "$failed stages failed; all output is in $results"
