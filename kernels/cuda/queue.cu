@@ -382,9 +382,11 @@ static weft_status_t cuda_open(int device, weft_queue_t **queue, weft_error_t *e
 
 const weft_queue_ops_t weft_cuda_queue_ops = {
     .name = "cuda",
+    .on_host = false,
     .find = cuda_find,
     .open = cuda_open,
     .close = cuda_close,
+    .set_workers = nullptr,
     .thread_begin = cuda_thread_begin,
     .alloc = cuda_alloc,
     .free = cuda_free,
@@ -402,7 +404,6 @@ const weft_queue_ops_t weft_cuda_queue_ops = {
     .quantize_begin = weft_cuda_list_quantize_begin,
     .quantize_run = weft_cuda_list_quantize_run,
     .quantize_finish = weft_cuda_list_quantize_finish,
-    .on_host = false,
     .quantize_digests = weft_cuda_list_quantize_digests,
     .quantize_refused = weft_cuda_list_quantize_refused,
     .pack_create = weft_cuda_list_pack_create,
