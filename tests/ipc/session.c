@@ -337,14 +337,14 @@ static int publishing_trainer(process_t *p)
         TRY(publish_with(p, version, version != 2, false));
         OK(wait_applied(p, version));
     }
-    set_rate(p, SLOW_BYTES_PER_S);
+    set_rate(p, 2 * SLOW_BYTES_PER_S);
     TRY(publish_with(p, 4, true, false));
     weft_sleep_us(300000);
-    set_rate(p, 0);
     TRY(publish_with(p, 5, true, true));
     weft_status_t status = wait_applied(p, 4);
     CHECK(status == WEFT_ERR_SUPERSEDED, "version 4: %s", weft_status_name(status));
     OK(wait_applied(p, 5));
+    set_rate(p, 0);
     TRY(publish_with(p, 6, false, false));
     OK(wait_applied(p, 6));
     return 0;
