@@ -150,6 +150,11 @@ static void carry_out(void *user, const weft_action_t *action)
         s->discarded = action->version;
         pthread_mutex_unlock(&s->mutex);
         break;
+    case WEFT_ACTION_NOTE_NEWEST:
+        pthread_mutex_lock(&s->mutex);
+        s->newest = action->version;
+        pthread_mutex_unlock(&s->mutex);
+        break;
     case WEFT_ACTION_REPORT_POSTED:
     case WEFT_ACTION_STOP_TRANSFER_AT:
     case WEFT_ACTION_ABORT_TRANSFER:

@@ -96,6 +96,7 @@ void weft_rollout_get_status(const weft_rollout_t *r, weft_rollout_status_t *sta
         .phase = phase_of(view, live, pending, r->pending_stats.version),
         .live_version = live,
         .pending_version = pending > live ? pending : 0,
+        .newest_version = r->session->newest > live ? r->session->newest : live,
         .received_bytes = receiving ? r->received_bytes : 0,
         .expected_bytes = r->program->payload_bytes,
         .layers_staged = receiving ? r->layers_staged : 0,

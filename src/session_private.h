@@ -100,6 +100,7 @@ struct weft_session {
     uint32_t num_publications;
     weft_content_t content; /* of that */
     uint64_t transferring; /* the version begun last; on a trainer 0 once it is over */
+    uint64_t newest;       /* rollout: the highest version that some replica serves, as far as it was told */
     uint64_t discarded;    /* rollout: the last version that was given up after it had begun */
     bool fenced;
     weft_status_t fenced_status;

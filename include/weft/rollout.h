@@ -106,6 +106,7 @@ typedef struct weft_rollout_status {
     weft_rollout_phase_t phase;
     uint64_t live_version;                   /* 0: none yet */
     uint64_t pending_version;                /* 0: none */
+    uint64_t newest_version; /* the highest that some replica is known to serve: above live_version this one is stale */
     uint64_t received_bytes, expected_bytes; /* of the version in flight: payload */
     uint32_t layers_staged, num_layers;
 } weft_rollout_status_t;

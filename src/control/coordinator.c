@@ -164,6 +164,8 @@ static void update(weft_coordinator_t *c, weft_peer_view_t *peer, const weft_mes
     peer->live = in->live;
     peer->done = in->done;
     peer->wants = in->wants;
+    peer->newest = in->newest;
+    c->newest = in->live > c->newest ? in->live : c->newest;
     peer->digest = in->digest;
     peer->members = in->members;
     peer->content = in->content;

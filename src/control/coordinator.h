@@ -65,7 +65,7 @@ typedef struct weft_peer_view {
     uint8_t state;
     uint32_t flags;
     uint32_t round, stop_round, status;
-    uint64_t sequence, term, version, live, done, wants, told_version;
+    uint64_t sequence, term, version, live, done, wants, newest, told_version;
     weft_digest_t digest;
     weft_members_t members;
     weft_content_t content;
@@ -85,6 +85,7 @@ typedef struct weft_coordinator {
     uint64_t term;
     uint64_t version;         /* in flight, or the last one that was */
     uint64_t done;            /* highest with an outcome */
+    uint64_t newest;          /* highest that a rank was heard to serve */
     uint64_t waiting_version; /* published by some trainers, not by all */
     uint64_t waiting_until_us;
     uint64_t now_us;

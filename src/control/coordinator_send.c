@@ -24,6 +24,7 @@ static weft_message_t message_to(const weft_coordinator_t *c, uint32_t peer, wef
         .epoch = c->config.epoch,
         .term = c->term,
         .version = c->version,
+        .newest = c->newest,
         .stop_round = type == WEFT_MESSAGE_STOP_AT ? c->stop_round : 0,
         .members = c->members,
         .content = tells_content(type) ? c->content : (weft_content_t){0},
@@ -146,7 +147,10 @@ static weft_message_type_t lacks(const weft_coordinator_t *c, uint32_t peer)
         return WEFT_MESSAGE_WELCOME;
     if (c->state == WEFT_COORDINATOR_RECOVERING)
         return NOTHING;
-    return weft_is_trainer(c, peer) ? for_trainer(c, view) : for_rank(c, peer, view);
+    if (weft_is_trainer(c, peer))
+        return for_trainer(c, view);
+    weft_message_type_t type = for_rank(c, peer, view);
+    return type == NOTHING && view->newest < c->newest ? WEFT_MESSAGE_WELCOME : type; /* so that it knows if it is stale */
 }
 
 /* ---- telling ---- */

@@ -135,6 +135,7 @@ typedef enum weft_action_type {
                                Repeated at each TICK until then; the only action that may be dropped */
     WEFT_ACTION_WAKE_STEPS, /* rank: the guard has changed: wake a step_begin that waits on it */
     WEFT_ACTION_NOTIFY,     /* trainer, rank that loads: tell the user `outcome` of `version` with status and text */
+    WEFT_ACTION_NOTE_NEWEST, /* rank: some replica serves `version`; one that serves less is stale */
     WEFT_ACTION_FENCE,      /* trainer, rank: lost (status, text): the guard is fenced; end the session */
     WEFT_ACTION_STORE_TERM, /* coordinator: keep `term` where a restart finds it (optional) */
     WEFT_ACTION_LOG,        /* all: one line in `text`, at `level` */

@@ -133,6 +133,7 @@ typedef struct weft_message {
     uint64_t live;     /* served by the sender */
     uint64_t done;     /* highest version the sender is through with, applied or not */
     uint64_t wants;    /* a rank: the version it asks to load, until it has heard the outcome; 0: none */
+    uint64_t newest;   /* coordinator: the highest version that any replica serves; a rank: the highest it was told */
     weft_ballot_t ballot;
     uint64_t step;       /* last begun */
     uint64_t limit;      /* highest step that may begin, by promise */

@@ -115,6 +115,7 @@ static weft_message_t whole_state(machine_t *m)
         .live = m->live,
         .done = m->done,
         .wants = m->wants,
+        .newest = m->newest,
         .ballot = m->promised,
         .step = view.step,
         .limit = m->limit,
@@ -391,11 +392,22 @@ static void on_abort_transfer(machine_t *m, const weft_message_t *in, const weft
     }
 }
 
+/* Others are ahead, or this rank is. */
+static void hear_of_newest(machine_t *m, uint64_t version, const weft_sink_t *sink)
+{
+    if (version <= m->newest)
+        return;
+    m->newest = version;
+    m->report_due = true;
+    weft_emit(sink, WEFT_ACTION_NOTE_NEWEST, version);
+}
+
 /* True when the message is from the coordinator of the newest term known. */
-static bool accept_coordinator(machine_t *m, const weft_message_t *in)
+static bool accept_coordinator(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
     if (in->term < m->term)
         return false;
+    hear_of_newest(m, in->newest, sink);
     m->report_due |= in->term > m->term;
     m->term = in->term;
     m->coordinator = in->from;
@@ -512,7 +524,7 @@ static void on_leader_message(machine_t *m, const weft_message_t *in, const weft
 
 static void on_coordinator_message(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
-    if (!accept_coordinator(m, in))
+    if (!accept_coordinator(m, in, sink))
         return;
     switch ((weft_message_type_t)in->type) {
     case WEFT_MESSAGE_BEGIN:

@@ -57,6 +57,7 @@ typedef struct weft_rank_machine {
     uint64_t version;       /* in hand, 0: none */
     uint64_t live;          /* serves */
     uint64_t done;          /* highest that is applied or given up */
+    uint64_t newest;        /* the highest version that any replica serves, as far as this rank was told */
     uint64_t wants;         /* to load, until the outcome is known; 0: none */
     weft_ballot_t promised; /* highest ballot answered */
     weft_ballot_t accepted; /* ballot of the COMMIT obeyed */

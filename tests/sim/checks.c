@@ -112,6 +112,25 @@ void sim_check_outcome(sim_world_t *w, uint32_t n, const weft_action_t *action)
     }
 }
 
+/* The highest version that a rank serves, dead ones too. */
+static uint64_t newest_live(const sim_world_t *w)
+{
+    uint64_t newest = 0;
+    for (uint32_t n = w->trainers; n < w->ranks; n++) {
+        uint64_t live = weft_guard_live(&w->node[n].guard);
+        newest = live > newest ? live : newest;
+    }
+    return newest;
+}
+
+/* Nobody is called stale for a version that nobody serves. */
+void sim_check_newest(sim_world_t *w, uint32_t n, uint64_t version)
+{
+    if (version > newest_live(w))
+        sim_fail(w, "node %u is told that version %llu serves, but the highest that does is %llu", n,
+                 (unsigned long long)version, (unsigned long long)newest_live(w));
+}
+
 /* ---- the end ---- */
 
 static bool counts(const sim_world_t *w, uint32_t n)
@@ -134,7 +153,8 @@ static bool rank_is_settled(const sim_world_t *w, uint32_t n)
         return true;
     weft_guard_view_t view = weft_guard_look(&node->guard);
     bool lost = w->coordinator->replica[sim_replica_of(w, n)] == WEFT_REPLICA_LOST;
-    return node->rank.state == WEFT_RANK_IDLE && sim_loads_are_over(w, n) && view.limit == WEFT_GUARD_NO_LIMIT && !lost;
+    return node->rank.state == WEFT_RANK_IDLE && sim_loads_are_over(w, n) && view.limit == WEFT_GUARD_NO_LIMIT && !lost &&
+           node->rank.newest == w->coordinator->newest; /* it knows whether it is stale */
 }
 
 static const char *state_of(const sim_world_t *w, uint32_t n)

@@ -174,6 +174,9 @@ static void carry_out(void *user, const weft_action_t *action)
         if (action->level == WEFT_LOG_ERROR)
             sim_fail(w, "%s", action->text);
         return;
+    case WEFT_ACTION_NOTE_NEWEST:
+        sim_check_newest(w, n, action->version);
+        break;
     case WEFT_ACTION_WAKE_STEPS:
         break;
     }

@@ -187,6 +187,7 @@ void sim_add_traffic(sim_world_t *w, uint32_t replica);
 void sim_check_begun(sim_world_t *w, uint32_t node);
 void sim_check_swapped(sim_world_t *w, uint32_t node, uint64_t version);
 void sim_check_discarded(sim_world_t *w, uint32_t node, uint64_t version);
+void sim_check_newest(sim_world_t *w, uint32_t node, uint64_t version);
 void sim_check_outcome(sim_world_t *w, uint32_t node, const weft_action_t *action);
 bool sim_is_settled(sim_world_t *w);
 void sim_check_end(sim_world_t *w);

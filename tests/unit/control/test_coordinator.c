@@ -332,6 +332,23 @@ static void a_load_outlives_a_trainer_and_a_replica(void **state)
     assert_int_equal(sent(WEFT_MESSAGE_BEGIN, 2)->content.load, 1);
 }
 
+static void a_stale_rank_is_told(void **state)
+{
+    (void)state;
+    weft_message_t in = report(5, WEFT_RANK_IDLE, 0);
+    in.live = 3;
+    in.done = 7; /* gave version 7 up, which the others serve */
+    now += c.config.beat_us;
+    hear(in);
+    assert_int_equal(sent(WEFT_MESSAGE_WELCOME, 5)->newest, 7);
+    forget();
+    in.newest = 7;
+    in.sequence = ++sequence;
+    now += c.config.beat_us;
+    hear(in);
+    assert_null(sent(WEFT_MESSAGE_WELCOME, 5));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -347,6 +364,7 @@ int main(void)
         cmocka_unit_test_setup(ranks_hear_why_a_load_failed_and_trainers_do_not, be_idle),
         cmocka_unit_test_setup(the_lower_number_goes_first, be_idle),
         cmocka_unit_test_setup(a_load_outlives_a_trainer_and_a_replica, be_idle),
+        cmocka_unit_test_setup(a_stale_rank_is_told, be_idle),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

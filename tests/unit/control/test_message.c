@@ -27,6 +27,7 @@ static weft_message_t full_message(void)
         .live = 11,
         .done = 12,
         .wants = 13,
+        .newest = 14,
         .ballot = weft_ballot(5, 3),
         .step = 1000,
         .limit = 1004,

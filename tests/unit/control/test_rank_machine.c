@@ -218,6 +218,23 @@ static void a_load_needs_no_transport(void **state)
     assert_false(m.broken);
 }
 
+static void others_that_are_ahead_are_told_of_once(void **state)
+{
+    (void)state;
+    weft_message_t in = command(WEFT_MESSAGE_WELCOME, WEFT_ROLE_RANK, 0, 3, 1, 7);
+    in.newest = 9;
+    weft_event_t event = {.type = WEFT_EVENT_MESSAGE, .now_us = ++now, .message = &in};
+    forget();
+    weft_rank_machine_handle(&m, &event, &sink);
+    assert_non_null(asked(WEFT_ACTION_NOTE_NEWEST));
+    assert_int_equal(sent(WEFT_MESSAGE_RANK_STATE, 0)->newest, 9);
+    forget();
+    in.newest = 8; /* overtaken */
+    weft_rank_machine_handle(&m, &event, &sink);
+    assert_null(asked(WEFT_ACTION_NOTE_NEWEST));
+    assert_int_equal(m.newest, 9);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -230,6 +247,7 @@ int main(void)
         cmocka_unit_test_setup(a_failed_swap_fences, prepare),
         cmocka_unit_test_setup(asks_until_it_has_heard, prepare),
         cmocka_unit_test_setup(a_load_needs_no_transport, prepare),
+        cmocka_unit_test_setup(others_that_are_ahead_are_told_of_once, prepare),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
