@@ -45,7 +45,7 @@ static weft_status_t grant_rounds(weft_rollout_t *r, bool *moved, weft_error_t *
     while (r->oldest_round < r->transfer.posted && round_over(r, r->oldest_round))
         acknowledge_round(r, r->oldest_round++);
     uint32_t limit = weft_transfer_limit(&r->transfer);
-    while (r->mapped && r->transfer.posted < limit &&
+    while (r->mapped && r->window_open && r->transfer.posted < limit &&
            r->transfer.posted < r->oldest_round + WEFT_STAGING_SLOTS) {
         uint32_t round = r->transfer.posted++;
         weft_status_t cleared = weft_staging_clear_amax(&r->staging, round + 1);
@@ -330,10 +330,32 @@ static weft_status_t map_sources(weft_rollout_t *r, bool *moved, weft_error_t *e
     return status == WEFT_OK ? status : fail_queue(r, status, error);
 }
 
+static weft_status_t carry_over(weft_rollout_t *r, weft_error_t *error);
+
+/* Swap layerwise waits for the engine's pause; one that nobody wants any more goes through unread. */
+static weft_status_t open_window(weft_rollout_t *r, bool *moved, weft_error_t *error)
+{
+    if (r->window_open)
+        return WEFT_OK;
+    if (r->transfer.stopped) {
+        r->refused = r->window_open = *moved = true;
+        return WEFT_OK;
+    }
+    weft_status_t status = weft_rollout_open_window(r, &r->window_open, error);
+    if (status == WEFT_ERR_TAINTED) {
+        refuse(r, status, error);
+        return WEFT_OK;
+    }
+    WEFT_TRY(status);
+    *moved |= r->window_open;
+    return r->window_open ? carry_over(r, error) : WEFT_OK;
+}
+
 /* One turn of everything that can move. */
 static weft_status_t turn(weft_rollout_t *r, bool *moved, weft_error_t *error)
 {
     bool started = false;
+    WEFT_TRY(open_window(r, moved, error));
     if (r->borrower)
         WEFT_TRY(map_sources(r, moved, error));
     WEFT_TRY(grant_rounds(r, moved, error));
@@ -489,6 +511,7 @@ static weft_status_t begin_version(weft_rollout_t *r, uint64_t version, weft_err
     memset(r->round_tickets, 0, r->program->num_rounds * sizeof *r->round_tickets);
     r->refused = r->ended = false;
     r->mapped = !r->borrower;
+    r->window_open = !weft_weights_in_place(r->weights);
     r->oldest_round = r->first_batch = r->num_batches = r->units_started = 0;
     r->quantize_ns = r->digest_ns = 0;
     r->started_us = r->last_arrival_us = weft_now_us();
@@ -498,7 +521,8 @@ static weft_status_t begin_version(weft_rollout_t *r, uint64_t version, weft_err
     r->layers_staged = weft_assembler_layers_staged(r->assembler);
     pthread_mutex_unlock(&r->session->mutex);
     WEFT_TRY(weft_weights_settle(r->weights, error));
-    WEFT_TRY(carry_over(r, error));
+    if (r->window_open)
+        WEFT_TRY(carry_over(r, error));
     if (!r->mapped)
         return WEFT_OK;
     weft_status_t status = freshen(r);

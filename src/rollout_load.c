@@ -338,6 +338,7 @@ static weft_status_t load_dir(weft_rollout_t *r, const char *dir, weft_digest_t 
 {
     bool kernel_format;
     WEFT_TRY(check_dir(r, dir, &kernel_format, error));
+    WEFT_TRY(weft_rollout_await_window(r, goes_on, error));
     WEFT_TRY(weft_weights_settle(r->weights, error));
     if (kernel_format)
         return load_kernel_file(r, dir, digest, error);
@@ -362,6 +363,7 @@ static weft_status_t stage_version(weft_rollout_t *r, weft_digest_t *digest, wef
 static void begin(weft_rollout_t *r, uint64_t version)
 {
     weft_transfer_begin(&r->transfer, version, 0);
+    weft_selection_choose(&r->selection, "");
     r->quantize_ns = r->digest_ns = 0;
     r->started_us = r->last_arrival_us = weft_now_us();
     pthread_mutex_lock(&r->session->mutex);

@@ -12,6 +12,7 @@
 #include "src/quantize/quantizer.h"
 #include "src/receiver.h"
 #include "src/swap/weights.h"
+#include "src/swap/window.h"
 #include "src/transfer.h"
 
 #define WEFT_ROLLOUT_SPANS 4096u
@@ -31,6 +32,7 @@ struct weft_rollout {
     void *_Atomic stream; /* where the engine's steps run, on a GPU */
     weft_outputs_t outputs;
     weft_weights_t *weights;
+    weft_window_t window; /* swap layerwise */
     weft_staging_t staging;
     weft_assembler_t *assembler;
     weft_quantizer_t *quantizer;
@@ -49,6 +51,7 @@ struct weft_rollout {
     /* the transfer in hand; progress thread only */
     weft_transfer_t transfer;
     bool refused;             /* the version cannot be used; rounds go on, nothing is quantized */
+    bool window_open;         /* swap layerwise: the engine has paused; else always */
     bool mapped;              /* what the sources lend is */
     bool ended;               /* the last digests are started */
     bool listed;              /* the quantizer's work is */
@@ -87,5 +90,15 @@ void weft_loader_destroy(weft_loader_t *loader, weft_queue_t *queue);
 /* Make the committed version live if its moment has come. Step thread and progress thread; one of them wins.
  */
 void weft_rollout_swap_if_due(weft_rollout_t *rollout);
+
+/* rollout_window.c, swap layerwise. WEFT_OK: steps may run, as far as the window goes; WEFT_ERR_FENCED: not yet;
+ * WEFT_ERR_TAINTED. */
+weft_status_t weft_rollout_window_lets(weft_rollout_t *rollout, weft_error_t *error);
+bool weft_rollout_is_tainted(const weft_rollout_t *rollout);
+
+/* Whether the version in hand may be written: the engine has paused, its work has ended. **Returns** WEFT_OK (look at *open),
+ * WEFT_ERR_TAINTED for a subset over tainted weights, WEFT_ERR_TIMEOUT. The other waits for it while `goes_on`. */
+weft_status_t weft_rollout_open_window(weft_rollout_t *rollout, bool *open, weft_error_t *error);
+weft_status_t weft_rollout_await_window(weft_rollout_t *rollout, bool (*goes_on)(weft_rollout_t *), weft_error_t *error);
 
 #endif

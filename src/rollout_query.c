@@ -72,10 +72,12 @@ weft_status_t weft_rollout_bind(weft_rollout_t *r, const char *name, void *memor
 }
 
 static weft_rollout_phase_t phase_of(weft_guard_view_t view, uint64_t live, uint64_t pending,
-                                     uint64_t prepared)
+                                     uint64_t prepared, bool tainted)
 {
     if (view.fenced)
         return WEFT_ROLLOUT_LOST;
+    if (tainted && pending <= live)
+        return WEFT_ROLLOUT_TAINTED;
     if (view.committed)
         return WEFT_ROLLOUT_COMMITTED;
     if (view.limit != WEFT_GUARD_NO_LIMIT)
@@ -89,11 +91,12 @@ void weft_rollout_get_status(const weft_rollout_t *r, weft_rollout_status_t *sta
 {
     uint64_t live = weft_guard_live(&r->session->guard);
     weft_guard_view_t view = weft_guard_look(&r->session->guard);
+    bool tainted = weft_rollout_is_tainted(r);
     pthread_mutex_lock(&r->session->mutex);
     uint64_t begun = r->session->transferring, pending = begun > r->session->discarded ? begun : 0;
     bool receiving = r->received_version == pending; /* it may have begun without this thread having seen it */
     *status = (weft_rollout_status_t){
-        .phase = phase_of(view, live, pending, r->pending_stats.version),
+        .phase = phase_of(view, live, pending, r->pending_stats.version, tainted),
         .live_version = live,
         .pending_version = pending > live ? pending : 0,
         .newest_version = r->session->newest > live ? r->session->newest : live,

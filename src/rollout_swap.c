@@ -40,8 +40,10 @@ void weft_rollout_swap_if_due(weft_rollout_t *r)
     weft_status_t status = weft_weights_swap(r->weights, r->stream, &error);
     uint64_t swap_us = (weft_now_ns() - start) / 1000;
     weft_session_span(r->session, "swap", start, version, 0);
-    if (status == WEFT_OK) /* before anyone can see that the version is live */
+    if (status == WEFT_OK) { /* before anyone can see that the version is live */
         note_swapped(r, version, at_step, swap_us);
+        weft_window_applied(&r->window);
+    }
     weft_guard_swap_end(&r->session->guard, status == WEFT_OK);
     wake_steps(r);
     weft_event_t event = {.type = status == WEFT_OK ? WEFT_EVENT_SWAPPED : WEFT_EVENT_SWAP_FAILED,
@@ -117,7 +119,11 @@ weft_status_t weft_rollout_step_begin(weft_rollout_t *r, uint64_t step, uint64_t
 {
     uint64_t deadline = 0;
     for (;;) {
-        switch (weft_guard_step_begin(&r->session->guard, step, version)) {
+        weft_status_t lets = weft_rollout_window_lets(r, error);
+        if (lets == WEFT_ERR_TAINTED)
+            return lets;
+        switch (lets == WEFT_OK ? weft_guard_step_begin(&r->session->guard, step, version)
+                                : WEFT_STEP_AT_LIMIT) {
         case WEFT_STEP_OK:
             note_first_step(r, *version);
             return WEFT_OK;
@@ -137,10 +143,13 @@ weft_status_t weft_rollout_step_begin(weft_rollout_t *r, uint64_t step, uint64_t
         }
         deadline = deadline ? deadline : weft_now_us() + timeout_us;
         if (!wait_for_word(r, deadline))
-            return weft_fail(
-                error, WEFT_ERR_FENCED,
-                "rollout rank %u: step %llu may not begin: no commit or abort came within %.1f s; call again",
-                r->session->rank, (unsigned long long)step, (double)timeout_us / 1e6);
+            return weft_fail(error, WEFT_ERR_FENCED,
+                             "rollout rank %u: step %llu may not begin: %s within %.1f s; call again",
+                             r->session->rank, (unsigned long long)step,
+                             r->window.state == WEFT_WINDOW_RUNNING
+                                 ? "no commit or abort came"
+                                 : "the version that it paused for has not come",
+                             (double)timeout_us / 1e6);
     }
 }
 

@@ -25,7 +25,7 @@ typedef struct weft_rollout weft_rollout_t;
 
 typedef struct weft_rollout_config {
     size_t struct_size;
-    const char *swap; /* "flip" (default) or "copy" */
+    const char *swap; /* "flip" (default), "copy" or "layerwise" */
 } weft_rollout_config_t;
 
 #define WEFT_ROLLOUT_CONFIG                                                                                  \
@@ -50,6 +50,16 @@ WEFT_API weft_tensor_t weft_rollout_tensor(const weft_rollout_t *rollout, uint32
 WEFT_API weft_status_t weft_rollout_get(const weft_rollout_t *rollout, const char *name,
                                         weft_tensor_t *tensor);
 
+/* Swap "layerwise" has no stage: layer by layer, a version is written over the weights that serve, while no step runs. The
+ * engine says when: pause, with no step open and on all ranks of a replica after the same step, lets no further step
+ * begin until the next version is live; a version that comes waits for it. resume takes that back while nothing has been written.
+ * A version that is given up after that leaves the rank TAINTED: it serves nothing until a whole version has come. No pause is
+ * needed before the first version, and in the other modes it does nothing.
+ * **Returns** pause: WEFT_OK, WEFT_ERR_STEP_ORDER while a step is open. resume: WEFT_OK; WEFT_ERR_NOT_READY while a version
+ * is being written; WEFT_ERR_TAINTED. **Threads** the step thread. */
+WEFT_API weft_status_t weft_rollout_pause(weft_rollout_t *rollout, weft_error_t *error);
+WEFT_API weft_status_t weft_rollout_resume(weft_rollout_t *rollout, weft_error_t *error);
+
 /* Use the caller's memory as the live place of tensor `name` (swap "copy" only, before the first version).
  * **Returns** WEFT_OK, WEFT_ERR_MISSING_TENSOR, WEFT_ERR_ARGUMENT. **Ownership** the memory must outlive the
  * rollout. */
@@ -67,8 +77,8 @@ WEFT_API weft_status_t weft_rollout_set_stream(weft_rollout_t *rollout, void *st
  * **Returns** WEFT_OK and the version that serves this step; WEFT_ERR_STEP_ORDER (found and expected in
  * `error`; nothing begun); WEFT_ERR_NOT_READY before the first version; WEFT_ERR_FENCED when no decision came
  * within `timeout_us` while the rank stands at its limit: call again with the same number; WEFT_ERR_PEER_LOST
- * when the replica lost a rank.
- * **Blocks** only at the limit of an armed version, up to `timeout_us`. **Threads** one step thread a
+ * when the replica lost a rank; WEFT_ERR_TAINTED (swap "layerwise").
+ * **Blocks** only at the limit of an armed version, or while paused, up to `timeout_us`. **Threads** one step thread a
  * rollout. */
 WEFT_API weft_status_t weft_rollout_step_begin(weft_rollout_t *rollout, uint64_t step, uint64_t timeout_us,
                                                uint64_t *version, weft_error_t *error);
@@ -100,6 +110,7 @@ typedef enum weft_rollout_phase {
     WEFT_ROLLOUT_ARMED,     /* steps are limited until the commit */
     WEFT_ROLLOUT_COMMITTED, /* swaps before a known step */
     WEFT_ROLLOUT_LOST,      /* the replica lost a rank: serves nothing */
+    WEFT_ROLLOUT_TAINTED,   /* swap "layerwise": serves nothing until a whole version has come */
 } weft_rollout_phase_t;
 
 typedef struct weft_rollout_status {

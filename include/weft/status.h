@@ -42,6 +42,7 @@ extern "C" {
     X(ERR_SUPERSEDED, VERSION, "the version was stopped for a later one")                                    \
     X(ERR_BASE, VERSION, "a subset of the layers was published over a version that is not served")           \
     X(ERR_NOT_READY, VERSION, "no version has been applied yet")                                             \
+    X(ERR_TAINTED, VERSION, "the live weights were overwritten in part; a whole version must come")          \
     X(ERR_STEP_ORDER, ARGUMENT, "step numbers must rise by one")                                             \
     X(ERR_PLAN_MISMATCH, SESSION, "the ranks hold different plans")                                          \
     X(ERR_PEER_LOST, SESSION, "a peer was lost")                                                             \

@@ -158,8 +158,11 @@ static weft_status_t check_lists(const swap_bench_t *b, uint64_t *largest, weft_
 {
     char word[64];
     uint64_t bytes;
-    for (const char *list = b->modes; bench_next_word(&list, word, sizeof word);)
+    for (const char *list = b->modes; bench_next_word(&list, word, sizeof word);) {
         WEFT_TRY(weft_weights_check_mode(word, error));
+        if (strcmp(word, "layerwise") == 0)
+            return weft_fail(error, WEFT_ERR_ARGUMENT, "swap mode layerwise has nothing to swap: flip or copy");
+    }
     for (const char *list = b->sizes; bench_next_word(&list, word, sizeof word);) {
         if (!options_read_bytes(word, &bytes) || bytes < 2 || bytes % 2)
             return weft_fail(error, WEFT_ERR_ARGUMENT,

@@ -436,6 +436,8 @@ static weft_status_t prepare(bench_sync_t *s, weft_error_t *error)
     if (!o->updates || !s->tokens)
         return weft_fail(error, WEFT_ERR_ARGUMENT, "--updates and --tokens must not be 0");
     WEFT_TRY(weft_weights_check_mode(o->swap, error));
+    if (strcmp(o->swap, "layerwise") == 0)
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "--swap layerwise pauses the engine, which is not measured here: flip or copy");
     WEFT_TRY(bench_world_plan(&s->world, s->shape, error));
     return check_decode(s, error);
 }

@@ -51,7 +51,7 @@ static int parse(run_options_t *o, int argc, char **argv, bool quiet)
          "what tensors become in an engine, for a model_type that weft does not know"},
         {"profile", OPTION_TEXT, &o->plan.profile, "NAME",
          "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
-        {"swap", OPTION_TEXT, &o->swap, "MODE", "flip (default) or copy"},
+        {"swap", OPTION_TEXT, &o->swap, "MODE", "flip (default), copy, or layerwise (in place, decoding pauses)"},
         {"transport", OPTION_TEXT, &o->transport, "NAME",
          "mpi, nccl (GPU memory) or ipc (one node, read in place); default: nccl when each rank has a GPU, "
          "else mpi"},

@@ -60,12 +60,13 @@ static double factor(uint64_t payload, uint64_t needed)
     return needed ? (double)payload / (double)needed : NAN;
 }
 
-static void print_line(uint32_t version, const version_line_t *line, const char *dir)
+static void print_line(uint32_t version, const version_line_t *line, const char *dir, bool in_place)
 {
     if (line->failed) {
-        printf("%8u  failed; what was live before it serves on                                              "
-               "%s\n",
-               version, dir);
+        printf("%8u  failed; %-74s %s\n", version,
+               in_place ? "nothing serves until a whole version has come"
+                        : "what was live before it serves on",
+               dir);
         return;
     }
     char bits[16] = "-";
@@ -93,7 +94,7 @@ static void print_versions(const gathered_t *g)
             printf("    ...\n");
         }
         version_line_t line = line_of(g, v);
-        print_line(v + 1, &line, run_source(g->job, v));
+        print_line(v + 1, &line, run_source(g->job, v), strcmp(g->job->options.swap, "layerwise") == 0);
     }
 }
 

@@ -22,6 +22,7 @@
 typedef enum engine_order {
     ORDER_STEP,
     ORDER_SCORE,
+    ORDER_RENEW, /* swap layerwise: pause for the next version */
     ORDER_STOP,
 } engine_order_t;
 
@@ -323,6 +324,8 @@ static engine_command_t decide(engine_t *e)
     }
     if (rested && e->concluded == e->job->num_versions)
         return (engine_command_t){.order = ORDER_STOP};
+    if (rested && strcmp(e->job->options.swap, "layerwise") == 0)
+        return (engine_command_t){.order = ORDER_RENEW};
     if (rested)
         ask_for_next(e);
     keep_pace(e);
@@ -330,9 +333,82 @@ static engine_command_t decide(engine_t *e)
     return next_token(e);
 }
 
+/* Whether this rank could run a step: some version is live, and whole. */
+static bool can_serve(engine_t *e, uint64_t version)
+{
+    uint64_t deadline = weft_now_us() + STEP_TIMEOUT_US;
+    weft_status_t status =
+        version ? weft_rollout_wait(e->rollout, version, STEP_TIMEOUT_US, NULL) : WEFT_ERR_NOT_READY;
+    if (status != WEFT_OK)
+        return false;
+    while ((status = weft_rollout_resume(e->rollout, NULL)) == WEFT_ERR_NOT_READY && weft_now_us() < deadline)
+        weft_sleep_us(200); /* it has not heard yet that the version is given up */
+    return status == WEFT_OK;
+}
+
+static bool replica_can_serve(engine_t *e, uint64_t version)
+{
+    int mine = can_serve(e, version), all;
+    MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_MIN, e->job->replica);
+    return all;
+}
+
+typedef struct verdict {
+    uint32_t concluded, over; /* what was asked for has an outcome; nothing is left to ask for */
+    uint64_t live;
+} verdict_t;
+
+static verdict_t look_for_outcome(engine_t *e)
+{
+    weft_rollout_status_t status;
+    hear_results(e);
+    weft_rollout_get_status(e->rollout, &status);
+    if (status.phase == WEFT_ROLLOUT_LOST)
+        run_abort(e->job,
+                  &(weft_error_t){WEFT_ERR_PEER_LOST, "the replica lost a rank before a version was live"});
+    return (verdict_t){e->concluded == e->asked, e->concluded == e->job->num_versions, status.live_version};
+}
+
+/* Wait, with no step open, until what was asked for has come; ask on while nothing can serve. */
+static bool await_version(engine_t *e, weft_error_t *error)
+{
+    for (;;) {
+        verdict_t verdict = {0};
+        if (e->leader)
+            verdict = look_for_outcome(e);
+        MPI_Bcast(&verdict, sizeof verdict, MPI_BYTE, 0, e->job->replica);
+        if (verdict.concluded && replica_can_serve(e, verdict.live))
+            return true;
+        if (verdict.concluded && verdict.over) {
+            weft_fail(error, WEFT_ERR_NOT_READY, "no version could be applied");
+            return false;
+        }
+        if (verdict.concluded && e->leader)
+            ask_for_next(e);
+        weft_sleep_us(500);
+    }
+}
+
+/* The first version that does not fail is waited for without a step open: the replica is parked. */
+static bool wait_for_first(engine_t *e, weft_error_t *error)
+{
+    e->asked = 1;
+    return await_version(e, error);
+}
+
+/* Swap layerwise: all ranks stop after the same step, and the next version is written over the weights. */
+static bool renew(engine_t *e, weft_error_t *error)
+{
+    if (weft_rollout_pause(e->rollout, error) != WEFT_OK)
+        run_abort(e->job, error);
+    if (e->leader)
+        ask_for_next(e);
+    return await_version(e, error);
+}
+
 /* ---- the loop ---- */
 
-static void serve(engine_t *e)
+static bool serve(engine_t *e, weft_error_t *error)
 {
     for (;;) {
         engine_command_t command;
@@ -340,7 +416,12 @@ static void serve(engine_t *e)
             command = decide(e);
         MPI_Bcast(&command, sizeof command, MPI_BYTE, 0, e->job->replica);
         if (command.order == ORDER_STOP)
-            return;
+            return true;
+        if (command.order == ORDER_RENEW) {
+            if (!renew(e, error))
+                return false;
+            continue;
+        }
         if (command.order == ORDER_SCORE) {
             score(e, command.record);
             continue;
@@ -395,35 +476,6 @@ static weft_status_t load_first(engine_t *e, weft_error_t *error)
     e->concluded = 1;
     e->scored = status != WEFT_OK;
     return WEFT_OK;
-}
-
-/* The first version that does not fail is waited for without a step open: the replica is parked. */
-static bool wait_for_first(engine_t *e, weft_error_t *error)
-{
-    e->asked = 1;
-    for (;;) {
-        uint32_t go_on[2] = {0, 0}; /* the version that is live, over */
-        if (e->leader) {
-            hear_results(e);
-            weft_rollout_status_t status;
-            weft_rollout_get_status(e->rollout, &status);
-            go_on[0] = e->concluded == e->asked ? (uint32_t)status.live_version : 0;
-            go_on[1] = !go_on[0] && e->concluded == e->job->num_versions;
-            if (!go_on[0] && !go_on[1] && e->concluded == e->asked)
-                ask_for_next(e);
-            if (status.phase == WEFT_ROLLOUT_LOST)
-                run_abort(e->job, &(weft_error_t){WEFT_ERR_PEER_LOST,
-                                                  "the replica lost a rank before the first version"});
-        }
-        MPI_Bcast(go_on, 2, MPI_UINT32_T, 0, e->job->replica);
-        if (go_on[0])
-            return weft_rollout_wait(e->rollout, go_on[0], STEP_TIMEOUT_US, error) == WEFT_OK;
-        if (go_on[1]) {
-            weft_fail(error, WEFT_ERR_NOT_READY, "no version could be applied");
-            return false;
-        }
-        weft_sleep_us(500);
-    }
 }
 
 /* Replace each tensor's live address by a copy in host memory, one allocation for all; NULL on the host. */
@@ -487,7 +539,8 @@ static weft_status_t live(engine_t *e, engine_links_t *links, weft_error_t *erro
     WEFT_TRY(load_first(e, error));
     if (!wait_for_first(e, error))
         return error->status;
-    serve(e);
+    if (!serve(e, error))
+        return error->status;
     end_line(e);
     run_sample_memory(job, e->version);
     return job->options.dump ? dump(e, error) : WEFT_OK;

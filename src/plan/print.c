@@ -89,7 +89,8 @@ static void print_ranks(weft_text_t *text, const page_t *p)
     weft_text_add(text, "          at most %u communicators a rank, %s if one takes 8 MiB\n", s->groups_max,
                   weft_text_bytes((double)s->groups_max * COMMUNICATOR_BYTES, a));
     weft_text_add(text,
-                  "swap      flip or copy: %s live and as much staged a rank; copy pauses %.1f ms for it\n",
+                  "swap      flip or copy: %s live and as much staged a rank; copy pauses %.1f ms for it; layerwise: no stage, paused "
+                  "throughout\n",
                   weft_text_bytes((double)s->kernel_bytes_max, a), p->time.copy_ms);
 }
 

@@ -12,6 +12,7 @@ struct weft_carry {
     weft_pack_list_t *copies;    /* [outputs] */
     weft_digest_list_t *digests; /* [outputs] */
     bool *which;                 /* [outputs] */
+    bool in_place;               /* the stage is what is live: only digests are wanting */
 };
 
 static weft_status_t make_lists(weft_carry_t *c, const void *const *live, uint8_t *stage)
@@ -20,6 +21,7 @@ static weft_status_t make_lists(weft_carry_t *c, const void *const *live, uint8_
     weft_pack_job_t *jobs = calloc((size_t)count + 1, sizeof *jobs);
     weft_run_t *runs = calloc((size_t)count + 1, sizeof *runs);
     weft_status_t status = jobs && runs ? WEFT_OK : WEFT_ERR_NO_MEMORY;
+    c->in_place = count > 0 && live[0] == stage + c->outputs->items[0].offset;
     for (uint32_t i = 0; i < count && status == WEFT_OK; i++) {
         const weft_output_t *output = &c->outputs->items[i];
         jobs[i] = (weft_pack_job_t){.data = live[i],
@@ -76,7 +78,8 @@ weft_status_t weft_carry_run(weft_carry_t *c, const bool *selected, uint32_t num
             c->which[o] = !selected[i];
         if (selected[i])
             continue;
-        WEFT_TRY(ops->pack_run(c->copies, layer->weight, count));
+        if (!c->in_place)
+            WEFT_TRY(ops->pack_run(c->copies, layer->weight, count));
         WEFT_TRY(ops->digest_run(c->digests, layer->weight, count));
     }
     return WEFT_OK;

@@ -21,6 +21,7 @@ typedef struct swap_mode {
     weft_status_t (*swap)(weft_weights_t *weights, void *stream, weft_error_t *error);
     bool remaps;      /* the ranges' contents are exchanged */
     bool takes_bound; /* the live range may be the caller's memory */
+    bool in_place;    /* there is no stage: what is staged is written over what serves */
 } swap_mode_t;
 
 struct weft_weights {
@@ -70,8 +71,8 @@ static weft_status_t wait_for_engine(weft_weights_t *w, weft_error_t *error)
     while (!w->queue->ops->engine_idle(w->queue)) {
         if (weft_now_us() > deadline)
             return weft_fail(error, WEFT_ERR_TIMEOUT,
-                             "swap mode flip: the last step's work has not ended on its stream within %.0f s",
-                             DRAIN_TIMEOUT_US / 1e6);
+                             "swap mode %s: the last step's work has not ended on its stream within %.0f s",
+                             w->mode->name, DRAIN_TIMEOUT_US / 1e6);
         sched_yield();
     }
     return WEFT_OK;
@@ -90,9 +91,21 @@ static weft_status_t flip_swap(weft_weights_t *w, void *stream, weft_error_t *er
     return status;
 }
 
+/* ---- layerwise ---- */
+
+/* It was written in place, with no step running since before the first byte: src/swap/window.h. */
+static weft_status_t layerwise_swap(weft_weights_t *w, void *stream, weft_error_t *error)
+{
+    (void)w;
+    (void)stream;
+    (void)error;
+    return WEFT_OK;
+}
+
 static const swap_mode_t modes[] = {
     {.name = "copy", .swap = copy_swap, .takes_bound = true},
     {.name = "flip", .swap = flip_swap, .remaps = true},
+    {.name = "layerwise", .swap = layerwise_swap, .in_place = true},
 };
 
 static const swap_mode_t *find_mode(const char *name)
@@ -107,18 +120,33 @@ weft_status_t weft_weights_check_mode(const char *mode, weft_error_t *error)
 {
     if (find_mode(mode))
         return WEFT_OK;
-    return weft_fail(error, WEFT_ERR_UNKNOWN_NAME, "swap mode \"%s\" is not known; there are copy and flip", mode);
+    return weft_fail(error, WEFT_ERR_UNKNOWN_NAME,
+                     "swap mode \"%s\" is not known; there are copy, flip and layerwise", mode);
 }
 
-weft_status_t weft_weights_create(weft_queue_t *queue, const char *mode, uint64_t bytes, weft_weights_t **weights,
-                                  weft_error_t *error)
+/* One range for both. */
+static weft_status_t make_single(weft_weights_t *w, weft_error_t *error)
+{
+    void *memory;
+    weft_status_t status = w->queue->ops->alloc(w->queue, w->size, &memory);
+    if (status != WEFT_OK)
+        return weft_fail(error, status, "swap mode layerwise: no %s memory for weights of %llu bytes",
+                         w->queue->ops->name, (unsigned long long)w->size);
+    w->pair = (weft_pair_t){.live = memory, .stage = memory, .bytes = w->size};
+    return WEFT_OK;
+}
+
+weft_status_t weft_weights_create(weft_queue_t *queue, const char *mode, uint64_t bytes,
+                                  weft_weights_t **weights, weft_error_t *error)
 {
     WEFT_TRY(weft_weights_check_mode(mode, error));
     weft_weights_t *made = calloc(1, sizeof *made);
     if (!made)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the weights");
     *made = (weft_weights_t){.mode = find_mode(mode), .queue = queue, .size = bytes};
-    weft_status_t status = queue->ops->pair_create(queue, bytes, made->mode->remaps, &made->pair, error);
+    weft_status_t status =
+        made->mode->in_place ? make_single(made, error)
+                             : queue->ops->pair_create(queue, bytes, made->mode->remaps, &made->pair, error);
     if (status != WEFT_OK) {
         free(made);
         return status;
@@ -132,7 +160,10 @@ void weft_weights_destroy(weft_weights_t *w)
 {
     if (!w)
         return;
-    w->queue->ops->pair_destroy(w->queue, &w->pair);
+    if (w->mode->in_place)
+        w->queue->ops->free(w->queue, w->pair.live);
+    else
+        w->queue->ops->pair_destroy(w->queue, &w->pair);
     pthread_mutex_destroy(&w->mutex);
     free(w->bound.items);
     free(w);
@@ -198,10 +229,20 @@ weft_status_t weft_weights_settle(weft_weights_t *w, weft_error_t *error)
     pthread_mutex_lock(&w->mutex);
     weft_status_t status = w->queue->ops->pair_settle(w->queue, &w->pair);
     pthread_mutex_unlock(&w->mutex);
-    return status == WEFT_OK ? status
-                             : weft_fail(error, status,
-                                         "swap mode flip: the stage of %zu bytes cannot be mapped again: %s",
-                                         w->pair.bytes, weft_status_text(status));
+    return status == WEFT_OK
+               ? status
+               : weft_fail(error, status, "swap mode flip: the stage of %zu bytes cannot be mapped again: %s",
+                           w->pair.bytes, weft_status_text(status));
+}
+
+bool weft_weights_in_place(const weft_weights_t *w)
+{
+    return w->mode->in_place;
+}
+
+weft_status_t weft_weights_await_engine(weft_weights_t *w, weft_error_t *error)
+{
+    return wait_for_engine(w, error);
 }
 
 const char *weft_weights_mode(const weft_weights_t *w)

@@ -5,7 +5,7 @@
  *     stage [ next version ]                 stage [ second range   ] --> memory B
  *     swap: copy stage -> live               swap: live --> B; then, when nobody waits, stage --> A; no byte moves
  *
- * Addresses of the live range never change. After a flip, once settled, the stage holds the version before. A mode is a row
+ * layerwise has no stage: a version is written over the live range. Addresses of the live range never change. After a flip, once settled, the stage holds the version before. A mode is a row
  * of a table in weights.c; the caller proves that nobody reads while weft_weights_swap runs
  * (src/swap/guard.h).
  */
@@ -16,7 +16,7 @@
 
 typedef struct weft_weights weft_weights_t;
 
-/* Make both ranges of `bytes` bytes in memory of `queue`, zeroed. `mode` is "copy" or "flip".
+/* Make both ranges of `bytes` bytes in memory of `queue`, zeroed. `mode` is "copy", "flip" or "layerwise" (then one range is both).
  * **Returns** WEFT_OK, WEFT_ERR_UNKNOWN_NAME (the message lists the modes), WEFT_ERR_NO_MEMORY, WEFT_ERR_SYSTEM.
  * **Ownership** the queue must outlive the weights. */
 weft_status_t weft_weights_create(weft_queue_t *queue, const char *mode, uint64_t bytes, weft_weights_t **weights,
@@ -50,5 +50,12 @@ weft_status_t weft_weights_swap(weft_weights_t *weights, void *stream, weft_erro
 weft_status_t weft_weights_settle(weft_weights_t *weights, weft_error_t *error);
 
 const char *weft_weights_mode(const weft_weights_t *weights);
+
+/* Whether the stage is the live range itself ("layerwise"); then whoever stages proves that nobody reads
+ * (src/swap/window.h). */
+bool weft_weights_in_place(const weft_weights_t *weights);
+
+/* Wait until the work of ended steps has ended on its stream. **Returns** WEFT_OK, WEFT_ERR_TIMEOUT. **Blocks** at most 10 s. */
+weft_status_t weft_weights_await_engine(weft_weights_t *weights, weft_error_t *error);
 
 #endif

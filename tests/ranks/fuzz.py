@@ -175,7 +175,7 @@ class Fuzz(Checks):
             return
         offline, dump, table = self.expected(new, work), os.path.join(work, "dump"), os.path.join(work, "table.json")
         transport = self.r.choice([["mpi"], ["mpi"], ["ipc", "--memory", "host"]])
-        run_options = [*options, *budget, "--swap", self.r.choice(["flip", "copy"]), "--transport", *transport]
+        run_options = [*options, *budget, "--swap", self.r.choice(["flip", "copy", "layerwise"]), "--transport", *transport]
         result = self.weft.ranks(self.ranks, "--model", f"{old},{new}", "--trainer", self.trainer, "--rollout", self.rollout, *self.kind(),
                                  *run_options, "--tokens", 2, "--quiet", "--dump", dump, "--json", table, timeout=150)
         if not offline or not self.code(result, 0, f"{self.what} {' '.join(run_options)}"):

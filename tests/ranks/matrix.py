@@ -49,7 +49,7 @@ def all_cases(full):
                 yield model, trainer, rollout, scheme, relay, swap
             continue
         chosen = pairs + [pair for pair in ALWAYS if pair[1] in rollouts]
-        others = itertools.cycle(random.Random(1).sample(list(itertools.product(SCHEMES, (False, True), ("flip", "copy"))), 24))
+        others = itertools.cycle(random.Random(1).sample(list(itertools.product(SCHEMES, (False, True), ("flip", "copy", "layerwise"))), 36))
         for trainer, rollout in chosen:
             yield (model, trainer, rollout, *next(others))
 
