@@ -54,8 +54,8 @@ typedef struct weft_quantize_unit {
     const uint16_t *row_amax; /* [rows], the amax of each whole row as bits of bf16 (fp16 for an F16 source), when
                                  columns are split over ranks; NULL: the unit holds whole rows, find it here */
     weft_dtype_t out_dtype;   /* CAST: BF16, F16 or F32; the fp8 kernels: F8_E4M3 */
-    void *out;                /* [rows, cols], contiguous */
-    float *scale;             /* FP8_BLOCK: [ceil(cols/128)] (one row of the grid); FP8_CHANNEL: [rows]; CAST: NULL */
+    void *out;                /* [rows, cols / codes], contiguous */
+    void *scale; /* its scales, row-major, as weft_format_scales says: FP8_BLOCK one row of the grid; CAST: NULL */
 } weft_quantize_unit_t;
 
 /* What a unit's pass found besides its output. */

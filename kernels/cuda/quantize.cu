@@ -220,7 +220,7 @@ static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
     uint64_t out_begin = rides ? (uintptr_t)q->out - (uintptr_t)draft->tensors[u->tensor].data : 0;
     draft->records[index] = unit_t{
         .out = (uint8_t *)q->out,
-        .scale = q->scale,
+        .scale = (float *)q->scale,
         .row_amax = q->row_amax,
         .rows = q->rows,
         .cols = q->cols,

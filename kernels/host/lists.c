@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/format.h"
 #include "kernels/host/host.h"
 
 #define DIGEST_PIECE (1u << 20) /* bytes, whole words of the digest */
@@ -55,9 +56,10 @@ static void copy_units(weft_quantize_list_t *list, const weft_unit_job_t *units)
     }
 }
 
-static uint64_t out_bytes(const weft_quantize_unit_t *unit)
+static uint64_t out_bytes(const weft_unit_job_t *job)
 {
-    return (uint64_t)unit->rows * unit->cols * weft_dtype_bytes(unit->out_dtype);
+    const weft_format_t *format = weft_kernel_format(job->kernel);
+    return (uint64_t)job->unit.rows * weft_format_row_bytes(format, job->unit.out_dtype, job->unit.cols);
 }
 
 static uint64_t out_offset(const weft_quantize_list_t *list, const weft_unit_job_t *job)
@@ -72,8 +74,8 @@ static void find_rides(weft_quantize_list_t *list)
         const weft_unit_job_t *job = &list->units[i];
         if (job->tensor == WEFT_RUN_NONE)
             continue;
-        bool whole_words = out_offset(list, job) % 8 == 0 && out_bytes(&job->unit) % 8 == 0;
-        list->sums[job->tensor].word[0] += out_bytes(&job->unit);
+        bool whole_words = out_offset(list, job) % 8 == 0 && out_bytes(job) % 8 == 0;
+        list->sums[job->tensor].word[0] += out_bytes(job);
         list->sums[job->tensor].word[1] += !whole_words;
     }
     for (uint32_t i = 0; i < list->num_tensors; i++)
@@ -179,7 +181,7 @@ static weft_status_t quantize_unit(void *user, uint32_t unit)
         return status;
     bool rides = job->tensor != WEFT_RUN_NONE && list->rides[job->tensor];
     if (rides)
-        list->kernels->digest(job->unit.out, out_offset(list, job), (size_t)out_bytes(&job->unit), &sums);
+        list->kernels->digest(job->unit.out, out_offset(list, job), (size_t)out_bytes(job), &sums);
     note_unit(list, unit, rides ? &sums : NULL, &result);
     return WEFT_OK;
 }

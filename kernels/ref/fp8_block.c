@@ -91,7 +91,7 @@ static void quantize_tile(const weft_tile_t *tile, const weft_quantize_unit_t *u
     encode_tile(tile, weft_block_factor(scale), out, unit->cols);
     if (unit->profile == WEFT_PROFILE_VLLM_POW2)
         scale = recode_block(out, unit->cols, tile->rows, tile->cols, scale);
-    unit->scale[tile->col / WEFT_TILE] = scale;
+    ((float *)unit->scale)[tile->col / WEFT_TILE] = scale;
 }
 
 weft_status_t weft_ref_fp8_block(const weft_quantize_unit_t *unit, weft_quantize_result_t *result)

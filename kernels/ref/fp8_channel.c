@@ -53,12 +53,13 @@ weft_status_t weft_ref_fp8_channel(const weft_quantize_unit_t *unit, weft_quanti
     uint16_t found_amax[WEFT_TILE] = {0};
     find_row_amax(unit, found_amax, &found);
     const uint16_t *amax = unit->row_amax != NULL ? unit->row_amax : found_amax;
+    float *scale = unit->scale;
     for (uint32_t row = 0; row < unit->rows; row++)
-        unit->scale[row] = weft_channel_scale(weft_value_f32(unit->dtype, amax[row]));
+        scale[row] = weft_channel_scale(weft_value_f32(unit->dtype, amax[row]));
     for (uint32_t col = 0; col < unit->cols; col += WEFT_TILE) {
         weft_tile_t tile;
         weft_tile_gather(unit, col, &tile);
-        encode_tile(&tile, unit->scale, (uint8_t *)unit->out + col, unit->cols);
+        encode_tile(&tile, scale, (uint8_t *)unit->out + col, unit->cols);
     }
     *result = found;
     return WEFT_OK;

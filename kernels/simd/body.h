@@ -270,7 +270,7 @@ static bool block_panel(const weft_quantize_unit_t *unit, uint32_t col)
     if (panel.amax >= WEFT_BF16_INF)
         return false;
     const coding_t coding =
-        block_coding(unit->profile, weft_f32_from_bf16(panel.amax), &unit->scale[col / WEFT_TILE]);
+        block_coding(unit->profile, weft_f32_from_bf16(panel.amax), (float *)unit->scale + col / WEFT_TILE);
     for (uint32_t row = 0; row < unit->rows; row++)
         put_row(&panel, row, &coding, (uint8_t *)unit->out + (size_t)row * unit->cols + col);
     return true;
@@ -295,7 +295,7 @@ static bool block_strip(const weft_quantize_unit_t *unit, const weft_segment_t *
         uint16_t amax = shorts_most(most[b]);
         if (amax >= WEFT_BF16_INF)
             return false;
-        coding[b] = block_coding(unit->profile, weft_f32_from_bf16(amax), &unit->scale[col / WEFT_TILE + b]);
+        coding[b] = block_coding(unit->profile, weft_f32_from_bf16(amax), (float *)unit->scale + col / WEFT_TILE + b);
     }
     for (uint32_t row = 0; row < unit->rows; row++) {
         const uint16_t *value = (const uint16_t *)s->data + row * s->ld_elems + (col - s->col);
@@ -328,6 +328,7 @@ static weft_status_t quantize_fp8_block(const weft_quantize_unit_t *unit, weft_q
 static bool channel_in_place(const weft_quantize_unit_t *unit, const weft_segment_t *s)
 {
     uint32_t whole = unit->cols / WEFT_TILE * WEFT_TILE, rest = unit->cols - whole;
+    float *scale = unit->scale;
     for (uint32_t row = 0; row < unit->rows; row++) {
         const uint16_t *value = (const uint16_t *)s->data + row * s->ld_elems;
         uint8_t codes[WEFT_TILE], *out = (uint8_t *)unit->out + (size_t)row * unit->cols;
@@ -338,8 +339,8 @@ static bool channel_in_place(const weft_quantize_unit_t *unit, const weft_segmen
         if (amax >= WEFT_BF16_INF)
             return false;
         amax = unit->row_amax ? unit->row_amax[row] : amax;
-        unit->scale[row] = weft_channel_scale(weft_f32_from_bf16(amax));
-        const coding_t coding = {.divisor = unit->scale[row]};
+        scale[row] = weft_channel_scale(weft_f32_from_bf16(amax));
+        const coding_t coding = {.divisor = scale[row]};
         encode(value, whole, &coding, out);
         encode(last, WEFT_TILE, &coding, codes);
         memcpy(out + whole, codes, rest);
@@ -362,12 +363,13 @@ static bool channel_by_panels(const weft_quantize_unit_t *unit)
     if (most >= WEFT_BF16_INF)
         return false;
     const uint16_t *amax = unit->row_amax ? unit->row_amax : found;
+    float *scale = unit->scale;
     for (uint32_t row = 0; row < unit->rows; row++)
-        unit->scale[row] = weft_channel_scale(weft_f32_from_bf16(amax[row]));
+        scale[row] = weft_channel_scale(weft_f32_from_bf16(amax[row]));
     for (uint32_t col = 0; col < unit->cols; col += WEFT_TILE) {
         take_panel(unit, col, &panel);
         for (uint32_t row = 0; row < unit->rows; row++) {
-            const coding_t coding = {.divisor = unit->scale[row]};
+            const coding_t coding = {.divisor = scale[row]};
             put_row(&panel, row, &coding, (uint8_t *)unit->out + (size_t)row * unit->cols + col);
         }
     }

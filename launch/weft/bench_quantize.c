@@ -12,6 +12,7 @@
 #include "launch/weft/options.h"
 #include "src/base/clock.h"
 #include "src/base/error.h"
+#include "kernels/format.h"
 #include "src/plan/scheme.h"
 
 #define UNIT_ROWS      128u
@@ -94,9 +95,15 @@ static uint32_t blocks_of(uint32_t extent)
 
 static size_t scale_bytes_of(const weft_scheme_t *scheme, shape_t shape)
 {
-    if (scheme->scale == WEFT_SCALE_BLOCK)
-        return (size_t)blocks_of(shape.rows) * blocks_of(shape.cols) * sizeof(float);
-    return scheme->scale == WEFT_SCALE_ROW ? shape.rows * sizeof(float) : 0;
+    const weft_format_t *format = weft_kernel_format(scheme->kernel);
+    uint64_t extent[2];
+    weft_format_scales(format, shape.rows, shape.cols, extent);
+    return format->scale_rows ? extent[0] * extent[1] * weft_dtype_bytes(format->scale_dtype) : 0;
+}
+
+static size_t row_bytes_of(const weft_scheme_t *scheme, shape_t shape)
+{
+    return weft_format_row_bytes(weft_kernel_format(scheme->kernel), scheme->dtype, shape.cols);
 }
 
 static weft_status_t alloc(const quantize_bench_t *b, size_t bytes, uint8_t **memory, weft_error_t *error)
@@ -138,8 +145,7 @@ static void free_sets(const quantize_bench_t *b, sets_t *sets)
 static weft_quantize_unit_t unit_of(const operation_t *op, shape_t shape, uint32_t row,
                                     const weft_segment_t *segment, uint8_t *out, uint8_t *scale)
 {
-    size_t at =
-        op->scheme->scale == WEFT_SCALE_BLOCK ? (size_t)(row / UNIT_ROWS) * blocks_of(shape.cols) : row;
+    const weft_format_t *format = weft_kernel_format(op->scheme->kernel);
     return (weft_quantize_unit_t){
         .segments = segment,
         .num_segments = 1,
@@ -148,8 +154,8 @@ static weft_quantize_unit_t unit_of(const operation_t *op, shape_t shape, uint32
         .cols = shape.cols,
         .profile = op->profile,
         .out_dtype = op->scheme->dtype,
-        .out = out + (size_t)row * shape.cols * weft_dtype_bytes(op->scheme->dtype),
-        .scale = op->scheme->scale == WEFT_SCALE_NONE ? NULL : (float *)(void *)scale + at,
+        .out = out + row * row_bytes_of(op->scheme, shape),
+        .scale = format->scale_rows ? scale + weft_format_scale_offset(format, row, shape.cols) : NULL,
     };
 }
 
@@ -173,7 +179,7 @@ static void list_set(const operation_t *op, const sets_t *sets, uint32_t set, we
                                     unit_of(op, sets->shape, u * UNIT_ROWS, &segments[u], out, scale),
                                     set * op->tensors};
     }
-    tensors[0] = (weft_run_t){out, sets->elems * weft_dtype_bytes(op->scheme->dtype)};
+    tensors[0] = (weft_run_t){out, sets->shape.rows * row_bytes_of(op->scheme, sets->shape)};
     if (op->tensors > 1)
         tensors[1] = (weft_run_t){scale, op->scale_bytes};
 }
@@ -184,8 +190,8 @@ static weft_status_t make_list(const quantize_bench_t *b, operation_t *op, const
     op->scale_bytes = scale_bytes_of(op->scheme, sets->shape);
     op->tensors = op->scale_bytes ? 2 : 1;
     op->read = (double)sets->count * (double)sets->elems * 2;
-    op->written = (double)sets->count * ((double)sets->elems * (double)weft_dtype_bytes(op->scheme->dtype) +
-                                         (double)op->scale_bytes);
+    size_t weight_bytes = sets->shape.rows * row_bytes_of(op->scheme, sets->shape);
+    op->written = (double)sets->count * (double)(weight_bytes + op->scale_bytes);
     uint32_t units = sets->count * sets->units;
     weft_segment_t *segments = calloc(units, sizeof *segments);
     weft_unit_job_t *jobs = calloc(units, sizeof *jobs);
@@ -320,7 +326,7 @@ static weft_status_t check_operation(const quantize_bench_t *b, operation_t *op,
                      .out = malloc(sets->elems * 2),
                      .scale = calloc(1, sets->scale_bytes),
                      .found = malloc(sets->elems * 2 + sets->scale_bytes),
-                     .out_bytes = sets->elems * weft_dtype_bytes(op->scheme->dtype)};
+                     .out_bytes = sets->shape.rows * row_bytes_of(op->scheme, sets->shape)};
     weft_status_t status =
         r.source && r.out && r.scale && r.found ? compare_set(b, op, sets, &r) : WEFT_ERR_NO_MEMORY;
     free(r.source);

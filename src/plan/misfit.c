@@ -4,16 +4,28 @@
 
 #include "src/base/error.h"
 #include "src/base/text.h"
+#include "kernels/format.h"
 #include "src/plan/plan.h"
+
+/* A format's scales say where it may be cut; one that spans a whole row or tensor, anywhere. */
+static weft_cut_t cut_of(const weft_scheme_t *scheme)
+{
+    const weft_format_t *format = weft_kernel_format(scheme->kernel);
+    bool scaled = format->scale_rows != 0;
+    return (weft_cut_t){
+        .rows = scaled && format->scale_rows != WEFT_WHOLE ? format->scale_rows : 1,
+        .cols = scaled && format->scale_cols != WEFT_WHOLE ? format->scale_cols : 1,
+        .whole_cols = format->whole_groups,
+    };
+}
 
 static bool layer_misfit(const weft_layer_t *layer, const weft_scheme_t *scheme, uint32_t tp, bool ep,
                          uint32_t *part, char reason[256])
 {
     bool whole = ep && layer->num_experts > 0;
-    uint32_t block = layer->quantize ? scheme->block : 1;
+    weft_cut_t cut = cut_of(layer->quantize ? scheme : weft_scheme_cast());
     for (*part = 0; *part < layer->num_parts; ++*part)
-        if (weft_rollout_misfit(&layer->parts[*part], tp, whole, block, *part + 1 == layer->num_parts,
-                                reason))
+        if (weft_rollout_misfit(&layer->parts[*part], tp, whole, cut, *part + 1 == layer->num_parts, reason))
             return true;
     if (whole && layer->num_experts < tp) {
         *part = 0;
@@ -57,7 +69,8 @@ static weft_status_t refuse_rollout(const weft_plan_t *plan, const weft_layer_t 
     weft_text_t fitting = {0};
     list_fitting(plan, plan->scheme, &fitting);
     const weft_scheme_t *other;
-    bool channel_fits = plan->scheme->block > 1 && weft_scheme_find("fp8-channel", &other, NULL) == WEFT_OK &&
+    bool channel_fits = plan->scheme->amax == WEFT_AMAX_NONE &&
+                        weft_scheme_find("fp8-channel", &other, NULL) == WEFT_OK &&
                         layout_fits(plan->layers, other, plan->rollout->tp, plan->rollout->ep);
     weft_fail(error, WEFT_ERR_MISFIT,
               "rollout %s with %s does not fit: layer %s, part %s: %s. With %s these fit: %s%s",

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "kernels/format.h"
 #include "src/base/error.h"
 
 static uint64_t align_up(uint64_t bytes)
@@ -17,14 +18,6 @@ static uint32_t held_experts(const weft_plan_t *plan, const weft_layer_t *layer,
         weft_rollout_experts(layer->num_experts, plan->rollout->tp, tp_rank, plan->rollout->ep, &first,
                              &count);
     return count;
-}
-
-/* Rows and columns of a scale of the scheme for an N x K matrix. */
-static void scale_extent(const weft_scheme_t *scheme, uint32_t rows, uint32_t cols, uint64_t extent[2])
-{
-    bool block = scheme->scale == WEFT_SCALE_BLOCK;
-    extent[0] = block ? (rows + scheme->block - 1) / scheme->block : rows;
-    extent[1] = block ? (cols + scheme->block - 1) / scheme->block : 1;
 }
 
 /* Fill shape and bytes; a vector has one dimension, experts add one in front. */
@@ -53,13 +46,14 @@ static output_pair_t describe(const weft_plan_t *plan, uint32_t index, uint32_t 
     const weft_layer_t *layer = &plan->layers->items[index];
     const weft_pattern_t *pattern = weft_plan_pattern(plan, index);
     uint32_t experts = held_experts(plan, layer, tp_rank);
-    output_pair_t pair = {.has_scale = pattern->scheme->scale != WEFT_SCALE_NONE};
+    const weft_format_t *format = weft_kernel_format(pattern->scheme->kernel);
+    output_pair_t pair = {.has_scale = format->scale_rows != 0};
     pair.weight.dtype = pattern->dtype;
-    set_shape(&pair.weight, layer, experts, pattern->rows, pattern->cols);
+    set_shape(&pair.weight, layer, experts, pattern->rows, pattern->cols / format->codes);
     if (pair.has_scale) {
         uint64_t extent[2];
-        scale_extent(pattern->scheme, pattern->rows, pattern->cols, extent);
-        pair.scale.dtype = WEFT_DTYPE_F32;
+        weft_format_scales(format, pattern->rows, pattern->cols, extent);
+        pair.scale.dtype = format->scale_dtype;
         set_shape(&pair.scale, layer, experts, extent[0], extent[1]);
     }
     return pair;

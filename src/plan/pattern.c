@@ -237,7 +237,7 @@ static weft_status_t build_part(builder_t *b, uint32_t index)
 static bool needs_amax(const weft_layer_t *layer, const weft_scheme_t *scheme, const weft_layout_t *rollout,
                        bool whole)
 {
-    if (!scheme->row_amax || whole || rollout->tp == 1)
+    if (scheme->amax != WEFT_AMAX_ROW || whole || rollout->tp == 1)
         return false;
     for (uint32_t p = 0; p < layer->num_parts; p++)
         if (layer->parts[p].split == WEFT_SPLIT_COLS)

@@ -288,26 +288,36 @@ weft_need_t weft_rollout_need(const weft_part_t *part, uint32_t tp, uint32_t tp_
     return (weft_need_t){box, box.rows, box.cols};
 }
 
-bool weft_rollout_misfit(const weft_part_t *part, uint32_t tp, bool whole, uint32_t block, bool last,
+/* A cut inside of what a scale is for. */
+static bool cuts_scale(const weft_part_t *part, uint32_t tp, bool whole, weft_cut_t cut, bool last,
+                       char reason[256])
+{
+    weft_need_t need = weft_rollout_need(part, tp, 0, whole);
+    bool ragged_end = last && need.rows == part->rows;
+    if (need.rows % cut.rows && !ragged_end) {
+        snprintf(reason, 256, "rows: %llu over %u ranks leave %u, a cut inside a block of %u",
+                 (unsigned long long)part->rows, whole ? 1 : tp, need.rows, cut.rows);
+        return true;
+    }
+    if (need.cols % cut.cols && need.cols != part->cols) {
+        snprintf(reason, 256, "columns: %llu over %u ranks leave %u, a cut inside a %s of %u",
+                 (unsigned long long)part->cols, tp, need.cols, cut.whole_cols ? "group" : "block", cut.cols);
+        return true;
+    }
+    return false;
+}
+
+bool weft_rollout_misfit(const weft_part_t *part, uint32_t tp, bool whole, weft_cut_t cut, bool last,
                          char reason[256])
 {
     if (!whole && part->split != WEFT_SPLIT_VOCAB && split_misfit(part, tp, reason))
         return true;
-    if (block <= 1)
-        return false;
-    weft_need_t need = weft_rollout_need(part, tp, 0, whole);
-    bool ragged_end = last && need.rows == part->rows;
-    if (need.rows % block && !ragged_end) {
-        snprintf(reason, 256, "rows: %llu over %u ranks leave %u, a cut inside a block of %u",
-                 (unsigned long long)part->rows, whole ? 1 : tp, need.rows, block);
+    if (cut.whole_cols && part->cols % cut.cols) {
+        snprintf(reason, 256, "columns: %llu are not whole groups of %u", (unsigned long long)part->cols,
+                 cut.cols);
         return true;
     }
-    if (need.cols % block && need.cols != part->cols) {
-        snprintf(reason, 256, "columns: %llu over %u ranks leave %u, a cut inside a block of %u",
-                 (unsigned long long)part->cols, tp, need.cols, block);
-        return true;
-    }
-    return false;
+    return (cut.rows > 1 || cut.cols > 1) && cuts_scale(part, tp, whole, cut, last, reason);
 }
 
 void weft_rollout_experts(uint32_t num_experts, uint32_t tp, uint32_t tp_rank, bool ep, uint32_t *first,

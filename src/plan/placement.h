@@ -67,9 +67,15 @@ typedef struct weft_need {
 /* `whole` is true for experts under ep: nothing is cut. */
 weft_need_t weft_rollout_need(const weft_part_t *part, uint32_t tp, uint32_t tp_rank, bool whole);
 
-/* Why `part` cannot be cut over `tp` ranks with cuts on multiples of `block`; see weft_trainer_misfit.
+/* Where ranks and parts may be cut: on multiples of what a scale is for. */
+typedef struct weft_cut {
+    uint32_t rows, cols; /* 1: anywhere */
+    bool whole_cols;     /* the end of a row, too, is a multiple of `cols` */
+} weft_cut_t;
+
+/* Why `part` cannot be cut over `tp` ranks under `cut`; see weft_trainer_misfit.
  * `last`: it is the last part of its layer, whose end may be ragged when its rows are not cut. */
-bool weft_rollout_misfit(const weft_part_t *part, uint32_t tp, bool whole, uint32_t block, bool last,
+bool weft_rollout_misfit(const weft_part_t *part, uint32_t tp, bool whole, weft_cut_t cut, bool last,
                          char reason[256]);
 
 /* Experts [first, first + count) that `tp_rank` holds under ep: the first `num_experts mod tp` ranks hold one

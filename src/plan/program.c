@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/format.h"
 #include "src/base/array.h"
 #include "src/base/error.h"
 
@@ -226,19 +227,19 @@ static void place_outputs(const builder_t *b, weft_cursor_t cursor, weft_unit_t 
     const weft_layer_outputs_t *layer = &b->outputs->layers[cursor.layer];
     const weft_output_t *weight = &b->outputs->items[layer->weight];
     const weft_part_pattern_t *part = &pattern->parts[cursor.part];
+    const weft_format_t *format = weft_kernel_format(pattern->scheme->kernel);
     uint64_t row = part->row_offset + (uint64_t)cursor.unit * WEFT_UNIT_ROWS;
-    uint64_t element = ((uint64_t)cursor.expert * layer->rows + row) * layer->cols + part->col_offset;
-    unit->weight_offset = weight->offset + element * weft_dtype_bytes(weight->dtype);
+    uint64_t rows_before = (uint64_t)cursor.expert * layer->rows + row;
+    unit->weight_offset = weight->offset +
+                          rows_before * weft_format_row_bytes(format, weight->dtype, layer->cols) +
+                          part->col_offset * weft_dtype_bytes(weight->dtype);
     unit->scale_offset = UINT64_MAX;
     if (layer->scale == UINT32_MAX)
         return;
     const weft_output_t *scale = &b->outputs->items[layer->scale];
     uint64_t per_expert = scale->bytes / layer->num_experts;
-    uint64_t row_bytes = pattern->scheme->scale == WEFT_SCALE_BLOCK
-                             ? (layer->cols + WEFT_UNIT_ROWS - 1) / WEFT_UNIT_ROWS * sizeof(float)
-                             : sizeof(float);
-    uint64_t scale_row = pattern->scheme->scale == WEFT_SCALE_BLOCK ? row / WEFT_UNIT_ROWS : row;
-    unit->scale_offset = scale->offset + cursor.expert * per_expert + scale_row * row_bytes;
+    unit->scale_offset =
+        scale->offset + cursor.expert * per_expert + weft_format_scale_offset(format, row, layer->cols);
 }
 
 static weft_unit_t describe_unit(const builder_t *b, weft_cursor_t cursor, weft_round_t *round)

@@ -1,27 +1,25 @@
 /* Schemes: what becomes of a layer that may be quantized. One row a scheme; the arithmetic is a kernel's.
  *
- * To add a scheme: a row here, a kernel id and its function in `kernels/`.
+ * To add a scheme: a row here, a kernel id with its format (`kernels/format.c`) and its function in `kernels/ref`.
  */
 #ifndef WEFT_PLAN_SCHEME_H
 #define WEFT_PLAN_SCHEME_H
 
 #include "kernels/kernels.h"
 
-typedef enum weft_scale_shape {
-    WEFT_SCALE_NONE,
-    WEFT_SCALE_BLOCK, /* [ceil(N / block), ceil(K / block)] */
-    WEFT_SCALE_ROW,   /* [N, 1] */
-} weft_scale_shape_t;
+/* Whose amax must be known before a unit can be quantized, where other ranks hold some of it. */
+typedef enum weft_amax {
+    WEFT_AMAX_NONE, /* of a block or group: a unit has it whole */
+    WEFT_AMAX_ROW,  /* of a row: sent ahead where its columns are split */
+} weft_amax_t;
 
 typedef struct weft_scheme {
     const char *name;
     weft_kernel_id_t kernel;
     weft_dtype_t dtype;       /* of the stored weight */
-    weft_scale_shape_t scale; /* shape of the scale, F32 */
-    const char *scale_suffix; /* what the scale's name adds to the weight's; NULL without a scale */
-    uint32_t block;           /* cuts between ranks and parts fall on multiples of it; 1: anywhere */
-    bool row_amax;            /* a scale spans a whole row: when K is split its amax is sent ahead */
-    uint32_t profiles;        /* bit set of weft_profile_t */
+    const char *scale_suffix; /* what the scale's name adds to the layer's; NULL without a scale */
+    weft_amax_t amax;
+    uint32_t profiles; /* bit set of weft_profile_t */
 } weft_scheme_t;
 
 /* Find a scheme by name; the message lists those there are. */

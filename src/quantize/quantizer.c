@@ -138,7 +138,7 @@ static weft_unit_job_t unit_job(const weft_quantizer_t *q, uint32_t index, const
                  .row_amax = ahead ? sources->amax(sources->user, index) : NULL,
                  .out_dtype = pattern->dtype,
                  .out = place_of(q, unit->weight_offset),
-                 .scale = scaled ? (float *)(void *)place_of(q, unit->scale_offset) : NULL},
+                 .scale = scaled ? place_of(q, unit->scale_offset) : NULL},
     };
 }
 

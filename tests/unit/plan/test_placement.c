@@ -149,10 +149,10 @@ static void test_kv_heads_are_shared_then_copied(void **state)
             expect_rect(weft_rollout_need(&kv, ranks[i], t, false).box, first * 16, 0, heads * 16, 5);
         }
     char reason[256];
-    assert_true(weft_rollout_misfit(&kv, 3, false, 1, true, reason));
-    assert_true(weft_rollout_misfit(&kv, 6, false, 1, true, reason));
+    assert_true(weft_rollout_misfit(&kv, 3, false, (weft_cut_t){1, 1, false}, true, reason));
+    assert_true(weft_rollout_misfit(&kv, 6, false, (weft_cut_t){1, 1, false}, true, reason));
     assert_non_null(strstr(reason, "4 KV heads"));
-    assert_false(weft_rollout_misfit(&kv, 12, false, 1, true, reason));
+    assert_false(weft_rollout_misfit(&kv, 12, false, (weft_cut_t){1, 1, false}, true, reason));
 }
 
 static void expect_vocab(uint64_t vocab, uint32_t tp, uint32_t share)
@@ -185,7 +185,7 @@ static void test_vocabulary_always_fits(void **state)
     weft_part_t part = matrix(WEFT_SPLIT_VOCAB, 151937, 3, 0);
     char reason[256];
     for (uint32_t tp = 1; tp <= 16; tp++)
-        assert_false(weft_rollout_misfit(&part, tp, false, 1, true, reason));
+        assert_false(weft_rollout_misfit(&part, tp, false, (weft_cut_t){1, 1, false}, true, reason));
 }
 
 static void test_experts_deal_out_the_remainder_first(void **state)

@@ -1,3 +1,4 @@
+#include "kernels/format.h"
 #include "src/plan/scheme.h"
 #include "tests/support/random.h"
 
@@ -23,16 +24,17 @@ static void test_rows_of_the_table(void **state)
     (void)state;
     const weft_scheme_t *cast = find("bf16"), *block = find("fp8-block"), *channel = find("fp8-channel");
     assert_int_equal(cast->dtype, WEFT_DTYPE_BF16);
-    assert_int_equal(cast->scale, WEFT_SCALE_NONE);
+    assert_int_equal(cast->amax, WEFT_AMAX_NONE);
     assert_null(cast->scale_suffix);
     assert_int_equal(block->dtype, WEFT_DTYPE_F8_E4M3);
-    assert_int_equal(block->block, 128);
+    assert_int_equal(weft_kernel_format(block->kernel)->scale_rows, 128);
+    assert_int_equal(weft_kernel_format(block->kernel)->scale_cols, 128);
     assert_string_equal(block->scale_suffix, "_scale_inv");
-    assert_false(block->row_amax);
-    assert_int_equal(channel->scale, WEFT_SCALE_ROW);
-    assert_int_equal(channel->block, 1);
+    assert_int_equal(block->amax, WEFT_AMAX_NONE);
+    assert_int_equal(weft_kernel_format(channel->kernel)->scale_rows, 1);
+    assert_int_equal(weft_kernel_format(channel->kernel)->scale_cols, WEFT_WHOLE);
     assert_string_equal(channel->scale_suffix, "_scale");
-    assert_true(channel->row_amax);
+    assert_int_equal(channel->amax, WEFT_AMAX_ROW);
     assert_ptr_equal(weft_scheme_cast(), cast);
 }
 
