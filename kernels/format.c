@@ -4,6 +4,7 @@ static const weft_format_t formats[WEFT_KERNEL_COUNT] = {
     [WEFT_KERNEL_CAST] = {.codes = 1},
     [WEFT_KERNEL_FP8_BLOCK] = {1, WEFT_DTYPE_F32, 128, 128, false},
     [WEFT_KERNEL_FP8_CHANNEL] = {1, WEFT_DTYPE_F32, 1, WEFT_WHOLE, false},
+    [WEFT_KERNEL_INT8_CHANNEL] = {1, WEFT_DTYPE_F32, 1, WEFT_WHOLE, false},
 };
 
 const weft_format_t *weft_kernel_format(weft_kernel_id_t kernel)

@@ -30,16 +30,18 @@ typedef enum weft_kernel_id {
     WEFT_KERNEL_CAST,        /* weight only: bf16, fp16 kept, or fp32 (out_dtype says which) */
     WEFT_KERNEL_FP8_BLOCK,   /* 128 x 128 blocks; scale f32 [ceil(rows/128), ceil(cols/128)] */
     WEFT_KERNEL_FP8_CHANNEL, /* a scale for each row; scale f32 [rows, 1] */
+    WEFT_KERNEL_INT8_CHANNEL, /* the same, codes I8 */
     WEFT_KERNEL_COUNT,
 } weft_kernel_id_t;
 
 /* Exact arithmetic within a kernel; docs/numerics.md. Kernels without profiles take WEFT_PROFILE_DEFAULT only. */
 typedef enum weft_profile {
-    WEFT_PROFILE_DEFAULT, /* fp8-block: the same as IEEE */
+    WEFT_PROFILE_DEFAULT, /* of kernels that have IEEE, the same */
     WEFT_PROFILE_IEEE,
     WEFT_PROFILE_VLLM,
     WEFT_PROFILE_POW2,
     WEFT_PROFILE_VLLM_POW2,
+    WEFT_PROFILE_CT, /* compressed-tensors, from bf16 weights */
     WEFT_PROFILE_COUNT,
 } weft_profile_t;
 
@@ -53,7 +55,7 @@ typedef struct weft_quantize_unit {
     bool allow_nonfinite;
     const uint16_t *row_amax; /* [rows], the amax of each whole row as bits of bf16 (fp16 for an F16 source), when
                                  columns are split over ranks; NULL: the unit holds whole rows, find it here */
-    weft_dtype_t out_dtype;   /* CAST: BF16, F16 or F32; the fp8 kernels: F8_E4M3 */
+    weft_dtype_t out_dtype;   /* CAST: BF16, F16 or F32; the others: as the scheme stores it */
     void *out;                /* [rows, cols / codes], contiguous */
     void *scale; /* its scales, row-major, as weft_format_scales says: FP8_BLOCK one row of the grid; CAST: NULL */
 } weft_quantize_unit_t;

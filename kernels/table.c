@@ -9,6 +9,7 @@ static const weft_kernels_t ref = {
     .name = "ref",
     .quantize =
         {
+            WEFT_REF_ONLY,
             [WEFT_KERNEL_CAST] = weft_ref_cast,
             [WEFT_KERNEL_FP8_BLOCK] = weft_ref_fp8_block,
             [WEFT_KERNEL_FP8_CHANNEL] = weft_ref_fp8_channel,

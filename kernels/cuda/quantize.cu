@@ -136,7 +136,7 @@ static bool accepts_kernel(const weft_cuda_unit_t *u)
                (q->out_dtype == WEFT_DTYPE_BF16 || q->out_dtype == WEFT_DTYPE_F16 ||
                 q->out_dtype == WEFT_DTYPE_F32);
     case WEFT_KERNEL_FP8_BLOCK:
-        return (unsigned)q->profile < WEFT_PROFILE_COUNT && q->out_dtype == WEFT_DTYPE_F8_E4M3;
+        return (unsigned)q->profile <= WEFT_PROFILE_VLLM_POW2 && q->out_dtype == WEFT_DTYPE_F8_E4M3;
     case WEFT_KERNEL_FP8_CHANNEL:
         return q->profile == WEFT_PROFILE_DEFAULT && q->out_dtype == WEFT_DTYPE_F8_E4M3;
     default:

@@ -96,7 +96,7 @@ static void quantize_tile(const weft_tile_t *tile, const weft_quantize_unit_t *u
 
 weft_status_t weft_ref_fp8_block(const weft_quantize_unit_t *unit, weft_quantize_result_t *result)
 {
-    if (!weft_tile_accepts(unit) || (unsigned)unit->profile >= WEFT_PROFILE_COUNT)
+    if (!weft_tile_accepts(unit) || !weft_ref_block_profile(unit->profile))
         return WEFT_ERR_ARGUMENT;
     if (unit->out_dtype != WEFT_DTYPE_F8_E4M3)
         return WEFT_ERR_ARGUMENT;

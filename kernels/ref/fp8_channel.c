@@ -17,20 +17,6 @@
 #include "kernels/ref/ref.h"
 #include "kernels/ref/tile.h"
 
-/* Find the amax of every row of the unit, and its first NaN or Inf. */
-static void find_row_amax(const weft_quantize_unit_t *unit, uint16_t amax[WEFT_TILE],
-                          weft_quantize_result_t *result)
-{
-    for (uint32_t col = 0; col < unit->cols; col += WEFT_TILE) {
-        weft_tile_t tile;
-        weft_tile_gather(unit, col, &tile);
-        for (uint32_t row = 0; row < unit->rows; row++) {
-            uint16_t row_amax = weft_tile_row_amax(&tile, row, result);
-            amax[row] = row_amax > amax[row] ? row_amax : amax[row];
-        }
-    }
-}
-
 static void encode_tile(const weft_tile_t *tile, const float *scale, uint8_t *out, size_t ld)
 {
     for (uint32_t row = 0; row < tile->rows; row++) {
@@ -51,7 +37,7 @@ weft_status_t weft_ref_fp8_channel(const weft_quantize_unit_t *unit, weft_quanti
         return WEFT_ERR_ARGUMENT;
     weft_quantize_result_t found = {0};
     uint16_t found_amax[WEFT_TILE] = {0};
-    find_row_amax(unit, found_amax, &found);
+    weft_tile_rows_amax(unit, found_amax, &found);
     const uint16_t *amax = unit->row_amax != NULL ? unit->row_amax : found_amax;
     float *scale = unit->scale;
     for (uint32_t row = 0; row < unit->rows; row++)

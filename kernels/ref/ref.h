@@ -9,6 +9,17 @@ weft_status_t weft_ref_cast(const weft_quantize_unit_t *unit, weft_quantize_resu
 weft_status_t weft_ref_fp8_block(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
 weft_status_t weft_ref_fp8_channel(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
 
+weft_status_t weft_ref_int8_channel(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
+
+/* What no backend has a faster way for: every table of kernels begins with these. */
+#define WEFT_REF_ONLY [WEFT_KERNEL_INT8_CHANNEL] = weft_ref_int8_channel
+
+/* Whether fp8-block knows the profile. */
+static inline bool weft_ref_block_profile(weft_profile_t profile)
+{
+    return (unsigned)profile <= WEFT_PROFILE_VLLM_POW2;
+}
+
 /* The scale of a block's codes as they are first made; `vllm-pow2` makes them once more. */
 float weft_ref_block_scale(weft_profile_t profile, float amax);
 

@@ -149,3 +149,16 @@ void weft_tile_row_f32(const weft_tile_t *tile, uint32_t row, float x[WEFT_TILE]
             x[i] = weft_f32_from_bf16(value[i]);
     }
 }
+
+void weft_tile_rows_amax(const weft_quantize_unit_t *unit, uint16_t amax[WEFT_TILE],
+                         weft_quantize_result_t *result)
+{
+    for (uint32_t col = 0; col < unit->cols; col += WEFT_TILE) {
+        weft_tile_t tile;
+        weft_tile_gather(unit, col, &tile);
+        for (uint32_t row = 0; row < unit->rows; row++) {
+            uint16_t row_amax = weft_tile_row_amax(&tile, row, result);
+            amax[row] = row_amax > amax[row] ? row_amax : amax[row];
+        }
+    }
+}

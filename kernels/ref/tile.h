@@ -36,6 +36,10 @@ void weft_tile_gather(const weft_quantize_unit_t *unit, uint32_t col, weft_tile_
  * `result` if it comes before the one that is there. */
 uint16_t weft_tile_row_amax(const weft_tile_t *tile, uint32_t row, weft_quantize_result_t *result);
 
+/* Fold the amax of every row of the unit into `amax`, and note its first NaN or Inf. */
+void weft_tile_rows_amax(const weft_quantize_unit_t *unit, uint16_t amax[WEFT_TILE],
+                         weft_quantize_result_t *result);
+
 /* Convert one row to fp32, exactly. */
 void weft_tile_row_f32(const weft_tile_t *tile, uint32_t row, float x[WEFT_TILE]);
 

@@ -308,7 +308,7 @@ static bool block_strip(const weft_quantize_unit_t *unit, const weft_segment_t *
 
 static weft_status_t quantize_fp8_block(const weft_quantize_unit_t *unit, weft_quantize_result_t *result)
 {
-    if (!weft_tile_accepts(unit) || (unsigned)unit->profile >= WEFT_PROFILE_COUNT ||
+    if (!weft_tile_accepts(unit) || !weft_ref_block_profile(unit->profile) ||
         unit->out_dtype != WEFT_DTYPE_F8_E4M3 || unit->dtype == WEFT_DTYPE_F16)
         return weft_ref_fp8_block(unit, result);
     for (uint32_t col = 0, blocks; col < unit->cols; col += blocks * WEFT_TILE) {
@@ -432,7 +432,7 @@ static void digest(const void *data, uint64_t begin, size_t bytes, weft_digest_t
 #define SIMD_BACKEND(id, supported)                                                                          \
     static const weft_kernels_t id = {                                                                       \
         .name = #id,                                                                                         \
-        .quantize = {[WEFT_KERNEL_CAST] = quantize_cast,                                                     \
+        .quantize = {WEFT_REF_ONLY, [WEFT_KERNEL_CAST] = quantize_cast,                                                     \
                      [WEFT_KERNEL_FP8_BLOCK] = quantize_fp8_block,                                           \
                      [WEFT_KERNEL_FP8_CHANNEL] = quantize_fp8_channel},                                      \
         .amax = find_amax,                                                                                   \

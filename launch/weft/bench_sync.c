@@ -141,8 +141,8 @@ static weft_status_t run_engine(bench_sync_t *s, weft_error_t *error)
     return WEFT_OK;
 }
 
-/* An engine or a trainer is at work until an update begins. A GPU that idles lowers its clocks, and takes milliseconds to
- * raise them: digests of scratch memory are work enough. */
+/* An engine or a trainer is at work until an update begins. A GPU that idles lowers its clocks, and takes
+ * milliseconds to raise them: digests of scratch memory are work enough. */
 static weft_status_t keep_warm(bench_sync_t *s, weft_error_t *error)
 {
     weft_queue_t *queue = s->world.job.queue;
@@ -487,7 +487,7 @@ static int parse(bench_sync_t *s, int argc, char **argv, bool quiet)
         {"rollout", OPTION_TEXT, &o->plan.rollout, "LAYOUT", "tp:T or tp:TxR for R replicas"},
         {"shape", OPTION_TEXT, &s->shape, "MODEL",
          "qwen3-8b (default), qwen3-0.6b, tiny, or one with other sizes: qwen3-8b,layers=4"},
-        {"scheme", OPTION_TEXT, &o->plan.scheme, "NAME", "bf16, fp8-block (default), fp8-channel"},
+        {"scheme", OPTION_TEXT, &o->plan.scheme, "NAME", OPTION_SCHEMES " (default fp8-block)"},
         {"profile", OPTION_TEXT, &o->plan.profile, "NAME",
          "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
         {"swap", OPTION_TEXT, &o->swap, "MODE", "flip (default) or copy"},
@@ -502,7 +502,8 @@ static int parse(bench_sync_t *s, int argc, char **argv, bool quiet)
         {"ctas", OPTION_COUNT, &o->max_ctas, "N", "nccl: thread blocks a communicator may use"},
         {"updates", OPTION_COUNT, &o->updates, "N", "measured updates (default 20)"},
         {"budget", OPTION_BYTES, &o->plan.budget_bytes, "BYTES", "staging memory of a rank (default 256MiB)"},
-        {"bucket", OPTION_BYTES, &o->plan.bucket_bytes, "BYTES", "largest broadcast (default 64MiB; mpi: 16MiB)"},
+        {"bucket", OPTION_BYTES, &o->plan.bucket_bytes, "BYTES",
+         "largest broadcast (default 64MiB; mpi: 16MiB)"},
         {"max-groups", OPTION_COUNT, &o->plan.max_groups, "N",
          "communicators a rank may hold (default 1000)"},
         {"decode", OPTION_TEXT, &s->decode, "HOW",
@@ -510,7 +511,8 @@ static int parse(bench_sync_t *s, int argc, char **argv, bool quiet)
         {"rate", OPTION_RATE, &o->rate, "RATE",
          "flat: also with trainers that send no faster, such as 50GB/s"},
         {"tokens", OPTION_COUNT, &s->tokens, "N", "flat, parked: tokens of the KV cache (default 256)"},
-        {"idle", OPTION_FLAG, &s->idle, NULL, "let the GPU idle before each update, instead of keeping it at work"},
+        {"idle", OPTION_FLAG, &s->idle, NULL,
+         "let the GPU idle before each update, instead of keeping it at work"},
         {"host", OPTION_TEXT, &o->host, "ADDRESS",
          "address of this node for control messages (default 127.0.0.1)"},
         {"json", OPTION_TEXT, &o->json, "FILE", "write the rows as JSON too"},

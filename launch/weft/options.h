@@ -5,6 +5,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* For the help of --scheme. */
+#define OPTION_SCHEMES "bf16, fp8-block, fp8-channel, int8-channel"
+
 /* Exit codes of every command; docs/errors.md. */
 enum {
     EXIT_OK = 0,

@@ -50,7 +50,7 @@ int command_plan(int argc, char **argv)
          "fsdp:N, tp:N, pp:N, ep:N, dp:N, a product such as tp:2,pp:2, or boxes:FILE"},
         {"rollout", OPTION_TEXT, &arguments.rollout, "LAYOUT",
          "tp:T or tp:TxR for R replicas; ,ep for whole experts a rank"},
-        {"scheme", OPTION_TEXT, &arguments.scheme, "NAME", "bf16 (default), fp8-block, fp8-channel"},
+        {"scheme", OPTION_TEXT, &arguments.scheme, "NAME", OPTION_SCHEMES " (default bf16)"},
         {"profile", OPTION_TEXT, &arguments.profile, "NAME",
          "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
         {"recipe", OPTION_TEXT, &arguments.recipe, "FILE",

@@ -67,7 +67,7 @@ int command_quantize(int argc, char **argv)
     arguments.scheme = NULL;
     arguments.budget_bytes = UINT64_C(1) << 40; /* nothing is staged */
     const option_row_t options[] = {
-        {"scheme", OPTION_TEXT, &arguments.scheme, "NAME", "bf16, fp8-block, fp8-channel"},
+        {"scheme", OPTION_TEXT, &arguments.scheme, "NAME", OPTION_SCHEMES},
         {"profile", OPTION_TEXT, &arguments.profile, "NAME",
          "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
         {"rollout", OPTION_TEXT, &arguments.rollout, "LAYOUT",

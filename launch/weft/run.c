@@ -46,7 +46,7 @@ static int parse(run_options_t *o, int argc, char **argv, bool quiet)
          "fsdp:N, tp:N, pp:N, ep:N, dp:N, a product such as tp:2,pp:2, or boxes:FILE"},
         {"rollout", OPTION_TEXT, &o->plan.rollout, "LAYOUT",
          "tp:T or tp:TxR for R replicas; ,ep for whole experts a rank"},
-        {"scheme", OPTION_TEXT, &o->plan.scheme, "NAME", "bf16 (default), fp8-block, fp8-channel"},
+        {"scheme", OPTION_TEXT, &o->plan.scheme, "NAME", OPTION_SCHEMES " (default bf16)"},
         {"recipe", OPTION_TEXT, &o->plan.recipe, "FILE",
          "what tensors become in an engine, for a model_type that weft does not know"},
         {"profile", OPTION_TEXT, &o->plan.profile, "NAME",

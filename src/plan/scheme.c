@@ -29,13 +29,21 @@ static const weft_scheme_t schemes[] = {
         .amax = WEFT_AMAX_ROW,
         .profiles = BIT(DEFAULT),
     },
+    {
+        .name = "int8-channel",
+        .kernel = WEFT_KERNEL_INT8_CHANNEL,
+        .dtype = WEFT_DTYPE_I8,
+        .scale_suffix = "_scale",
+        .amax = WEFT_AMAX_ROW,
+        .profiles = BIT(IEEE) | BIT(VLLM) | BIT(CT),
+    },
 };
 
 #define NUM_SCHEMES (sizeof schemes / sizeof schemes[0])
 
 static const char *const profile_names[WEFT_PROFILE_COUNT] = {
     [WEFT_PROFILE_DEFAULT] = "default", [WEFT_PROFILE_IEEE] = "ieee",           [WEFT_PROFILE_VLLM] = "vllm",
-    [WEFT_PROFILE_POW2] = "pow2",       [WEFT_PROFILE_VLLM_POW2] = "vllm-pow2",
+    [WEFT_PROFILE_POW2] = "pow2",       [WEFT_PROFILE_VLLM_POW2] = "vllm-pow2", [WEFT_PROFILE_CT] = "ct",
 };
 
 const weft_scheme_t *weft_scheme_cast(void)

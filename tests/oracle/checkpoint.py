@@ -3,8 +3,8 @@
 
     checkpoint.py MODEL_DIR ROLLOUT SCHEME PROFILE OUT_DIR
 
-ROLLOUT is tp:T, tp:TxR (R replicas), either followed by ",ep". SCHEME is bf16, fp8-block or fp8-channel. PROFILE is one of
-fp8-block's, or "default". Writes OUT_DIR/rank{r}.safetensors, replica by replica, in kernel-format names. Knows
+ROLLOUT is tp:T, tp:TxR (R replicas), either followed by ",ep". SCHEME is one of SCHEMES below. PROFILE is one of
+its, or "default". Writes OUT_DIR/rank{r}.safetensors, replica by replica, in kernel-format names. Knows
 Llama, Qwen2, Mistral, Qwen3 and Qwen3-MoE; Mixtral, DeepSeek-V3, Kimi-K2 and gpt-oss by architectures.py. Every scale is computed on whole tensors; ranks get slices of the result.
 """
 
@@ -97,16 +97,32 @@ class Model:
 # ---- Schemes ----
 
 
+# name: profiles (the first is the default), elements that a scale is for (None: a whole row)
+SCHEMES = {
+    "bf16": (("default",), None),
+    "fp8-block": (quantize.BLOCK_PROFILES, (BLOCK, BLOCK)),
+    "fp8-channel": (("default",), (1, None)),
+    "int8-channel": (quantize.INT8_PROFILES, (1, None)),
+}
+QUANTIZE = {
+    "fp8-block": quantize.quantize_fp8_block,
+    "fp8-channel": lambda w, _: quantize.quantize_fp8_channel(w),
+    "int8-channel": quantize.quantize_int8_channel,
+}
+DTYPES = {"fp8-block": ("F8_E4M3", "F32"), "fp8-channel": ("F8_E4M3", "F32"), "int8-channel": ("I8", "F32")}
+
+
 class Scheme:
     """Quantizes whole tensors; `slice` then cuts codes and scales alike."""
 
     def __init__(self, name, profile):
-        if name not in ("bf16", "fp8-block", "fp8-channel"):
-            fail(f"scheme {name!r} is none of bf16, fp8-block, fp8-channel")
+        if name not in SCHEMES:
+            fail(f"scheme {name!r} is none of {', '.join(SCHEMES)}")
         self.name = name
-        self.profile = "ieee" if profile == "default" else profile
-        if name == "fp8-block" and self.profile not in quantize.BLOCK_PROFILES:
-            fail(f"profile {profile!r} is none of {', '.join(quantize.BLOCK_PROFILES)}")
+        profiles, self.grid = SCHEMES[name]
+        self.profile = profiles[0] if profile == "default" else profile
+        if self.profile not in profiles:
+            fail(f"profile {profile!r} is none of {', '.join(profiles)}")
 
     def for_experts(self, rollout):
         """vLLM requantizes its linear layers to powers of two, but not experts under tensor parallelism."""
@@ -123,32 +139,30 @@ class Scheme:
         return "weight_scale_inv" if self.name == "fp8-block" else "weight_scale"
 
     def quantize(self, w):
-        if self.name == "fp8-block":
-            return quantize.quantize_fp8_block(w, self.profile)
-        if self.name == "fp8-channel":
-            return quantize.quantize_fp8_channel(w)
-        return w, None
+        return QUANTIZE[self.name](w, self.profile) if self.grid else (w, None)
 
     def slice(self, quantized, rows, cols, what):
         """`rows` and `cols` are (begin, end)."""
         codes, scales = quantized
         part = codes[rows[0] : rows[1], cols[0] : cols[1]]
-        if self.name == "bf16":
+        if not self.grid:
             return part, None
-        if self.name == "fp8-channel":
-            return part, scales[rows[0] : rows[1]]
-        for (begin, end), extent in ((rows, codes.shape[0]), (cols, codes.shape[1])):
-            if begin % BLOCK or (end % BLOCK and end != extent):
-                fail(f"{what}: a cut at {begin}..{end} of {extent} falls inside a block of {BLOCK}")
-        grid_rows, grid_cols = (slice(begin // BLOCK, -(-end // BLOCK)) for begin, end in (rows, cols))
-        return part, scales[grid_rows, grid_cols]
+        cut = []
+        for (begin, end), extent, each in zip((rows, cols), codes.shape, self.grid):
+            if each is None:
+                cut.append(slice(None))
+                continue
+            if begin % each or (end % each and end != extent):
+                fail(f"{what}: a cut at {begin}..{end} of {extent} falls inside a block of {each}")
+            cut.append(slice(begin // each, -(-end // each)))
+        return part, scales[cut[0], cut[1]]
 
     def fuse(self, parts, what):
         """Lay the slices of one rank below each other."""
-        if self.name == "fp8-block" and any(len(codes) % BLOCK for codes, _ in parts[:-1]):
-            fail(f"{what}: a part ends inside a block of {BLOCK}")
+        if self.grid and any(len(codes) % self.grid[0] for codes, _ in parts[:-1]):
+            fail(f"{what}: a part ends inside a block of {self.grid[0]}")
         codes = np.concatenate([codes for codes, _ in parts])
-        return codes, None if self.name == "bf16" else np.concatenate([scales for _, scales in parts])
+        return codes, np.concatenate([scales for _, scales in parts]) if self.grid else None
 
 
 # ---- Cuts ----
@@ -197,11 +211,12 @@ def dtype_name(array):
 
 def emit(scheme, rank, base, quantized):
     codes, scales = quantized
-    if scheme.name == "bf16":
+    if not scheme.grid:
         yield rank, base + "weight", dtype_name(codes), codes
         return
-    yield rank, base + "weight", "F8_E4M3", codes
-    yield rank, base + scheme.scale_name, "F32", scales
+    code_dtype, scale_dtype = DTYPES[scheme.name]
+    yield rank, base + "weight", code_dtype, codes
+    yield rank, base + scheme.scale_name, scale_dtype, scales
 
 
 def plain(model, rollout, name):

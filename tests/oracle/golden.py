@@ -106,6 +106,8 @@ def results(w):
     for profile in quantize.BLOCK_PROFILES:
         yield "fp8-block", profile, "F8_E4M3", *quantize.quantize_fp8_block(w, profile)
     yield "fp8-channel", "default", "F8_E4M3", *quantize.quantize_fp8_channel(w)
+    for profile in quantize.INT8_PROFILES:
+        yield "int8-channel", profile, "I8", *quantize.quantize_int8_channel(w, profile)
     for out_dtype in ("BF16", "F16"):
         yield "cast", "default", out_dtype, cast(w, out_dtype), np.zeros(0, np.float32)
 

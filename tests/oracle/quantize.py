@@ -127,3 +127,43 @@ def quantize_fp8_channel(w, row_amax=None):
     scales = np.maximum(row_amax / LARGEST, CHANNEL_FLOOR).astype(np.float32)[:, None]
     with np.errstate(invalid="ignore"):
         return e4m3(x / scales), scales
+
+
+# ---- int8-channel ----
+
+INT8_PROFILES = ("ieee", "vllm", "ct")
+CT_ZERO_SCALE = np.float32(2**-7)
+
+
+def round_bf16(x):
+    """float32 to the nearest bf16, as float32."""
+    return bf16_to_f32(cast_bf16(x))
+
+
+def integers(quotient, low, high):
+    """float32 to integers: nearest, ties to even (which is how NumPy rounds), clamped, NaN to 0."""
+    return np.nan_to_num(np.clip(np.round(quotient.astype(np.float64)), low, high), nan=0).astype(np.int8)
+
+
+def row_maxima(x):
+    return np.where(np.isfinite(x), np.abs(x), np.float32(0)).max(axis=-1, initial=0).astype(np.float32)
+
+
+def quantize_int8_channel(w, profile="ieee", row_amax=None):
+    """-> codes int8 [N, K], scales float32 [N, 1]."""
+    if profile not in INT8_PROFILES:
+        raise ValueError(f"profile {profile!r} is none of {', '.join(INT8_PROFILES)}")
+    x = as_f32(w)
+    amax = row_maxima(x) if row_amax is None else row_amax
+    if profile == "ieee":
+        scales, zero = amax / np.float32(127), np.float32(1)
+    elif profile == "vllm":
+        scales, zero = round_bf16(amax * (np.float32(1) / np.float32(127))), np.float32(1)
+    else:
+        scales, zero = round_bf16(amax / np.float32(127.5)), CT_ZERO_SCALE
+    scales = np.where(scales == 0, zero, scales).astype(np.float32)[:, None]
+    with np.errstate(invalid="ignore", over="ignore"):
+        quotient = x / scales
+        if profile != "ieee":
+            quotient = np.where(np.isfinite(quotient), round_bf16(quotient), quotient)
+    return integers(quotient, -128 if profile == "ct" else -127, 127), scales

@@ -5,7 +5,8 @@ import struct
 
 import numpy as np
 
-DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "F8_E4M3": np.uint8}
+DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "F8_E4M3": np.uint8, "I8": np.int8, "U8": np.uint8,
+          "I32": np.int32, "I64": np.int64}
 
 
 def read(path):

@@ -9,14 +9,16 @@
 #ifndef WEFT_TESTS_SUPPORT_REFERENCE_H
 #define WEFT_TESTS_SUPPORT_REFERENCE_H
 
+#include "kernels/format.h"
 #include "tests/support/world.h"
 
 /* One quantized tensor. */
 typedef struct whole {
-    uint8_t *codes;
-    float *scales;
-    uint32_t scale_rows, scale_cols;
-    size_t code_bytes;
+    const weft_format_t *format;
+    uint8_t *codes, *scales;
+    size_t row_bytes;       /* of a row of codes */
+    size_t scale_row_bytes; /* of a row of the grid of scales; 0: there are none */
+    weft_dtype_t out_dtype;
 } whole_t;
 
 typedef struct recipe {
@@ -35,8 +37,13 @@ static inline recipe_t recipe_of(const char *scheme, const char *profile, const 
     if (!output->quantized)
         return (recipe_t){WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT,
                           dtype == WEFT_DTYPE_F16 ? WEFT_DTYPE_F16 : WEFT_DTYPE_BF16};
-    if (strcmp(scheme, "fp8-channel") == 0)
-        return (recipe_t){WEFT_KERNEL_FP8_CHANNEL, WEFT_PROFILE_DEFAULT, WEFT_DTYPE_F8_E4M3};
+    const weft_scheme_t *row;
+    recipe_t recipe;
+    assert_int_equal(weft_scheme_find(scheme, &row, NULL), WEFT_OK);
+    recipe = (recipe_t){row->kernel, WEFT_PROFILE_DEFAULT, row->dtype};
+    assert_int_equal(weft_scheme_profile(row, profile, &recipe.profile, NULL), WEFT_OK);
+    if (row->kernel != WEFT_KERNEL_FP8_BLOCK)
+        return recipe;
     weft_profile_t used = WEFT_PROFILE_IEEE;
     bool requantized = output->num_experts ? ep : rows % 64 == 0 && cols % 128 == 0;
     if (profile && strcmp(profile, "pow2") == 0)
@@ -51,12 +58,13 @@ static inline recipe_t recipe_of(const char *scheme, const char *profile, const 
 static inline whole_t quantize_whole(const weft_kernels_t *kernels, const recipe_t *recipe, const source_t *s,
                                      const uint8_t *data)
 {
-    bool block = recipe->kernel == WEFT_KERNEL_FP8_BLOCK, channel = recipe->kernel == WEFT_KERNEL_FP8_CHANNEL;
-    whole_t whole = {.code_bytes = weft_dtype_bytes(recipe->out_dtype)};
-    whole.scale_rows = block ? (s->rows + 127) / 128 : channel ? s->rows : 0;
-    whole.scale_cols = block ? (s->cols + 127) / 128 : channel ? 1 : 0;
-    whole.codes = malloc((size_t)s->rows * s->cols * whole.code_bytes);
-    whole.scales = malloc(((size_t)whole.scale_rows * whole.scale_cols + 1) * sizeof(float));
+    whole_t whole = {.format = weft_kernel_format(recipe->kernel), .out_dtype = recipe->out_dtype};
+    uint64_t grid[2];
+    weft_format_scales(whole.format, s->rows, s->cols, grid);
+    whole.row_bytes = weft_format_row_bytes(whole.format, recipe->out_dtype, s->cols);
+    whole.scale_row_bytes = grid[0] ? grid[1] * weft_dtype_bytes(whole.format->scale_dtype) : 0;
+    whole.codes = malloc(s->rows * whole.row_bytes);
+    whole.scales = malloc(grid[0] * whole.scale_row_bytes + 1);
     for (uint32_t row = 0; row < s->rows; row += 128) {
         uint32_t rows = s->rows - row < 128 ? s->rows - row : 128;
         weft_segment_t segment = {
@@ -69,10 +77,8 @@ static inline whole_t quantize_whole(const weft_kernels_t *kernels, const recipe
                                      .profile = recipe->profile,
                                      .out_dtype = recipe->out_dtype};
         weft_quantize_result_t result;
-        unit.out = whole.codes + (size_t)row * s->cols * whole.code_bytes;
-        unit.scale = block     ? whole.scales + row / 128 * whole.scale_cols
-                     : channel ? whole.scales + row
-                               : NULL;
+        unit.out = whole.codes + row * whole.row_bytes;
+        unit.scale = grid[0] ? whole.scales + weft_format_scale_offset(whole.format, row, s->cols) : NULL;
         assert_int_equal(kernels->quantize[recipe->kernel](&unit, &result), WEFT_OK);
         assert_false(result.nonfinite);
     }
@@ -85,29 +91,41 @@ static inline void free_whole(whole_t *whole)
     free(whole->scales);
 }
 
+/* Bytes of the codes and scales of one part of one expert on a rank. */
+static inline size_t slice_bytes(const whole_t *whole, uint32_t rows, uint32_t cols, size_t *scale_bytes)
+{
+    uint64_t grid[2];
+    weft_format_scales(whole->format, rows, cols, grid);
+    *scale_bytes = grid[0] ? grid[0] * grid[1] * weft_dtype_bytes(whole->format->scale_dtype) : 0;
+    return rows * weft_format_row_bytes(whole->format, whole->out_dtype, cols);
+}
+
+static inline void compare_scales(const source_t *s, const whole_t *whole, weft_rect_t box, const uint8_t *scales)
+{
+    const weft_format_t *f = whole->format;
+    uint32_t high = f->scale_rows, wide = f->scale_cols;
+    uint64_t grid[2];
+    weft_format_scales(f, box.rows, box.cols, grid);
+    size_t bytes = grid[1] * weft_dtype_bytes(f->scale_dtype),
+           right = wide == WEFT_WHOLE ? 0 : box.col / wide * weft_dtype_bytes(f->scale_dtype);
+    for (uint32_t r = 0; r < grid[0]; r++)
+        if (memcmp(scales + r * bytes, whole->scales + (box.row / high + r) * whole->scale_row_bytes + right, bytes) != 0)
+            fail_msg("%s: the scales of row %u differ from those of the whole tensor", s->name, box.row + r * high);
+}
+
 /* Compare one part of one expert: its codes at `codes`, its scales at `scales`. */
 static inline void compare_slice(const source_t *s, const whole_t *whole, weft_rect_t box,
-                                 uint32_t padded_rows, const uint8_t *codes, const float *scales, bool block)
+                                 uint32_t padded_rows, const uint8_t *codes, const uint8_t *scales)
 {
-    size_t row_bytes = box.cols * whole->code_bytes;
-    for (uint32_t r = 0; r < box.rows; r++) {
-        const uint8_t *expected =
-            whole->codes + ((size_t)(box.row + r) * s->cols + box.col) * whole->code_bytes;
-        if (memcmp(codes + r * row_bytes, expected, row_bytes) != 0)
+    size_t row_bytes = weft_format_row_bytes(whole->format, whole->out_dtype, box.cols),
+           right = weft_format_row_bytes(whole->format, whole->out_dtype, box.col);
+    for (uint32_t r = 0; r < box.rows; r++)
+        if (memcmp(codes + r * row_bytes, whole->codes + (box.row + r) * whole->row_bytes + right, row_bytes) != 0)
             fail_msg("%s: the codes of row %u differ from those of the whole tensor", s->name, box.row + r);
-    }
     for (size_t i = box.rows * row_bytes; i < padded_rows * row_bytes; i++)
         assert_int_equal(codes[i], 0);
-    if (!whole->scale_rows)
-        return;
-    uint32_t unit = block ? 128 : 1, rows = (box.rows + unit - 1) / unit,
-             cols = block ? (box.cols + 127) / 128 : 1;
-    for (uint32_t r = 0; r < rows; r++) {
-        const float *expected =
-            whole->scales + (size_t)(box.row / unit + r) * whole->scale_cols + (block ? box.col / 128 : 0);
-        if (memcmp(scales + r * cols, expected, cols * sizeof(float)) != 0)
-            fail_msg("%s: the scales of row %u differ from those of the whole tensor", s->name, box.row + r);
-    }
+    if (whole->scale_row_bytes)
+        compare_scales(s, whole, box, scales);
 }
 
 /* Where the whole tensor of source `index` lies, row-major. */
@@ -128,8 +146,8 @@ static inline void compare_stage(const checkpoint_t *cp, const weft_plan_t *plan
         const weft_output_t *weight = &outputs->items[layer->weight];
         uint32_t first, experts = engine_experts(output, tp, tp_rank, ep, &first), padded;
         const uint8_t *codes = stage + weight->offset;
-        const float *scales =
-            layer->scale == UINT32_MAX ? NULL : (const void *)(stage + outputs->items[layer->scale].offset);
+        const uint8_t *scales =
+            layer->scale == UINT32_MAX ? NULL : stage + outputs->items[layer->scale].offset;
         assert_string_equal(weight->name, output->name);
         for (uint32_t p = 0; p < experts * output->num_parts; p++) {
             uint32_t index = output->first_source + first * output->num_parts + p;
@@ -137,12 +155,12 @@ static inline void compare_stage(const checkpoint_t *cp, const weft_plan_t *plan
             recipe_t recipe = recipe_of(scheme, profile, output, s->dtype, ep, layer->rows, layer->cols);
             whole_t whole = quantize_whole(weft_kernels_find("ref"), &recipe, s, tensor(user, index));
             weft_rect_t box = engine_slice(s, tp, tp_rank, ep && output->num_experts, &padded);
-            bool block = recipe.kernel == WEFT_KERNEL_FP8_BLOCK;
+            size_t scale_bytes, code_bytes = slice_bytes(&whole, padded, box.cols, &scale_bytes);
             assert_int_equal(weight->dtype, recipe.out_dtype);
-            compare_slice(s, &whole, box, padded, codes, scales, block);
-            codes += (size_t)padded * box.cols * whole.code_bytes;
+            compare_slice(s, &whole, box, padded, codes, scales);
+            codes += code_bytes;
             if (scales)
-                scales += block ? (padded + 127) / 128 * ((box.cols + 127) / 128) : padded;
+                scales += scale_bytes;
             free_whole(&whole);
         }
         assert_ptr_equal(codes, stage + weight->offset + weight->bytes);

@@ -15,7 +15,7 @@
 
 #include <cmocka.h>
 
-#include "kernels/kernels.h"
+#include "kernels/format.h"
 
 #define MAX_SEGMENTS 64
 
@@ -277,9 +277,9 @@ static inline void cut_destroy(cut_t *cut)
 /* ---- Running a kernel ---- */
 
 typedef struct output {
-    void *data; /* rows * cols elements of out_dtype */
-    float *scale;
-    size_t bytes, num_scales;
+    void *data;   /* rows of cols codes */
+    float *scale; /* or whatever the kernel has for scales */
+    size_t bytes, scale_bytes;
     weft_quantize_result_t result;
 } output_t;
 
@@ -310,13 +310,14 @@ static inline output_t quantize_cut(const matrix_t *matrix, request_t request, u
 {
     cut_t cut;
     cut_create(matrix, splits, &cut);
-    output_t output = {.bytes = (size_t)matrix->rows * matrix->cols * weft_dtype_bytes(request.out_dtype)};
-    if (request.kernel == WEFT_KERNEL_FP8_BLOCK)
-        output.num_scales = (matrix->cols + 127) / 128;
-    else if (request.kernel == WEFT_KERNEL_FP8_CHANNEL)
-        output.num_scales = matrix->rows;
+    const weft_format_t *format = weft_kernel_format(request.kernel);
+    uint64_t scales[2];
+    weft_format_scales(format, matrix->rows, matrix->cols, scales);
+    output_t output = {
+        .bytes = matrix->rows * weft_format_row_bytes(format, request.out_dtype, matrix->cols),
+        .scale_bytes = scales[0] ? scales[0] * scales[1] * weft_dtype_bytes(format->scale_dtype) : 0};
     output.data = malloc(output.bytes);
-    output.scale = malloc(output.num_scales * sizeof *output.scale + 1);
+    output.scale = malloc(output.scale_bytes + 1);
     weft_quantize_unit_t unit = unit_of(matrix, request, &cut);
     unit.out = output.data;
     unit.scale = output.scale;
@@ -334,8 +335,8 @@ static inline void output_destroy(output_t *output)
 static inline void assert_outputs_equal(const output_t *a, const output_t *b)
 {
     assert_memory_equal(a->data, b->data, a->bytes);
-    if (a->num_scales > 0)
-        assert_memory_equal(a->scale, b->scale, a->num_scales * sizeof *a->scale);
+    if (a->scale_bytes > 0)
+        assert_memory_equal(a->scale, b->scale, a->scale_bytes);
     assert_int_equal(a->result.nonfinite, b->result.nonfinite);
     assert_int_equal(a->result.nonfinite_row, b->result.nonfinite_row);
     assert_int_equal(a->result.nonfinite_col, b->result.nonfinite_col);

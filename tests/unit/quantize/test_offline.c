@@ -126,6 +126,7 @@ static void test_dense_demo(void **state)
     check_demo("tiny-qwen3/v1", "tp:1", "fp8-block", NULL);
     check_demo("tiny-qwen3/v1", "tp:2", "fp8-block", "vllm-pow2");
     check_demo("tiny-qwen3/v3", "tp:2", "fp8-channel", NULL);
+    check_demo("tiny-qwen3/v3", "tp:2", "int8-channel", "ct");
     check_demo("tiny-qwen3/v1", "tp:4", "bf16", NULL);
 }
 

@@ -1,0 +1,52 @@
+/* Arithmetic of int8-channel and int4-group, shared by host and device as arith.h is.
+ *
+ *     code = clamp(round to nearest even(x / scale))      a true division, profiles round it to bf16 before
+ */
+#ifndef WEFT_KERNELS_ARITH_INT_H
+#define WEFT_KERNELS_ARITH_INT_H
+
+#include "kernels/arith.h"
+#include "kernels/kernels.h"
+
+#define WEFT_CT_ZERO_SCALE 0.0078125f /* 2^-7, bf16's epsilon: what compressed-tensors puts for a scale of 0 */
+#define WEFT_QAT_FLOOR     1e-5f      /* least scale of int4-group's `qat` */
+
+WEFT_HD float weft_round_bf16(float x)
+{
+    return weft_f32_from_bf16(weft_bf16_from_f32(x));
+}
+
+/* The nearest integer, of two the even one, not below `low` nor above `high` (both below 2^22); NaN becomes 0. */
+WEFT_HD int32_t weft_int_from_f32(float x, float low, float high)
+{
+    const float unit = 12582912.0f; /* 1.5 * 2^23: one ulp of it is 1 */
+    float clamped = x < low ? low : x > high ? high : x;
+    int32_t nearest = (int32_t)(weft_f32_bits(weft_add(clamped, unit)) - weft_f32_bits(unit));
+    return weft_select((weft_f32_bits(x) & WEFT_F32_MAGNITUDE) > WEFT_F32_INF, 0, nearest);
+}
+
+/* A scale that is 0, or that rounds to it, is of nothing but zeros. */
+WEFT_HD float weft_int_nonzero(weft_profile_t profile, float scale)
+{
+    return scale > 0 ? scale : profile == WEFT_PROFILE_CT ? WEFT_CT_ZERO_SCALE : 1.0f;
+}
+
+/* ---- int8-channel ---- */
+
+WEFT_HD float weft_int8_scale(weft_profile_t profile, float amax)
+{
+    float scale = profile == WEFT_PROFILE_VLLM ? weft_round_bf16(weft_mul(amax, 1.0f / 127.0f))
+                  : profile == WEFT_PROFILE_CT ? weft_round_bf16(weft_div(amax, 127.5f))
+                                               : weft_div(amax, 127.0f);
+    return weft_int_nonzero(profile, scale);
+}
+
+WEFT_HD int8_t weft_int8_code(weft_profile_t profile, float x, float scale)
+{
+    float quotient = weft_div(x, scale);
+    if (profile == WEFT_PROFILE_VLLM || profile == WEFT_PROFILE_CT)
+        quotient = weft_round_bf16(quotient);
+    return (int8_t)weft_int_from_f32(quotient, profile == WEFT_PROFILE_CT ? -128.0f : -127.0f, 127.0f);
+}
+
+#endif
