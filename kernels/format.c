@@ -5,6 +5,8 @@ static const weft_format_t formats[WEFT_KERNEL_COUNT] = {
     [WEFT_KERNEL_FP8_BLOCK] = {1, WEFT_DTYPE_F32, 128, 128, false},
     [WEFT_KERNEL_FP8_CHANNEL] = {1, WEFT_DTYPE_F32, 1, WEFT_WHOLE, false},
     [WEFT_KERNEL_INT8_CHANNEL] = {1, WEFT_DTYPE_F32, 1, WEFT_WHOLE, false},
+    [WEFT_KERNEL_MXFP8] = {1, WEFT_DTYPE_U8, 1, 32, true},
+    [WEFT_KERNEL_MXFP4] = {2, WEFT_DTYPE_U8, 1, 32, true},
 };
 
 const weft_format_t *weft_kernel_format(weft_kernel_id_t kernel)

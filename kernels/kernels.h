@@ -31,6 +31,8 @@ typedef enum weft_kernel_id {
     WEFT_KERNEL_FP8_BLOCK,   /* 128 x 128 blocks; scale f32 [ceil(rows/128), ceil(cols/128)] */
     WEFT_KERNEL_FP8_CHANNEL, /* a scale for each row; scale f32 [rows, 1] */
     WEFT_KERNEL_INT8_CHANNEL, /* the same, codes I8 */
+    WEFT_KERNEL_MXFP8,        /* 32 along a row; scale u8 [rows, cols/32], an exponent */
+    WEFT_KERNEL_MXFP4,        /* the same, two codes in a U8, that of the even column low */
     WEFT_KERNEL_COUNT,
 } weft_kernel_id_t;
 

@@ -89,7 +89,8 @@ weft_status_t weft_outputs_create(const weft_plan_t *plan, uint32_t tp_rank, wef
         output_pair_t pair = describe(plan, i, tp_rank);
         made.layers[i] = (weft_layer_outputs_t){made.count, UINT32_MAX, held_experts(plan, layer, tp_rank),
                                                 pattern->rows, pattern->cols};
-        whole = place(&made, pair.weight, join_name(layer, ""));
+        whole = place(&made, pair.weight,
+                      join_name(layer, pattern->scheme->weight_suffix ? pattern->scheme->weight_suffix : ""));
         if (whole && pair.has_scale) {
             made.layers[i].scale = made.count;
             whole = place(&made, pair.scale, join_name(layer, pattern->scheme->scale_suffix));

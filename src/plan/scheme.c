@@ -37,6 +37,21 @@ static const weft_scheme_t schemes[] = {
         .amax = WEFT_AMAX_ROW,
         .profiles = BIT(IEEE) | BIT(VLLM) | BIT(CT),
     },
+    {
+        .name = "mxfp8",
+        .kernel = WEFT_KERNEL_MXFP8,
+        .dtype = WEFT_DTYPE_F8_E4M3,
+        .scale_suffix = "_scale",
+        .profiles = BIT(DEFAULT),
+    },
+    {
+        .name = "mxfp4",
+        .kernel = WEFT_KERNEL_MXFP4,
+        .dtype = WEFT_DTYPE_U8,
+        .weight_suffix = "_packed",
+        .scale_suffix = "_scale",
+        .profiles = BIT(DEFAULT),
+    },
 };
 
 #define NUM_SCHEMES (sizeof schemes / sizeof schemes[0])

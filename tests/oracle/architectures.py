@@ -77,7 +77,7 @@ def phi3_block(model, rollout, scheme, prefix, _):
         mine = scheme.for_linear(sum(sizes) // rollout.tp, parts[0].shape[1])
         wholes = [mine.quantize(np.ascontiguousarray(part)) for part in parts]
         for rank in range(rollout.tp):
-            held = [mine.slice(whole, even(len(whole[0]), rollout.tp, rank, name), (0, whole[0].shape[1]), name) for whole in wholes]
+            held = [mine.slice(whole, even(len(whole[0]), rollout.tp, rank, name), (0, parts[0].shape[1]), name) for whole in wholes]
             yield from emit(mine, rank, f"{prefix}.{name}.", mine.fuse(held, name))
     for name in ("self_attn.o_proj", "mlp.down_proj"):
 

@@ -103,13 +103,20 @@ SCHEMES = {
     "fp8-block": (quantize.BLOCK_PROFILES, (BLOCK, BLOCK)),
     "fp8-channel": (("default",), (1, None)),
     "int8-channel": (quantize.INT8_PROFILES, (1, None)),
+    "mxfp8": (("default",), (1, 32)),
+    "mxfp4": (("default",), (1, 32)),
 }
 QUANTIZE = {
     "fp8-block": quantize.quantize_fp8_block,
     "fp8-channel": lambda w, _: quantize.quantize_fp8_channel(w),
     "int8-channel": quantize.quantize_int8_channel,
+    "mxfp8": quantize.quantize_mxfp8,
+    "mxfp4": quantize.quantize_mxfp4,
 }
-DTYPES = {"fp8-block": ("F8_E4M3", "F32"), "fp8-channel": ("F8_E4M3", "F32"), "int8-channel": ("I8", "F32")}
+CODES = {"mxfp4": 2}  # that share an item
+WEIGHT_NAMES = {"mxfp4": "weight_packed"}
+DTYPES = {"fp8-block": ("F8_E4M3", "F32"), "fp8-channel": ("F8_E4M3", "F32"), "int8-channel": ("I8", "F32"),
+          "mxfp8": ("F8_E4M3", "U8"), "mxfp4": ("U8", "U8")}
 
 
 class Scheme:
@@ -144,11 +151,12 @@ class Scheme:
     def slice(self, quantized, rows, cols, what):
         """`rows` and `cols` are (begin, end)."""
         codes, scales = quantized
-        part = codes[rows[0] : rows[1], cols[0] : cols[1]]
+        shared = CODES.get(self.name, 1)
+        part = codes[rows[0] : rows[1], cols[0] // shared : cols[1] // shared]
         if not self.grid:
             return part, None
         cut = []
-        for (begin, end), extent, each in zip((rows, cols), codes.shape, self.grid):
+        for (begin, end), extent, each in zip((rows, cols), (len(codes), codes.shape[1] * shared), self.grid):
             if each is None:
                 cut.append(slice(None))
                 continue
@@ -215,7 +223,7 @@ def emit(scheme, rank, base, quantized):
         yield rank, base + "weight", dtype_name(codes), codes
         return
     code_dtype, scale_dtype = DTYPES[scheme.name]
-    yield rank, base + "weight", code_dtype, codes
+    yield rank, base + WEIGHT_NAMES.get(scheme.name, "weight"), code_dtype, codes
     yield rank, base + scheme.scale_name, scale_dtype, scales
 
 
@@ -240,8 +248,8 @@ def linear(model, rollout, scheme, layer, part_names, cut):
     wholes = [scheme.quantize(source) for source in sources]
     for rank in range(rollout.tp):
         parts = [
-            scheme.slice(whole, *cut(part, whole[0].shape, rank), f"{layer}, {part}, rank {rank}")
-            for part, whole in zip(part_names, wholes)
+            scheme.slice(whole, *cut(part, source.shape, rank), f"{layer}, {part}, rank {rank}")
+            for part, whole, source in zip(part_names, wholes, sources)
         ]
         yield from emit(scheme, rank, layer + ".", scheme.fuse(parts, layer))
 
@@ -291,7 +299,7 @@ def expert_slice(rollout, scheme, expert, stack, rank, what):
     """One expert's w13 or w2 on one rank."""
     parts = []
     for part, whole in expert.items():
-        rows, cols = (0, whole[0].shape[0]), (0, whole[0].shape[1])
+        rows, cols = (0, len(whole[0])), (0, whole[0].shape[1] * CODES.get(scheme.name, 1))
         if not rollout.ep and stack == "w2":
             cols = even(cols[1], rollout.tp, rank, what)
         elif not rollout.ep:

@@ -84,10 +84,23 @@ INPUTS = (
     (with_nonfinite, 4, 200),
     (half, 6, 150),
     (single, 5, 150),
+    (weights, 4, 256),
+    (any_finite, 4, 384),
+    (tiny, 4, 256),
+    (with_nonfinite, 4, 256),
+    (half, 4, 256),
+    (single, 3, 128),
 )
 
 
 # ---- Cases ----
+
+
+# Kernels of groups: name, out dtype, function, profile, elements of a group.
+GROUPED = (
+    ("mxfp8", "F8_E4M3", quantize.quantize_mxfp8, "default", 32),
+    ("mxfp4", "U8", quantize.quantize_mxfp4, "default", 32),
+)
 
 
 def dtype_name(w):
@@ -108,6 +121,9 @@ def results(w):
     yield "fp8-channel", "default", "F8_E4M3", *quantize.quantize_fp8_channel(w)
     for profile in quantize.INT8_PROFILES:
         yield "int8-channel", profile, "I8", *quantize.quantize_int8_channel(w, profile)
+    for kernel, out_dtype, function, profile, group in GROUPED:
+        if w.shape[1] % group == 0:
+            yield kernel, profile, out_dtype, *function(w, profile)
     for out_dtype in ("BF16", "F16"):
         yield "cast", "default", out_dtype, cast(w, out_dtype), np.zeros(0, np.float32)
 

@@ -167,3 +167,70 @@ def quantize_int8_channel(w, profile="ieee", row_amax=None):
         if profile != "ieee":
             quotient = np.where(np.isfinite(quotient), round_bf16(quotient), quotient)
     return integers(quotient, -128 if profile == "ct" else -127, 127), scales
+
+
+# ---- mxfp8, mxfp4 ----
+
+E2M1_MAGNITUDES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+MX_GROUP = 32
+
+
+def e2m1(x):
+    """float32 to e2m1 codes: the nearest, of two the even one, saturating, -0 kept, NaN to 0."""
+    magnitude = np.minimum(np.abs(np.nan_to_num(x.astype(np.float64), nan=0.0, posinf=6.0, neginf=-6.0)), 6.0)
+    distance = np.abs(magnitude[..., None] - E2M1_MAGNITUDES)
+    nearest = distance == distance.min(axis=-1, keepdims=True)
+    even = nearest & (np.arange(8) % 2 == 0)
+    code = np.where(even.any(axis=-1), even.argmax(axis=-1), nearest.argmax(axis=-1))
+    return np.where(np.isnan(x), 0, code | np.where(np.signbit(x), 8, 0)).astype(np.uint8)
+
+
+def pack_nibbles(codes):
+    """The code of the even column low."""
+    return codes[:, 0::2] | codes[:, 1::2] << 4
+
+
+def in_groups(x, size):
+    rows, cols = x.shape
+    if cols % size:
+        raise ValueError(f"{cols} columns are not whole groups of {size}")
+    return x.reshape(rows, cols // size, size)
+
+
+def mx_exponent_up(v):
+    """The least E >= 0 with v <= 2^(E - 127), except that fp32 has no E of 0 for normal numbers: a subnormal above
+    2^-127 is rounded to E = 1."""
+    if v == 0:
+        return 0
+    mantissa, exponent = np.frexp(np.float64(v))
+    return min(max(int(exponent) - (1 if mantissa == 0.5 else 0) + 127, 0), 254)
+
+
+def mx_exponent_nearest(amax):
+    """Of amax as 1.m x 2^e, e; one more when m is at least .75; two less, as 6 is 1.5 x 2^2."""
+    if amax == 0:
+        return 0
+    mantissa, exponent = np.frexp(np.float64(amax))
+    if exponent - 1 < -126:  # a subnormal: its field is 0, and 0x200000 of 2^23 never carries unless it is near the top
+        return max((1 if float(amax) / 2**-126 >= 0.75 else 0) - 2, 0)
+    return max(int(exponent) - 1 + 127 + (1 if mantissa >= 0.875 else 0) - 2, 0)
+
+
+def _quantize_mx(w, exponent_of):
+    x = in_groups(as_f32(w), MX_GROUP)
+    exponents = np.array([[exponent_of(v) for v in row] for row in row_maxima(x)], dtype=np.uint8).reshape(x.shape[:2])
+    with np.errstate(invalid="ignore", over="ignore"):
+        scaled = x.astype(np.float64) * np.ldexp(1.0, 127 - exponents.astype(int))[..., None]
+    return scaled.astype(np.float32).reshape(w.shape), exponents
+
+
+def quantize_mxfp8(w, profile="default"):
+    """-> codes uint8 [N, K], exponents uint8 [N, K/32]."""
+    scaled, exponents = _quantize_mx(w, lambda amax: mx_exponent_up(np.float32(amax) / LARGEST))
+    return e4m3(scaled), exponents
+
+
+def quantize_mxfp4(w, profile="default"):
+    """-> packed uint8 [N, K/2], exponents uint8 [N, K/32]."""
+    scaled, exponents = _quantize_mx(w, mx_exponent_nearest)
+    return pack_nibbles(e2m1(scaled)), exponents

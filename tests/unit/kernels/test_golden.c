@@ -6,7 +6,7 @@
 #define NAME_BYTES   16
 #define FINITE       UINT32_MAX
 
-static const char *const kernel_names[] = {"cast", "fp8-block", "fp8-channel", "int8-channel"};
+static const char *const kernel_names[] = {"cast", "fp8-block", "fp8-channel", "int8-channel", "mxfp8", "mxfp4"};
 static const char *const profile_names[] = {"default", "ieee", "vllm", "pow2", "vllm-pow2", "ct"};
 
 typedef struct reader {

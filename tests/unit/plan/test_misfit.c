@@ -148,6 +148,21 @@ static void test_ragged_ends(void **state)
     expect_fit(&ragged_width, "fsdp:1", "tp:1", "bf16");
 }
 
+/* Schemes of groups along K: rows may be cut anywhere, columns only between groups, and no row ends within one. */
+static void test_groups(void **state)
+{
+    (void)state;
+    checkpoint_t ragged_k = dense(200, 256, 4, 2, 128), ragged_rows = dense(96, 192, 4, 2, 24);
+    weft_error_t error = expect_misfit(&ragged_k, "fsdp:1", "tp:1", "mxfp4");
+    expect_words(&error, "qkv_proj");
+    expect_words(&error, "columns: 200 are not whole groups of 32");
+    expect_words(&error, "use fp8-channel");
+    expect_fit(&ragged_rows, "fsdp:1", "tp:1", "mxfp8");
+    error = expect_misfit(&ragged_rows, "fsdp:1", "tp:2", "mxfp8"); /* o_proj, K = 96 */
+    expect_words(&error, "o_proj");
+    expect_words(&error, "columns: 96 over 2 ranks leave 48, a cut inside a group of 32");
+}
+
 static void test_cuts_of_k(void **state)
 {
     (void)state;
@@ -236,6 +251,7 @@ int main(void)
         cmocka_unit_test(test_expert_width_768_at_tp4),
         cmocka_unit_test(test_what_is_said_to_fit_fits),
         cmocka_unit_test(test_ragged_ends),
+        cmocka_unit_test(test_groups),
         cmocka_unit_test(test_cuts_of_k),
         cmocka_unit_test(test_small_kv_heads_cannot_be_copied_in_blocks),
         cmocka_unit_test(test_heads_and_widths_that_do_not_divide),

@@ -1,0 +1,55 @@
+#include "kernels/ref/groups.h"
+
+#include <string.h>
+
+#include "kernels/ref/ref.h"
+
+static uint16_t finite_amax(const weft_tile_t *tile, uint32_t row, uint32_t first, uint32_t size)
+{
+    uint16_t inf = weft_values_inf(tile->dtype), amax = 0;
+    for (uint32_t i = first; i < first + size; i++) {
+        uint16_t magnitude = tile->value[row][i] & 0x7FFF;
+        amax = magnitude < inf && magnitude > amax ? magnitude : amax;
+    }
+    return amax;
+}
+
+/* One row of a tile, which begins and ends with a group. */
+static void encode_row(const weft_tile_t *tile, uint32_t row, const weft_format_t *format,
+                       weft_group_t *group, weft_group_fn encode)
+{
+    const weft_quantize_unit_t *unit = group->unit;
+    size_t scale_bytes = weft_dtype_bytes(format->scale_dtype);
+    float x[WEFT_TILE];
+    weft_tile_row_f32(tile, row, x);
+    for (uint32_t first = 0; first < tile->cols; first += group->size) {
+        uint32_t col = tile->col + first;
+        memcpy(group->x, x + first, group->size * sizeof *x);
+        group->amax = weft_value_f32(tile->dtype, finite_amax(tile, row, first, group->size));
+        group->scale = (uint8_t *)unit->scale +
+                       ((size_t)row * (unit->cols / group->size) + col / group->size) * scale_bytes;
+        group->out = (uint8_t *)unit->out + row * weft_format_row_bytes(format, unit->out_dtype, unit->cols) +
+                     weft_format_row_bytes(format, unit->out_dtype, col);
+        encode(group);
+    }
+}
+
+weft_status_t weft_groups_encode(weft_kernel_id_t kernel, const weft_quantize_unit_t *unit,
+                                 const void *domain, weft_group_fn encode, weft_quantize_result_t *result)
+{
+    const weft_format_t *format = weft_kernel_format(kernel);
+    if (!weft_tile_accepts(unit) || unit->cols % format->scale_cols)
+        return WEFT_ERR_ARGUMENT;
+    weft_group_t group = {.unit = unit, .domain = domain, .size = format->scale_cols};
+    weft_quantize_result_t found = {0};
+    for (uint32_t col = 0; col < unit->cols; col += WEFT_TILE) {
+        weft_tile_t tile;
+        weft_tile_gather(unit, col, &tile);
+        for (uint32_t row = 0; row < unit->rows; row++) {
+            (void)weft_tile_row_amax(&tile, row, &found);
+            encode_row(&tile, row, format, &group, encode);
+        }
+    }
+    *result = found;
+    return WEFT_OK;
+}
