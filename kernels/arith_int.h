@@ -49,4 +49,23 @@ WEFT_HD int8_t weft_int8_code(weft_profile_t profile, float x, float scale)
     return (int8_t)weft_int_from_f32(quotient, profile == WEFT_PROFILE_CT ? -128.0f : -127.0f, 127.0f);
 }
 
+/* ---- int4-group ---- */
+
+/* What codes are divided by; stored rounded to bf16, which all but `qat` have rounded it to already. */
+WEFT_HD float weft_int4_scale(weft_profile_t profile, float amax)
+{
+    if (profile == WEFT_PROFILE_QAT)
+        return weft_max(weft_mul(amax, 1.0f / 7.0f), WEFT_QAT_FLOOR);
+    return weft_int_nonzero(profile, weft_round_bf16(weft_div(amax, 7.5f)));
+}
+
+/* As it is stored, 0..15: the value and 8. */
+WEFT_HD uint8_t weft_int4_code(weft_profile_t profile, float x, float scale)
+{
+    float quotient = weft_div(x, scale);
+    if (profile == WEFT_PROFILE_CT)
+        quotient = weft_round_bf16(quotient);
+    return (uint8_t)(weft_int_from_f32(quotient, -8.0f, 7.0f) + 8);
+}
+
 #endif

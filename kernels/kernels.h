@@ -33,6 +33,9 @@ typedef enum weft_kernel_id {
     WEFT_KERNEL_INT8_CHANNEL, /* the same, codes I8 */
     WEFT_KERNEL_MXFP8,        /* 32 along a row; scale u8 [rows, cols/32], an exponent */
     WEFT_KERNEL_MXFP4,        /* the same, two codes in a U8, that of the even column low */
+    WEFT_KERNEL_INT4_GROUP_32, /* 32 along a row; scale bf16 [rows, cols/32]; eight codes in an I32, the first lowest */
+    WEFT_KERNEL_INT4_GROUP_64,
+    WEFT_KERNEL_INT4_GROUP_128,
     WEFT_KERNEL_COUNT,
 } weft_kernel_id_t;
 
@@ -44,6 +47,7 @@ typedef enum weft_profile {
     WEFT_PROFILE_POW2,
     WEFT_PROFILE_VLLM_POW2,
     WEFT_PROFILE_CT, /* compressed-tensors, from bf16 weights */
+    WEFT_PROFILE_QAT,
     WEFT_PROFILE_COUNT,
 } weft_profile_t;
 

@@ -163,8 +163,9 @@ static weft_status_t check_layer(reference_t *r, uint32_t layer, double *wrong, 
 {
     const weft_layer_outputs_t *outputs = &r->sync->outputs.layers[layer];
     WEFT_TRY(make_layer(r, layer, error));
-    WEFT_TRY(compare_output(r, outputs->weight, wrong, checked, error));
-    return outputs->scale == UINT32_MAX ? WEFT_OK : compare_output(r, outputs->scale, wrong, checked, error);
+    for (uint32_t i = 0; i < outputs->count; i++)
+        WEFT_TRY(compare_output(r, outputs->weight + i, wrong, checked, error));
+    return WEFT_OK;
 }
 
 /* A step through all layers that visits each once, far from the one before. */

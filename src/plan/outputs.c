@@ -20,43 +20,57 @@ static uint32_t held_experts(const weft_plan_t *plan, const weft_layer_t *layer,
     return count;
 }
 
-/* Fill shape and bytes; a vector has one dimension, experts add one in front. */
-static void set_shape(weft_output_t *output, const weft_layer_t *layer, uint32_t experts, uint64_t rows,
-                      uint64_t cols)
+/* Fill shape and bytes; experts add one dimension in front. */
+static void set_shape(weft_output_t *output, const weft_layer_t *layer, uint32_t experts,
+                      const uint64_t *extent, uint32_t num_extents)
 {
     uint32_t n = 0;
     if (layer->num_experts)
         output->shape[n++] = experts;
-    if (!layer->parts[0].vector)
-        output->shape[n++] = rows;
-    output->shape[n++] = cols;
+    for (uint32_t i = 0; i < num_extents; i++)
+        output->shape[n++] = extent[i];
     output->num_dims = n;
     output->bytes = weft_dtype_bytes(output->dtype);
     for (uint32_t i = 0; i < n; i++)
         output->bytes *= output->shape[i];
 }
 
-typedef struct output_pair {
-    weft_output_t weight, scale;
-    bool has_scale;
-} output_pair_t;
+typedef enum role { ROLE_WEIGHT, ROLE_SCALE, ROLE_SHAPE, NUM_ROLES } role_t;
 
-static output_pair_t describe(const weft_plan_t *plan, uint32_t index, uint32_t tp_rank)
+/* The outputs of a layer; those it has not got have no suffix. */
+typedef struct described {
+    weft_output_t outputs[NUM_ROLES];
+    const char *suffixes[NUM_ROLES];
+} described_t;
+
+/* A vector has one dimension. */
+static void describe_weight(const weft_pattern_t *pattern, const weft_layer_t *layer, uint32_t experts,
+                            weft_output_t *weight)
+{
+    const uint64_t extent[] = {pattern->rows,
+                               pattern->cols / weft_kernel_format(pattern->scheme->kernel)->codes};
+    bool vector = layer->parts[0].vector;
+    weight->dtype = pattern->dtype;
+    set_shape(weight, layer, experts, extent + vector, vector ? 1 : 2);
+}
+
+static described_t describe(const weft_plan_t *plan, uint32_t index, uint32_t tp_rank)
 {
     const weft_layer_t *layer = &plan->layers->items[index];
     const weft_pattern_t *pattern = weft_plan_pattern(plan, index);
+    const weft_scheme_t *scheme = pattern->scheme;
+    const weft_format_t *format = weft_kernel_format(scheme->kernel);
     uint32_t experts = held_experts(plan, layer, tp_rank);
-    const weft_format_t *format = weft_kernel_format(pattern->scheme->kernel);
-    output_pair_t pair = {.has_scale = format->scale_rows != 0};
-    pair.weight.dtype = pattern->dtype;
-    set_shape(&pair.weight, layer, experts, pattern->rows, pattern->cols / format->codes);
-    if (pair.has_scale) {
-        uint64_t extent[2];
-        weft_format_scales(format, pattern->rows, pattern->cols, extent);
-        pair.scale.dtype = format->scale_dtype;
-        set_shape(&pair.scale, layer, experts, extent[0], extent[1]);
-    }
-    return pair;
+    described_t d = {.suffixes = {scheme->weight_suffix ? scheme->weight_suffix : "", scheme->scale_suffix,
+                                  scheme->shape_suffix}};
+    uint64_t extent[2];
+    describe_weight(pattern, layer, experts, &d.outputs[ROLE_WEIGHT]);
+    weft_format_scales(format, pattern->rows, pattern->cols, extent);
+    d.outputs[ROLE_SCALE].dtype = format->scale_dtype;
+    set_shape(&d.outputs[ROLE_SCALE], layer, experts, extent, 2);
+    d.outputs[ROLE_SHAPE].dtype = WEFT_DTYPE_I64;
+    set_shape(&d.outputs[ROLE_SHAPE], layer, experts, (const uint64_t[]){2}, 1);
+    return d;
 }
 
 static char *join_name(const weft_layer_t *layer, const char *suffix)
@@ -66,36 +80,47 @@ static char *join_name(const weft_layer_t *layer, const char *suffix)
     return asprintf(&name, "%s%s", weft_layer_full_name(layer, full), suffix) < 0 ? NULL : name;
 }
 
-static bool place(weft_outputs_t *outputs, weft_output_t output, char *name)
+/* Append an output if the layer has it; *place is its index or WEFT_OUTPUT_NONE. */
+static bool append(weft_outputs_t *outputs, const weft_layer_t *layer, const described_t *d, role_t role,
+                   uint32_t *place)
 {
-    output.name = name;
+    *place = WEFT_OUTPUT_NONE;
+    if (!d->suffixes[role])
+        return true;
+    weft_output_t output = d->outputs[role];
+    output.name = join_name(layer, d->suffixes[role]);
     output.offset = outputs->bytes;
     outputs->bytes += align_up(output.bytes);
-    outputs->items[outputs->count++] = output;
-    return name != NULL;
+    *place = outputs->count++;
+    outputs->items[*place] = output;
+    return output.name != NULL;
+}
+
+static bool append_layer(weft_outputs_t *outputs, const weft_plan_t *plan, uint32_t index, uint32_t tp_rank)
+{
+    const weft_layer_t *layer = &plan->layers->items[index];
+    const weft_pattern_t *pattern = weft_plan_pattern(plan, index);
+    weft_layer_outputs_t *made = &outputs->layers[index];
+    described_t d = describe(plan, index, tp_rank);
+    *made = (weft_layer_outputs_t){
+        .num_experts = held_experts(plan, layer, tp_rank), .rows = pattern->rows, .cols = pattern->cols};
+    bool whole = append(outputs, layer, &d, ROLE_WEIGHT, &made->weight) &&
+                 append(outputs, layer, &d, ROLE_SCALE, &made->scale) &&
+                 append(outputs, layer, &d, ROLE_SHAPE, &made->shape);
+    made->count = outputs->count - made->weight;
+    return whole;
 }
 
 weft_status_t weft_outputs_create(const weft_plan_t *plan, uint32_t tp_rank, weft_outputs_t *outputs)
 {
     uint32_t num_layers = plan->layers->count;
     weft_outputs_t made = {
-        .items = calloc((size_t)num_layers * 2 + 1, sizeof *made.items),
+        .items = calloc((size_t)num_layers * NUM_ROLES + 1, sizeof *made.items),
         .layers = calloc((size_t)num_layers + 1, sizeof *made.layers),
     };
     bool whole = made.items && made.layers;
-    for (uint32_t i = 0; i < num_layers && whole; i++) {
-        const weft_layer_t *layer = &plan->layers->items[i];
-        const weft_pattern_t *pattern = weft_plan_pattern(plan, i);
-        output_pair_t pair = describe(plan, i, tp_rank);
-        made.layers[i] = (weft_layer_outputs_t){made.count, UINT32_MAX, held_experts(plan, layer, tp_rank),
-                                                pattern->rows, pattern->cols};
-        whole = place(&made, pair.weight,
-                      join_name(layer, pattern->scheme->weight_suffix ? pattern->scheme->weight_suffix : ""));
-        if (whole && pair.has_scale) {
-            made.layers[i].scale = made.count;
-            whole = place(&made, pair.scale, join_name(layer, pattern->scheme->scale_suffix));
-        }
-    }
+    for (uint32_t i = 0; i < num_layers && whole; i++)
+        whole = append_layer(&made, plan, i, tp_rank);
     if (!whole) {
         weft_outputs_destroy(&made);
         return WEFT_ERR_NO_MEMORY;
@@ -117,8 +142,9 @@ uint64_t weft_outputs_bytes(const weft_plan_t *plan, uint32_t tp_rank)
 {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < plan->layers->count; i++) {
-        output_pair_t pair = describe(plan, i, tp_rank);
-        bytes += align_up(pair.weight.bytes) + (pair.has_scale ? align_up(pair.scale.bytes) : 0);
+        described_t d = describe(plan, i, tp_rank);
+        for (unsigned role = 0; role < NUM_ROLES; role++)
+            bytes += d.suffixes[role] ? align_up(d.outputs[role].bytes) : 0;
     }
     return bytes;
 }

@@ -16,9 +16,13 @@ typedef struct weft_output {
     uint64_t bytes;
 } weft_output_t;
 
-/* The outputs of one layer: the weight, and after it the scale if the scheme has one. */
+#define WEFT_OUTPUT_NONE UINT32_MAX
+
+/* The outputs of one layer, side by side: the weight, and after it what else the scheme has. */
 typedef struct weft_layer_outputs {
-    uint32_t weight, scale; /* indices of outputs; scale is UINT32_MAX without one */
+    uint32_t weight, count; /* index of the first output; how many there are */
+    uint32_t scale;         /* index, or WEFT_OUTPUT_NONE */
+    uint32_t shape;         /* of rows and cols of each expert, or WEFT_OUTPUT_NONE */
     uint32_t num_experts;   /* held by this rank; 1 for a layer without */
     uint32_t rows, cols;    /* of one expert's matrix */
 } weft_layer_outputs_t;

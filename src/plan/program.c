@@ -234,7 +234,7 @@ static void place_outputs(const builder_t *b, weft_cursor_t cursor, weft_unit_t 
                           rows_before * weft_format_row_bytes(format, weight->dtype, layer->cols) +
                           part->col_offset * weft_dtype_bytes(weight->dtype);
     unit->scale_offset = UINT64_MAX;
-    if (layer->scale == UINT32_MAX)
+    if (layer->scale == WEFT_OUTPUT_NONE)
         return;
     const weft_output_t *scale = &b->outputs->items[layer->scale];
     uint64_t per_expert = scale->bytes / layer->num_experts;

@@ -52,6 +52,33 @@ static const weft_scheme_t schemes[] = {
         .scale_suffix = "_scale",
         .profiles = BIT(DEFAULT),
     },
+    {
+        .name = "int4-group-32",
+        .kernel = WEFT_KERNEL_INT4_GROUP_32,
+        .dtype = WEFT_DTYPE_I32,
+        .weight_suffix = "_packed",
+        .scale_suffix = "_scale",
+        .shape_suffix = "_shape",
+        .profiles = BIT(IEEE) | BIT(CT) | BIT(QAT),
+    },
+    {
+        .name = "int4-group-64",
+        .kernel = WEFT_KERNEL_INT4_GROUP_64,
+        .dtype = WEFT_DTYPE_I32,
+        .weight_suffix = "_packed",
+        .scale_suffix = "_scale",
+        .shape_suffix = "_shape",
+        .profiles = BIT(IEEE) | BIT(CT) | BIT(QAT),
+    },
+    {
+        .name = "int4-group-128",
+        .kernel = WEFT_KERNEL_INT4_GROUP_128,
+        .dtype = WEFT_DTYPE_I32,
+        .weight_suffix = "_packed",
+        .scale_suffix = "_scale",
+        .shape_suffix = "_shape",
+        .profiles = BIT(IEEE) | BIT(CT) | BIT(QAT),
+    },
 };
 
 #define NUM_SCHEMES (sizeof schemes / sizeof schemes[0])
@@ -59,6 +86,7 @@ static const weft_scheme_t schemes[] = {
 static const char *const profile_names[WEFT_PROFILE_COUNT] = {
     [WEFT_PROFILE_DEFAULT] = "default", [WEFT_PROFILE_IEEE] = "ieee",           [WEFT_PROFILE_VLLM] = "vllm",
     [WEFT_PROFILE_POW2] = "pow2",       [WEFT_PROFILE_VLLM_POW2] = "vllm-pow2", [WEFT_PROFILE_CT] = "ct",
+    [WEFT_PROFILE_QAT] = "qat",
 };
 
 const weft_scheme_t *weft_scheme_cast(void)

@@ -18,6 +18,7 @@ typedef struct weft_scheme {
     weft_kernel_id_t kernel;
     weft_dtype_t dtype;       /* of the stored weight */
     const char *weight_suffix; /* what the weight's name adds to the layer's, such as "_packed"; NULL: nothing */
+    const char *shape_suffix;  /* of the shape in elements, I64 [2]; NULL without one */
     const char *scale_suffix;  /* what the scale's name adds to the layer's; NULL without a scale */
     weft_amax_t amax;
     uint32_t profiles; /* bit set of weft_profile_t */

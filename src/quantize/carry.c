@@ -73,14 +73,13 @@ weft_status_t weft_carry_run(weft_carry_t *c, const bool *selected, uint32_t num
     const weft_queue_ops_t *ops = c->queue->ops;
     for (uint32_t i = 0; i < num_layers; i++) {
         const weft_layer_outputs_t *layer = &c->outputs->layers[i];
-        uint32_t count = layer->scale == UINT32_MAX ? 1 : 2; /* the scale comes right behind the weight */
-        for (uint32_t o = layer->weight; o < layer->weight + count; o++)
+        for (uint32_t o = layer->weight; o < layer->weight + layer->count; o++)
             c->which[o] = !selected[i];
         if (selected[i])
             continue;
         if (!c->in_place)
-            WEFT_TRY(ops->pack_run(c->copies, layer->weight, count));
-        WEFT_TRY(ops->digest_run(c->digests, layer->weight, count));
+            WEFT_TRY(ops->pack_run(c->copies, layer->weight, layer->count));
+        WEFT_TRY(ops->digest_run(c->digests, layer->weight, layer->count));
     }
     return WEFT_OK;
 }

@@ -224,14 +224,25 @@ weft_status_t weft_quantizer_run(weft_quantizer_t *q, uint32_t first, uint32_t c
                      weft_status_text(status));
 }
 
+/* The shapes of a layer's experts, which no kernel writes. */
+static weft_status_t put_shapes(weft_quantizer_t *q, const weft_layer_outputs_t *layer)
+{
+    const int64_t shape[2] = {layer->rows, layer->cols};
+    if (layer->shape == WEFT_OUTPUT_NONE)
+        return WEFT_OK;
+    uint8_t *to = place_of(q, q->outputs->items[layer->shape].offset);
+    for (uint32_t e = 0; e < layer->num_experts; e++)
+        WEFT_TRY(q->queue->ops->put(q->queue, to + e * sizeof shape, shape, sizeof shape));
+    return WEFT_OK;
+}
+
 weft_status_t weft_quantizer_layer_done(weft_quantizer_t *q, uint32_t layer)
 {
     const weft_layer_outputs_t *outputs = &q->outputs->layers[layer];
-    if (!q->queue->synchronous)
-        return WEFT_OK;
-    WEFT_TRY(q->queue->ops->quantize_finish(q->list, outputs->weight, 1));
-    return outputs->scale == UINT32_MAX ? WEFT_OK
-                                        : q->queue->ops->quantize_finish(q->list, outputs->scale, 1);
+    WEFT_TRY(put_shapes(q, outputs));
+    return q->queue->synchronous
+               ? q->queue->ops->quantize_finish(q->list, outputs->weight, outputs->count)
+               : WEFT_OK;
 }
 
 weft_status_t weft_quantizer_end(weft_quantizer_t *q)

@@ -8,6 +8,7 @@ its, or "default". Writes OUT_DIR/rank{r}.safetensors, replica by replica, in ke
 Llama, Qwen2, Mistral, Qwen3 and Qwen3-MoE; Mixtral, DeepSeek-V3, Kimi-K2 and gpt-oss by architectures.py. Every scale is computed on whole tensors; ranks get slices of the result.
 """
 
+import functools
 import json
 import os
 import re
@@ -105,18 +106,24 @@ SCHEMES = {
     "int8-channel": (quantize.INT8_PROFILES, (1, None)),
     "mxfp8": (("default",), (1, 32)),
     "mxfp4": (("default",), (1, 32)),
+    "int4-group-32": (quantize.INT4_PROFILES, (1, 32)),
+    "int4-group-64": (quantize.INT4_PROFILES, (1, 64)),
+    "int4-group-128": (quantize.INT4_PROFILES, (1, 128)),
 }
+INT4 = ("int4-group-32", "int4-group-64", "int4-group-128")
 QUANTIZE = {
     "fp8-block": quantize.quantize_fp8_block,
     "fp8-channel": lambda w, _: quantize.quantize_fp8_channel(w),
     "int8-channel": quantize.quantize_int8_channel,
     "mxfp8": quantize.quantize_mxfp8,
     "mxfp4": quantize.quantize_mxfp4,
+    **{name: functools.partial(quantize.quantize_int4_group, size=SCHEMES[name][1][1]) for name in INT4},
 }
-CODES = {"mxfp4": 2}  # that share an item
-WEIGHT_NAMES = {"mxfp4": "weight_packed"}
+CODES = {"mxfp4": 2, **dict.fromkeys(INT4, 8)}  # that share an item
+WEIGHT_NAMES = dict.fromkeys(("mxfp4", *INT4), "weight_packed")
 DTYPES = {"fp8-block": ("F8_E4M3", "F32"), "fp8-channel": ("F8_E4M3", "F32"), "int8-channel": ("I8", "F32"),
-          "mxfp8": ("F8_E4M3", "U8"), "mxfp4": ("U8", "U8")}
+          "mxfp8": ("F8_E4M3", "U8"), "mxfp4": ("U8", "U8"),
+          **dict.fromkeys(INT4, ("I32", "BF16"))}
 
 
 class Scheme:
@@ -225,6 +232,9 @@ def emit(scheme, rank, base, quantized):
     code_dtype, scale_dtype = DTYPES[scheme.name]
     yield rank, base + WEIGHT_NAMES.get(scheme.name, "weight"), code_dtype, codes
     yield rank, base + scheme.scale_name, scale_dtype, scales
+    if scheme.name in INT4:
+        shape = np.array([codes.shape[-2], codes.shape[-1] * CODES[scheme.name]], np.int64)
+        yield rank, base + "weight_shape", "I64", np.tile(shape, (len(codes), 1)) if codes.ndim == 3 else shape
 
 
 def plain(model, rollout, name):

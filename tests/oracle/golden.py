@@ -10,6 +10,7 @@ Little-endian. A text header of 256 bytes, the number of cases as uint32, then e
     input, output, scales               uint32 bytes, then the bytes, each
 """
 
+import functools
 import struct
 import sys
 
@@ -100,6 +101,11 @@ INPUTS = (
 GROUPED = (
     ("mxfp8", "F8_E4M3", quantize.quantize_mxfp8, "default", 32),
     ("mxfp4", "U8", quantize.quantize_mxfp4, "default", 32),
+    *(
+        (f"int4-group-{size}", "I32", functools.partial(quantize.quantize_int4_group, size=size), profile, size)
+        for size in (32, 64, 128)
+        for profile in quantize.INT4_PROFILES
+    ),
 )
 
 

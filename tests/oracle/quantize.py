@@ -234,3 +234,28 @@ def quantize_mxfp4(w, profile="default"):
     """-> packed uint8 [N, K/2], exponents uint8 [N, K/32]."""
     scaled, exponents = _quantize_mx(w, mx_exponent_nearest)
     return pack_nibbles(e2m1(scaled)), exponents
+
+
+# ---- int4-group ----
+
+INT4_PROFILES = ("ieee", "ct", "qat")
+
+
+def quantize_int4_group(w, profile="ieee", size=128):
+    """-> words int32 [N, K/8], scales uint16 (bf16) [N, K/size]."""
+    if profile not in INT4_PROFILES:
+        raise ValueError(f"profile {profile!r} is none of {', '.join(INT4_PROFILES)}")
+    x = in_groups(as_f32(w), size)
+    amax = row_maxima(x)
+    if profile == "qat":
+        scales = np.maximum(amax * (np.float32(1) / np.float32(7)), np.float32(1e-5))
+    else:
+        scales = round_bf16(amax / np.float32(7.5))
+        scales = np.where(scales == 0, CT_ZERO_SCALE if profile == "ct" else np.float32(1), scales)
+    with np.errstate(invalid="ignore", over="ignore"):
+        quotient = x / scales[..., None].astype(np.float32)
+        if profile == "ct":
+            quotient = np.where(np.isfinite(quotient), round_bf16(quotient), quotient)
+    codes = (integers(quotient, -8, 7).astype(np.int64) + 8).reshape(len(w), -1, 8)
+    words = (codes << 4 * np.arange(8)).sum(axis=2).astype(np.uint32).view(np.int32)
+    return words, cast_bf16(scales.astype(np.float32))

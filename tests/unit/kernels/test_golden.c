@@ -6,8 +6,9 @@
 #define NAME_BYTES   16
 #define FINITE       UINT32_MAX
 
-static const char *const kernel_names[] = {"cast", "fp8-block", "fp8-channel", "int8-channel", "mxfp8", "mxfp4"};
-static const char *const profile_names[] = {"default", "ieee", "vllm", "pow2", "vllm-pow2", "ct"};
+static const char *const kernel_names[] = {"cast", "fp8-block", "fp8-channel", "int8-channel", "mxfp8", "mxfp4",
+                                           "int4-group-32", "int4-group-64", "int4-group-128"};
+static const char *const profile_names[] = {"default", "ieee", "vllm", "pow2", "vllm-pow2", "ct", "qat"};
 
 typedef struct reader {
     const unsigned char *next, *end;

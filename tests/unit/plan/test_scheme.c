@@ -38,6 +38,29 @@ static void test_rows_of_the_table(void **state)
     assert_ptr_equal(weft_scheme_cast(), cast);
 }
 
+static void test_every_profile_has_a_name_of_its_own(void **state)
+{
+    (void)state;
+    const char *const lists[][2] = {{"int8-channel", "ieee vllm ct"}, {"int4-group-32", "ieee ct qat"},
+                                    {"fp8-block", "ieee vllm pow2 vllm-pow2"}};
+    for (unsigned p = 0; p < WEFT_PROFILE_COUNT; p++) {
+        assert_non_null(weft_profile_name((weft_profile_t)p));
+        for (unsigned q = 0; q < p; q++)
+            assert_string_not_equal(weft_profile_name((weft_profile_t)p), weft_profile_name((weft_profile_t)q));
+    }
+    for (unsigned i = 0; i < 3; i++)
+        for (unsigned p = 1; p < WEFT_PROFILE_COUNT; p++) {
+            const char *name = weft_profile_name((weft_profile_t)p);
+            char word[32], list[64];
+            snprintf(word, sizeof word, " %s ", name);
+            snprintf(list, sizeof list, " %s ", lists[i][1]);
+            bool has = find(lists[i][0])->profiles >> p & 1;
+            assert_int_equal(has, strstr(list, word) != NULL);
+            if (has)
+                assert_int_equal(profile(lists[i][0], name), p);
+        }
+}
+
 static void test_unknown_scheme_lists_those_there_are(void **state)
 {
     (void)state;
@@ -80,6 +103,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows_of_the_table),
+        cmocka_unit_test(test_every_profile_has_a_name_of_its_own),
         cmocka_unit_test(test_unknown_scheme_lists_those_there_are),
         cmocka_unit_test(test_profiles),
         cmocka_unit_test(test_unknown_profile_lists_those_there_are),

@@ -172,7 +172,8 @@ static void test_any_cut_gives_the_same_bytes(void **state)
         const char *scheme, *profile;
     } runs[] = {{"bf16", NULL},        {"fp8-channel", NULL}, {"fp8-block", NULL},
                 {"fp8-block", "vllm"}, {"fp8-block", "pow2"}, {"fp8-block", "vllm-pow2"},
-                {"int8-channel", "ieee"}, {"int8-channel", "ct"}, {"mxfp8", NULL},       {"mxfp4", NULL}};
+                {"int8-channel", "ieee"}, {"int8-channel", "ct"}, {"mxfp8", NULL},       {"mxfp4", NULL},
+                {"int4-group-32", "ct"}, {"int4-group-64", NULL}};
     random_t random = random_begin("test_any_cut_gives_the_same_bytes");
     for (unsigned i = 0; i < sizeof runs / sizeof *runs; i++)
         assert_int_equal(check_jobs(&random, runs[i].scheme, runs[i].profile, random_cases(8)),
