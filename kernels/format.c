@@ -10,6 +10,8 @@ static const weft_format_t formats[WEFT_KERNEL_COUNT] = {
     [WEFT_KERNEL_INT4_GROUP_32] = {8, WEFT_DTYPE_BF16, 1, 32, true},
     [WEFT_KERNEL_INT4_GROUP_64] = {8, WEFT_DTYPE_BF16, 1, 64, true},
     [WEFT_KERNEL_INT4_GROUP_128] = {8, WEFT_DTYPE_BF16, 1, 128, true},
+    [WEFT_KERNEL_FP8_TENSOR] = {1, WEFT_DTYPE_F32, WEFT_WHOLE, WEFT_WHOLE, false},
+    [WEFT_KERNEL_NVFP4] = {2, WEFT_DTYPE_F8_E4M3, 1, 16, true},
 };
 
 const weft_format_t *weft_kernel_format(weft_kernel_id_t kernel)

@@ -36,6 +36,8 @@ typedef enum weft_kernel_id {
     WEFT_KERNEL_INT4_GROUP_32, /* 32 along a row; scale bf16 [rows, cols/32]; eight codes in an I32, the first lowest */
     WEFT_KERNEL_INT4_GROUP_64,
     WEFT_KERNEL_INT4_GROUP_128,
+    WEFT_KERNEL_FP8_TENSOR, /* one scale for the whole tensor; scale f32 [1] */
+    WEFT_KERNEL_NVFP4, /* 16 along a row; scale e4m3 [rows, cols/16], global; codes as MXFP4 */
     WEFT_KERNEL_COUNT,
 } weft_kernel_id_t;
 
@@ -48,6 +50,7 @@ typedef enum weft_profile {
     WEFT_PROFILE_VLLM_POW2,
     WEFT_PROFILE_CT, /* compressed-tensors, from bf16 weights */
     WEFT_PROFILE_QAT,
+    WEFT_PROFILE_MODELOPT,
     WEFT_PROFILE_COUNT,
 } weft_profile_t;
 
@@ -61,9 +64,12 @@ typedef struct weft_quantize_unit {
     bool allow_nonfinite;
     const uint16_t *row_amax; /* [rows], the amax of each whole row as bits of bf16 (fp16 for an F16 source), when
                                  columns are split over ranks; NULL: the unit holds whole rows, find it here */
+    const uint16_t *tensor_amax; /* [1], the amax of the whole tensor, for kernels whose scale spans it; NULL: the unit
+                                    is the whole tensor */
     weft_dtype_t out_dtype;   /* CAST: BF16, F16 or F32; the others: as the scheme stores it */
     void *out;                /* [rows, cols / codes], contiguous */
     void *scale; /* its scales, row-major, as weft_format_scales says: FP8_BLOCK one row of the grid; CAST: NULL */
+    float *global; /* [1], the scale of the whole tensor beside those, for kernels that have one */
 } weft_quantize_unit_t;
 
 /* What a unit's pass found besides its output. */

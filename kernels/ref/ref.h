@@ -16,13 +16,16 @@ weft_status_t weft_ref_mxfp4(const weft_quantize_unit_t *unit, weft_quantize_res
 weft_status_t weft_ref_int4_group_32(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
 weft_status_t weft_ref_int4_group_64(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
 weft_status_t weft_ref_int4_group_128(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
+weft_status_t weft_ref_fp8_tensor(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
+weft_status_t weft_ref_nvfp4(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
 
 /* What no backend has a faster way for: every table of kernels begins with these. */
 #define WEFT_REF_ONLY                                                                                        \
     [WEFT_KERNEL_INT8_CHANNEL] = weft_ref_int8_channel, [WEFT_KERNEL_MXFP8] = weft_ref_mxfp8,                \
     [WEFT_KERNEL_MXFP4] = weft_ref_mxfp4, [WEFT_KERNEL_INT4_GROUP_32] = weft_ref_int4_group_32,              \
     [WEFT_KERNEL_INT4_GROUP_64] = weft_ref_int4_group_64,                                                    \
-    [WEFT_KERNEL_INT4_GROUP_128] = weft_ref_int4_group_128
+    [WEFT_KERNEL_INT4_GROUP_128] = weft_ref_int4_group_128,                                                  \
+    [WEFT_KERNEL_FP8_TENSOR] = weft_ref_fp8_tensor, [WEFT_KERNEL_NVFP4] = weft_ref_nvfp4
 
 /* Whether fp8-block knows the profile. */
 static inline bool weft_ref_block_profile(weft_profile_t profile)

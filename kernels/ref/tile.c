@@ -162,3 +162,12 @@ void weft_tile_rows_amax(const weft_quantize_unit_t *unit, uint16_t amax[WEFT_TI
         }
     }
 }
+
+float weft_tile_tensor_amax(const weft_quantize_unit_t *unit, weft_quantize_result_t *result)
+{
+    uint16_t rows[WEFT_TILE] = {0}, amax = 0;
+    weft_tile_rows_amax(unit, rows, result);
+    for (uint32_t row = 0; row < unit->rows; row++)
+        amax = rows[row] > amax ? rows[row] : amax;
+    return weft_value_f32(unit->dtype, unit->tensor_amax ? *unit->tensor_amax : amax);
+}

@@ -40,6 +40,10 @@ uint16_t weft_tile_row_amax(const weft_tile_t *tile, uint32_t row, weft_quantize
 void weft_tile_rows_amax(const weft_quantize_unit_t *unit, uint16_t amax[WEFT_TILE],
                          weft_quantize_result_t *result);
 
+/* The amax of the whole tensor that the unit is part of: as sent ahead, else that of the unit, whose first NaN or Inf is
+ * noted either way. */
+float weft_tile_tensor_amax(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
+
 /* Convert one row to fp32, exactly. */
 void weft_tile_row_f32(const weft_tile_t *tile, uint32_t row, float x[WEFT_TILE]);
 

@@ -107,7 +107,10 @@ static const uint16_t *find_amax(void *user, uint32_t index)
 {
     reference_t *r = user;
     const weft_program_t *program = r->sync->program;
-    const weft_unit_t *unit = &program->units[index];
+    bool domain = program->units[index].domain != UINT32_MAX;
+    const weft_unit_t *unit =
+        &program->units[domain ? program->domains[program->units[index].domain].first_unit : index];
+    size_t used = r->used;
     memset(r->amax, 0, sizeof r->amax);
     for (uint32_t i = 0; i < unit->num_inputs; i++) {
         const weft_fragment_t *f = &program->fragments[program->inputs[unit->first_input + i]];
@@ -118,7 +121,10 @@ static const uint16_t *find_amax(void *user, uint32_t index)
         const void *data = locate(r, f, &ld);
         weft_kernels_find("ref")->amax(data, ld, f->rect.rows, f->rect.cols, WEFT_DTYPE_BF16,
                                        r->amax + f->to_row, &row, &col);
+        r->used = used;
     }
+    for (uint32_t row = 1; row < WEFT_UNIT_ROWS && domain; row++)
+        r->amax[0] = r->amax[row] > r->amax[0] ? r->amax[row] : r->amax[0];
     return r->amax;
 }
 

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 /* For the help of --scheme. */
-#define OPTION_SCHEMES "bf16, fp8-block, fp8-channel, int8-channel, mxfp8, mxfp4, int4-group-32 (64, 128)"
+#define OPTION_SCHEMES "bf16, fp8-block, fp8-channel, int8-channel, mxfp8, mxfp4, int4-group-32 (64, 128), fp8-tensor, nvfp4"
 
 /* Exit codes of every command; docs/errors.md. */
 enum {

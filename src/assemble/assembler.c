@@ -23,6 +23,7 @@ struct weft_assembler {
     const weft_log_t *log;
     const weft_selection_t *selection; /* NULL: the whole model */
     unit_progress_t *units;
+    uint32_t *domains; /* [domains] fragments of amax outstanding; then its later units need one thing less */
     round_progress_t *rounds;
     bool *arrived;         /* [buckets] */
     uint32_t *layer_units; /* [layers]: units not yet staged */
@@ -53,12 +54,13 @@ static bool allocate(weft_assembler_t *a)
 {
     const weft_program_t *p = a->program;
     a->units = calloc(p->num_units + 1, sizeof *a->units);
+    a->domains = calloc(p->num_domains + 1, sizeof *a->domains);
     a->rounds = calloc(p->num_rounds + 1, sizeof *a->rounds);
     a->arrived = calloc(p->num_buckets + 1, sizeof *a->arrived);
     a->layer_units = calloc((size_t)p->plan->layers->count + 1, sizeof *a->layer_units);
     a->unit_round = calloc(p->num_units + 1, sizeof *a->unit_round);
     a->ready = calloc(p->num_units + 1, sizeof *a->ready);
-    return a->units && a->rounds && a->arrived && a->layer_units && a->unit_round && a->ready;
+    return a->units && a->domains && a->rounds && a->arrived && a->layer_units && a->unit_round && a->ready;
 }
 
 weft_status_t weft_assembler_create(const weft_program_t *program, const weft_log_t *log,
@@ -86,6 +88,7 @@ void weft_assembler_destroy(weft_assembler_t *a)
     if (!a)
         return;
     free(a->units);
+    free(a->domains);
     free(a->rounds);
     free(a->arrived);
     free(a->layer_units);
@@ -114,12 +117,28 @@ static void leave_out(weft_assembler_t *a, const weft_selection_t *selection)
     }
 }
 
+/* The first unit of a domain has the fragments of its amax among its inputs; each other waits for all of them
+ * as for one fragment. */
+static void expect_domains(weft_assembler_t *a)
+{
+    const weft_program_t *p = a->program;
+    for (size_t d = 0; d < p->num_domains; d++) {
+        const weft_unit_t *first = &p->units[p->domains[d].first_unit];
+        a->domains[d] = 0;
+        for (uint32_t i = 0; i < first->num_inputs; i++)
+            a->domains[d] += p->fragments[p->inputs[first->first_input + i]].kind == WEFT_PIECE_AMAX;
+        for (uint32_t u = 1; u < p->domains[d].num_units; u++)
+            a->units[p->domains[d].first_unit + u].outstanding++;
+    }
+}
+
 void weft_assembler_begin(weft_assembler_t *a, const weft_selection_t *selection)
 {
     const weft_program_t *p = a->program;
     a->selection = selection && !selection->whole ? selection : NULL;
     for (size_t u = 0; u < p->num_units; u++)
         a->units[u] = (unit_progress_t){p->units[u].num_inputs, WEFT_UNIT_EMPTY};
+    expect_domains(a);
     for (uint32_t r = 0; r < p->num_rounds; r++)
         a->rounds[r] = (round_progress_t){p->rounds[r].num_buckets, p->rounds[r].num_units};
     memset(a->arrived, 0, p->num_buckets * sizeof *a->arrived);
@@ -161,14 +180,26 @@ static weft_status_t refuse_bucket(const weft_assembler_t *a, const weft_bucket_
                      twice ? "arrived twice" : "arrived before its round was granted");
 }
 
+/* One thing less that the unit waits for. */
+static void take_one(weft_assembler_t *a, uint32_t index)
+{
+    unit_progress_t *unit = &a->units[index];
+    unit->outstanding--;
+    if (unit->outstanding == 0 && a->unit_round[index] < a->granted)
+        set_state(a, index, WEFT_UNIT_COMPLETE);
+    else if (unit->state == WEFT_UNIT_EMPTY && unit->outstanding > 0)
+        set_state(a, index, WEFT_UNIT_FILLING);
+}
+
 static void take_fragment(weft_assembler_t *a, const weft_fragment_t *fragment)
 {
-    unit_progress_t *unit = &a->units[fragment->unit];
-    unit->outstanding--;
-    if (unit->outstanding == 0 && a->unit_round[fragment->unit] < a->granted)
-        set_state(a, fragment->unit, WEFT_UNIT_COMPLETE);
-    else if (unit->state == WEFT_UNIT_EMPTY && unit->outstanding > 0)
-        set_state(a, fragment->unit, WEFT_UNIT_FILLING);
+    uint32_t domain = a->program->units[fragment->unit].domain;
+    take_one(a, fragment->unit);
+    if (fragment->kind != WEFT_PIECE_AMAX || domain == UINT32_MAX || --a->domains[domain] > 0)
+        return;
+    const weft_domain_t *d = &a->program->domains[domain];
+    for (uint32_t u = 1; u < d->num_units; u++)
+        take_one(a, d->first_unit + u);
 }
 
 weft_status_t weft_assembler_arrive(weft_assembler_t *a, uint32_t index, weft_error_t *error)

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/base/error.h"
+
 static size_t align_up(size_t bytes)
 {
     return (bytes + WEFT_FRAGMENT_ALIGN - 1) / WEFT_FRAGMENT_ALIGN * WEFT_FRAGMENT_ALIGN;
@@ -13,9 +15,10 @@ weft_status_t weft_staging_create(const weft_program_t *program, weft_queue_t *q
 {
     size_t slot = lands ? align_up(program->slot_bytes) : 0;
     size_t table = align_up(program->amax_rows * sizeof(uint16_t));
+    size_t tables = WEFT_STAGING_SLOTS * slot, domains = tables + WEFT_STAGING_TABLES * table;
     weft_staging_t made = {.program = program,
                            .queue = queue,
-                           .bytes = WEFT_STAGING_SLOTS * slot + WEFT_STAGING_TABLES * table,
+                           .bytes = domains + align_up(program->num_domains * sizeof(uint16_t)),
                            .first_fold = calloc(program->num_buckets + 1, sizeof *made.first_fold)};
     if (!made.first_fold || queue->ops->alloc(queue, made.bytes, (void **)&made.memory) != WEFT_OK) {
         weft_staging_destroy(&made);
@@ -24,7 +27,8 @@ weft_status_t weft_staging_create(const weft_program_t *program, weft_queue_t *q
     for (unsigned i = 0; i < WEFT_STAGING_SLOTS && lands; i++)
         made.slots[i] = made.memory + i * slot;
     for (unsigned i = 0; i < WEFT_STAGING_TABLES; i++)
-        made.tables[i] = (uint16_t *)(void *)(made.memory + WEFT_STAGING_SLOTS * slot + i * table);
+        made.tables[i] = (uint16_t *)(void *)(made.memory + tables + i * table);
+    made.domains = (uint16_t *)(void *)(made.memory + domains);
     *staging = made;
     return WEFT_OK;
 }
@@ -54,23 +58,25 @@ const void *weft_staging_locate(void *user, const weft_fragment_t *fragment, siz
 
 /* ---- amax ---- */
 
-/* An amax vector is a column of bf16 (fp16 for fp16 sources), all of it finite and without sign: its row maxima are
- * itself. */
-static weft_amax_job_t fold_job(const weft_staging_t *staging, const weft_fragment_t *fragment, weft_locate_fn locate,
-                                void *user)
+/* An amax vector is a column of bf16 (fp16 for fp16 sources), all of it finite and without sign: its row
+ * maxima are itself. For a domain it is a row, of which one maximum is wanted. */
+static weft_amax_job_t fold_job(const weft_staging_t *staging, const weft_fragment_t *fragment,
+                                weft_locate_fn locate, void *user)
 {
     const weft_program_t *p = staging->program;
-    uint32_t round = p->buckets[fragment->bucket].round + 1;
-    uint16_t *table = staging->tables[round % WEFT_STAGING_TABLES] + p->units[fragment->unit].amax_row;
+    const weft_unit_t *unit = &p->units[fragment->unit];
+    uint32_t round = p->buckets[fragment->bucket].round + 1, count = weft_fragment_rows(fragment);
+    bool domain = unit->domain != UINT32_MAX;
+    uint16_t *rows = staging->tables[round % WEFT_STAGING_TABLES] + unit->amax_row + fragment->to_row;
     weft_dtype_t dtype = weft_model_tensor(p->plan->model, fragment->tensor)->dtype;
     size_t ld_elems;
     const void *sent = locate(user, fragment, &ld_elems);
     return (weft_amax_job_t){.data = sent,
-                             .ld_elems = ld_elems,
-                             .rows = weft_fragment_rows(fragment),
-                             .cols = 1,
+                             .ld_elems = domain ? count : ld_elems,
+                             .rows = domain ? 1 : count,
+                             .cols = domain ? count : 1,
                              .dtype = dtype == WEFT_DTYPE_F16 ? WEFT_DTYPE_F16 : WEFT_DTYPE_BF16,
-                             .amax = table + fragment->to_row};
+                             .amax = domain ? staging->domains + unit->domain : rows};
 }
 
 weft_status_t weft_staging_prepare(weft_staging_t *staging, weft_locate_fn locate, void *user)
@@ -98,10 +104,16 @@ weft_status_t weft_staging_prepare(weft_staging_t *staging, weft_locate_fn locat
 weft_status_t weft_staging_clear_amax(const weft_staging_t *staging, uint32_t round)
 {
     const weft_program_t *p = staging->program;
-    if (round >= p->num_rounds || !p->rounds[round].amax_rows)
+    const weft_queue_ops_t *ops = staging->queue->ops;
+    if (round >= p->num_rounds)
         return WEFT_OK;
-    return staging->queue->ops->clear(staging->queue, staging->tables[round % WEFT_STAGING_TABLES],
-                                      p->rounds[round].amax_rows * sizeof(uint16_t));
+    const weft_round_t *r = &p->rounds[round];
+    if (r->num_domains)
+        WEFT_TRY(ops->clear(staging->queue, staging->domains + r->first_domain,
+                            r->num_domains * sizeof(uint16_t)));
+    return r->amax_rows ? ops->clear(staging->queue, staging->tables[round % WEFT_STAGING_TABLES],
+                                     r->amax_rows * sizeof(uint16_t))
+                        : WEFT_OK;
 }
 
 weft_status_t weft_staging_fold_amax(const weft_staging_t *staging, uint32_t bucket, bool *any)
@@ -113,6 +125,8 @@ weft_status_t weft_staging_fold_amax(const weft_staging_t *staging, uint32_t buc
 
 const uint16_t *weft_staging_amax(const weft_staging_t *staging, uint32_t round, const weft_unit_t *unit)
 {
+    if (unit->domain != UINT32_MAX)
+        return staging->domains + unit->domain;
     return unit->amax_row == UINT32_MAX ? NULL
                                         : staging->tables[round % WEFT_STAGING_TABLES] + unit->amax_row;
 }

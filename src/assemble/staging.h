@@ -5,6 +5,8 @@
  *     slot 0: round r     slot 1: round r+1      table r mod 3, (r+1) mod 3, (r+2) mod 3
  *     [bucket][bucket]..  [bucket]..             [bf16 a row]..
  *
+ * The amax of a domain, a tensor with one scale, is kept in an entry of its own: its units may be in many rounds.
+ *
  * With a transport that lends, nothing lands: there are no slots, and fragments are where their source has them.
  */
 #ifndef WEFT_ASSEMBLE_STAGING_H
@@ -26,6 +28,7 @@ typedef struct weft_staging {
     size_t bytes; /* of all of it: what a rank really stages */
     uint8_t *slots[WEFT_STAGING_SLOTS]; /* NULL without slots */
     uint16_t *tables[WEFT_STAGING_TABLES];
+    uint16_t *domains; /* [domains of the program] */
     weft_amax_list_t *folds;
     uint32_t *first_fold; /* [buckets + 1] */
 } weft_staging_t;
@@ -52,7 +55,7 @@ weft_status_t weft_staging_clear_amax(const weft_staging_t *staging, uint32_t ro
  * *any says whether it had any. */
 weft_status_t weft_staging_fold_amax(const weft_staging_t *staging, uint32_t bucket, bool *any);
 
-/* The amax of a unit's rows in round `round`, or NULL when none was sent ahead. */
+/* The amax of a unit's rows in round `round`, or of its domain; NULL when none was sent ahead. */
 const uint16_t *weft_staging_amax(const weft_staging_t *staging, uint32_t round, const weft_unit_t *unit);
 
 #endif

@@ -72,6 +72,26 @@ static bool amax_complete(const weft_part_pattern_t *part, const weft_unit_patte
     return covers_once(rects, (weft_rect_t){first_row, 0, unit->rows, (uint32_t)cols});
 }
 
+/* The amax vectors of a domain see every element of the part, and reach every TP rank that has some of it. */
+static bool domain_complete(const weft_pattern_t *pattern, uint32_t part_index, const weft_layout_t *rollout,
+                            const weft_sets_t *sets, rect_array_t *rects)
+{
+    const weft_part_pattern_t *part = &pattern->parts[part_index];
+    const weft_part_t *source = &pattern->example->parts[part_index];
+    rects->count = 0;
+    for (uint32_t u = 0; u < part->num_units; u++)
+        for (uint32_t i = 0; i < part->units[u].num_amax; i++) {
+            const weft_fragment_pattern_t *f = &part->fragments[part->units[u].first_amax + i];
+            bool held = weft_rect_equal(weft_rect_intersect(part->placement.boxes[f->box], f->rect), f->rect);
+            bool all = pattern->whole ? f->set == WEFT_SET_EACH
+                                      : f->set != WEFT_SET_EACH && sets->items[f->set].count == rollout->tp;
+            bool fits = f->to_row + f->rect.rows <= WEFT_UNIT_ROWS;
+            if (!held || !all || !fits || !WEFT_ARRAY_PUSH(rects, f->rect))
+                return false;
+        }
+    return covers_once(rects, (weft_rect_t){0, 0, (uint32_t)source->rows, (uint32_t)source->cols});
+}
+
 static bool prove_unit(const weft_pattern_t *pattern, uint32_t part_index, uint32_t unit_index,
                        const weft_layout_t *rollout, const weft_sets_t *sets, rect_array_t *rects)
 {
@@ -88,7 +108,7 @@ static bool prove_unit(const weft_pattern_t *pattern, uint32_t part_index, uint3
             return false;
     }
     weft_need_t first = weft_rollout_need(source, rollout->tp, 0, pattern->whole);
-    return !pattern->amax_ahead ||
+    return !pattern->amax_ahead || pattern->domain_amax_bytes ||
            amax_complete(part, unit, first.box.row + first_row, source->cols, rollout, sets, rects);
 }
 
@@ -108,6 +128,11 @@ bool weft_pattern_prove(const weft_pattern_t *pattern, const weft_layout_t *roll
                 snprintf(reason, 256, "layer %s, part %s, rows %u to %u: not covered exactly once",
                          pattern->example->name, pattern->example->parts[p].role, u * WEFT_UNIT_ROWS,
                          u * WEFT_UNIT_ROWS + part->units[u].rows);
+        }
+        if (proven && pattern->domain_amax_bytes && !domain_complete(pattern, p, rollout, sets, &rects)) {
+            proven = false;
+            snprintf(reason, 256, "layer %s, part %s: its amax does not see every element once",
+                     pattern->example->name, pattern->example->parts[p].role);
         }
         bool vector = pattern->example->parts[p].vector;
         if (proven && (part->row_offset != row || part->col_offset != col || rows != part->rows)) {

@@ -280,7 +280,10 @@ static void print_layer_head(weft_text_t *text, const weft_plan_t *plan, uint32_
         weft_text_add(text, "  expert e is on the TP rank that holds its run of experts, whole\n");
     if (l->parts[0].transposed)
         weft_text_add(text, "  the tensor holds each matrix transposed: its columns are the rows below\n");
-    if (pattern->amax_ahead)
+    if (pattern->domain_amax_bytes)
+        weft_text_add(text, "  the largest magnitude of %s comes before its first round, from all of these\n",
+                      l->num_experts ? "each expert" : "the layer");
+    else if (pattern->amax_ahead)
         weft_text_add(text, "  the largest magnitude of each row comes one round ahead, from all of these\n");
 }
 

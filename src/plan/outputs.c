@@ -35,7 +35,7 @@ static void set_shape(weft_output_t *output, const weft_layer_t *layer, uint32_t
         output->bytes *= output->shape[i];
 }
 
-typedef enum role { ROLE_WEIGHT, ROLE_SCALE, ROLE_SHAPE, NUM_ROLES } role_t;
+typedef enum role { ROLE_WEIGHT, ROLE_SCALE, ROLE_GLOBAL, ROLE_SHAPE, NUM_ROLES } role_t;
 
 /* The outputs of a layer; those it has not got have no suffix. */
 typedef struct described {
@@ -54,20 +54,40 @@ static void describe_weight(const weft_pattern_t *pattern, const weft_layer_t *l
     set_shape(weight, layer, experts, extent + vector, vector ? 1 : 2);
 }
 
+/* What is for a whole tensor is one number, of experts one each. */
+static void describe_global(const weft_layer_t *layer, uint32_t experts, weft_dtype_t dtype,
+                            weft_output_t *output)
+{
+    output->dtype = dtype;
+    set_shape(output, layer, experts, (const uint64_t[]){1}, layer->num_experts ? 0 : 1);
+}
+
+static void describe_scale(const weft_pattern_t *pattern, const weft_layer_t *layer, uint32_t experts,
+                           weft_output_t *scale)
+{
+    const weft_format_t *format = weft_kernel_format(pattern->scheme->kernel);
+    uint64_t extent[2];
+    weft_format_scales(format, pattern->rows, pattern->cols, extent);
+    scale->dtype = format->scale_dtype;
+    if (format->scale_rows == WEFT_WHOLE)
+        describe_global(layer, experts, format->scale_dtype, scale);
+    else
+        set_shape(scale, layer, experts, extent, 2);
+}
+
 static described_t describe(const weft_plan_t *plan, uint32_t index, uint32_t tp_rank)
 {
     const weft_layer_t *layer = &plan->layers->items[index];
     const weft_pattern_t *pattern = weft_plan_pattern(plan, index);
     const weft_scheme_t *scheme = pattern->scheme;
-    const weft_format_t *format = weft_kernel_format(scheme->kernel);
     uint32_t experts = held_experts(plan, layer, tp_rank);
-    described_t d = {.suffixes = {scheme->weight_suffix ? scheme->weight_suffix : "", scheme->scale_suffix,
-                                  scheme->shape_suffix}};
-    uint64_t extent[2];
+    described_t d = {.suffixes = {[ROLE_WEIGHT] = scheme->weight_suffix ? scheme->weight_suffix : "",
+                                  [ROLE_SCALE] = scheme->scale_suffix,
+                                  [ROLE_GLOBAL] = scheme->global_suffix,
+                                  [ROLE_SHAPE] = scheme->shape_suffix}};
     describe_weight(pattern, layer, experts, &d.outputs[ROLE_WEIGHT]);
-    weft_format_scales(format, pattern->rows, pattern->cols, extent);
-    d.outputs[ROLE_SCALE].dtype = format->scale_dtype;
-    set_shape(&d.outputs[ROLE_SCALE], layer, experts, extent, 2);
+    describe_scale(pattern, layer, experts, &d.outputs[ROLE_SCALE]);
+    describe_global(layer, experts, WEFT_DTYPE_F32, &d.outputs[ROLE_GLOBAL]);
     d.outputs[ROLE_SHAPE].dtype = WEFT_DTYPE_I64;
     set_shape(&d.outputs[ROLE_SHAPE], layer, experts, (const uint64_t[]){2}, 1);
     return d;
@@ -106,6 +126,7 @@ static bool append_layer(weft_outputs_t *outputs, const weft_plan_t *plan, uint3
         .num_experts = held_experts(plan, layer, tp_rank), .rows = pattern->rows, .cols = pattern->cols};
     bool whole = append(outputs, layer, &d, ROLE_WEIGHT, &made->weight) &&
                  append(outputs, layer, &d, ROLE_SCALE, &made->scale) &&
+                 append(outputs, layer, &d, ROLE_GLOBAL, &made->global) &&
                  append(outputs, layer, &d, ROLE_SHAPE, &made->shape);
     made->count = outputs->count - made->weight;
     return whole;

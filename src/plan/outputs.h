@@ -22,6 +22,7 @@ typedef struct weft_output {
 typedef struct weft_layer_outputs {
     uint32_t weight, count; /* index of the first output; how many there are */
     uint32_t scale;         /* index, or WEFT_OUTPUT_NONE */
+    uint32_t global;        /* the scale of the whole tensor beside those, or WEFT_OUTPUT_NONE */
     uint32_t shape;         /* of rows and cols of each expert, or WEFT_OUTPUT_NONE */
     uint32_t num_experts;   /* held by this rank; 1 for a layer without */
     uint32_t rows, cols;    /* of one expert's matrix */

@@ -30,6 +30,7 @@ typedef struct builder {
     uint32_t *members;       /* [tp] scratch */
     bool *grouped;           /* [tp] scratch */
     uint64_t *bytes;         /* [tp] staged for this unit */
+    uint32_t all;            /* the set of all TP ranks, of a domain */
 } builder_t;
 
 bool weft_layers_alike(const weft_layer_t *a, const weft_layer_t *b)
@@ -172,6 +173,24 @@ static weft_status_t add_unit_amax(builder_t *b, uint32_t unit)
     return add_amax(b, unit_box(weft_rollout_need(b->source, b->rollout->tp, 0, false), unit), set);
 }
 
+static weft_status_t add_share(builder_t *b, weft_rect_t want, uint32_t set)
+{
+    (void)set;
+    return add_fragments(b, want, b->all);
+}
+
+/* A domain spans what any rank has: each group's box is looked at once, for all. Experts that are whole have
+ * their domain to themselves. */
+static weft_status_t add_domain_amax(builder_t *b, uint32_t unit)
+{
+    if (b->pattern->whole)
+        return for_each_group(b, unit, add_fragments);
+    for (uint32_t t = 0; t < b->rollout->tp; t++)
+        b->members[t] = t;
+    weft_status_t status = weft_sets_intern(b->sets, b->members, b->rollout->tp, &b->all);
+    return status == WEFT_OK ? for_each_group(b, unit, add_share) : status;
+}
+
 static weft_status_t build_unit(builder_t *b, uint32_t unit)
 {
     weft_unit_pattern_t *made = &b->part->units[unit];
@@ -189,9 +208,11 @@ static weft_status_t build_unit(builder_t *b, uint32_t unit)
     made->first_amax = (uint32_t)b->fragments.count;
     if (!b->pattern->amax_ahead)
         return WEFT_OK;
-    status = add_unit_amax(b, unit);
+    bool domain = b->pattern->scheme->amax == WEFT_AMAX_TENSOR;
+    status = domain ? add_domain_amax(b, unit) : add_unit_amax(b, unit);
     made->num_amax = (uint32_t)b->fragments.count - made->first_amax;
     made->amax_bytes = staged_most(b, made->first_amax, true);
+    b->pattern->domain_amax_bytes += domain ? made->amax_bytes : 0;
     return status;
 }
 
@@ -233,10 +254,13 @@ static weft_status_t build_part(builder_t *b, uint32_t index)
     return status;
 }
 
-/* A scale that spans a row needs its amax ahead when the row lies on several ranks. */
+/* A scale that spans a row needs its amax ahead when the row lies on several ranks; one that spans a tensor
+ * always, because no unit has it whole. */
 static bool needs_amax(const weft_layer_t *layer, const weft_scheme_t *scheme, const weft_layout_t *rollout,
                        bool whole)
 {
+    if (scheme->amax == WEFT_AMAX_TENSOR)
+        return true;
     if (scheme->amax != WEFT_AMAX_ROW || whole || rollout->tp == 1)
         return false;
     for (uint32_t p = 0; p < layer->num_parts; p++)

@@ -27,7 +27,7 @@ typedef struct weft_fragment_pattern {
 typedef struct weft_unit_pattern {
     uint32_t rows; /* in kernel format, padding included */
     uint32_t first_fragment, num_fragments;
-    uint32_t first_amax, num_amax; /* rect: the rows asked for and the columns the holder has */
+    uint32_t first_amax, num_amax; /* rect: the rows asked for and the columns the holder has; of a domain, its share */
     uint64_t staged_bytes; /* of the data on the rank that needs most, each fragment rounded up to 256 */
     uint64_t amax_bytes;   /* the same of the amax vectors */
 } weft_unit_pattern_t;
@@ -50,6 +50,7 @@ typedef struct weft_pattern {
     weft_dtype_t dtype; /* of the kernel-format weight */
     bool whole;         /* experts under ep: each TP rank has its own, uncut */
     bool amax_ahead;    /* row amax vectors travel before the data */
+    uint64_t domain_amax_bytes; /* of all units; 0 where each unit's maxima are for it alone */
     uint32_t num_parts;
     weft_part_pattern_t parts[WEFT_MAX_PARTS];
     uint32_t rows, cols; /* the layer's matrix on a rank (of one expert) */

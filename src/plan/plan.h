@@ -43,6 +43,7 @@ struct weft_plan {
     uint32_t num_rounds;
     uint64_t round_bytes;     /* a round's data and amax on any rank: at most this */
     uint64_t amax_round_rows; /* rows of amax that a round's units need, at most */
+    uint64_t num_domains;     /* on a TP rank, at most: tensors whose scale spans all of them */
     uint64_t least_budget;
 
     weft_digest_t hash;
@@ -72,6 +73,12 @@ typedef weft_status_t (*weft_piece_fn)(void *user, const weft_piece_t *piece);
 const weft_pattern_t *weft_plan_pattern(const weft_plan_t *plan, uint32_t layer);
 const weft_unit_pattern_t *weft_cursor_unit(const weft_plan_t *plan, weft_cursor_t cursor);
 
+/* Whether a domain begins with this unit: its amax, of all its units, must have come before it. */
+bool weft_cursor_begins_domain(const weft_plan_t *plan, weft_cursor_t cursor);
+
+/* Bytes of amax that must have come before this unit and not before an earlier one. */
+uint64_t weft_cursor_amax_bytes(const weft_plan_t *plan, weft_cursor_t cursor);
+
 /* Experts of `layer` on the TP rank with most; 1 for a layer without. */
 uint32_t weft_plan_local_experts(const weft_plan_t *plan, uint32_t layer);
 
@@ -82,7 +89,8 @@ bool weft_cursor_next(const weft_plan_t *plan, weft_cursor_t *cursor);
  * the model. */
 bool weft_cursor_expert(const weft_plan_t *plan, weft_cursor_t cursor, uint32_t tp_rank, uint32_t *expert);
 
-/* Walk the data or the amax pieces of a unit, in an order that is the same on every rank. */
+/* Walk the data or the amax pieces of a unit, in an order that is the same on every rank. All amax pieces of a domain
+ * are those of its first unit. */
 weft_status_t weft_plan_walk(const weft_plan_t *plan, weft_cursor_t cursor, weft_piece_kind_t kind,
                              weft_piece_fn fn, void *user);
 

@@ -37,6 +37,7 @@ typedef struct builder {
     WEFT_ARRAY(weft_bucket_t) buckets;
     WEFT_ARRAY(weft_fragment_t) fragments;
     WEFT_ARRAY(weft_unit_t) units;
+    WEFT_ARRAY(weft_domain_t) domains;
     bool only_sizes; /* of buckets: nothing else is kept from round to round */
     WEFT_ARRAY(uint32_t) sizes;
 } builder_t;
@@ -233,7 +234,9 @@ static void place_outputs(const builder_t *b, weft_cursor_t cursor, weft_unit_t 
     unit->weight_offset = weight->offset +
                           rows_before * weft_format_row_bytes(format, weight->dtype, layer->cols) +
                           part->col_offset * weft_dtype_bytes(weight->dtype);
-    unit->scale_offset = UINT64_MAX;
+    unit->scale_offset = unit->global_offset = UINT64_MAX;
+    if (layer->global != WEFT_OUTPUT_NONE)
+        unit->global_offset = b->outputs->items[layer->global].offset + cursor.expert * sizeof(float);
     if (layer->scale == WEFT_OUTPUT_NONE)
         return;
     const weft_output_t *scale = &b->outputs->items[layer->scale];
@@ -257,8 +260,9 @@ static weft_unit_t describe_unit(const builder_t *b, weft_cursor_t cursor, weft_
         .cols = pattern->parts[cursor.part].cols,
         .real_rows = real < shape->rows ? real : shape->rows,
         .amax_row = UINT32_MAX,
+        .domain = UINT32_MAX,
     };
-    if (shape->num_amax) {
+    if (shape->num_amax && !pattern->domain_amax_bytes) {
         unit.amax_row = round->amax_rows;
         round->amax_rows += shape->rows;
     }
@@ -284,15 +288,30 @@ static weft_status_t walk_round(builder_t *b, uint32_t index, weft_piece_kind_t 
     return WEFT_OK;
 }
 
+/* Count the unit into its domain, which it may begin. */
+static weft_status_t join_domain(builder_t *b, weft_cursor_t cursor, weft_unit_t *unit)
+{
+    if (!weft_plan_pattern(b->plan, cursor.layer)->domain_amax_bytes)
+        return WEFT_OK;
+    const weft_domain_t begun = {.first_unit = (uint32_t)b->units.count};
+    if (weft_cursor_begins_domain(b->plan, cursor) && !WEFT_ARRAY_PUSH(&b->domains, begun))
+        return WEFT_ERR_NO_MEMORY;
+    unit->domain = (uint32_t)b->domains.count - 1;
+    b->domains.items[unit->domain].num_units++;
+    return WEFT_OK;
+}
+
 static weft_status_t list_units(builder_t *b, uint32_t index, weft_round_t *round)
 {
     const weft_plan_round_t *planned = &b->plan->rounds[index];
     weft_cursor_t cursor = planned->first;
     round->first_unit = (uint32_t)b->units.count;
+    round->first_domain = (uint32_t)b->domains.count;
     for (uint32_t u = 0; u < planned->num_units && !b->program->is_trainer && !b->only_sizes; u++) {
         uint32_t expert;
         if (weft_cursor_expert(b->plan, cursor, b->program->tp_rank, &expert)) {
             weft_unit_t unit = describe_unit(b, cursor, round);
+            WEFT_TRY(join_domain(b, cursor, &unit));
             b->program->layer_units[cursor.layer]++;
             if (!WEFT_ARRAY_PUSH(&b->units, unit))
                 return WEFT_ERR_NO_MEMORY;
@@ -300,6 +319,7 @@ static weft_status_t list_units(builder_t *b, uint32_t index, weft_round_t *roun
         weft_cursor_next(b->plan, &cursor);
     }
     round->num_units = (uint32_t)b->units.count - round->first_unit;
+    round->num_domains = (uint32_t)b->domains.count - round->first_domain;
     return WEFT_OK;
 }
 
@@ -408,6 +428,8 @@ static weft_status_t build(builder_t *b)
     program->num_fragments = b->fragments.count;
     program->units = b->units.items;
     program->num_units = b->units.count;
+    program->domains = b->domains.items;
+    program->num_domains = b->domains.count;
     number_buckets(program);
     if (status == WEFT_OK && !program->is_trainer)
         status = index_inputs(program);
@@ -499,6 +521,7 @@ void weft_program_destroy(weft_program_t *program)
     free(program->buckets);
     free(program->fragments);
     free(program->units);
+    free(program->domains);
     free(program->inputs);
     free(program->layer_units);
     free(program);

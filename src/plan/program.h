@@ -52,14 +52,22 @@ typedef struct weft_unit {
     uint32_t real_rows;                   /* rows from here on are zeros */
     uint32_t first_input, num_inputs;     /* into the program's inputs */
     uint32_t amax_row;                    /* first row in the round's amax table; UINT32_MAX without */
+    uint32_t domain;                      /* in the program's domains; UINT32_MAX without */
     uint64_t weight_offset, scale_offset; /* bytes in the stage; scale UINT64_MAX without */
+    uint64_t global_offset;               /* of the whole tensor's scale beside those; UINT64_MAX without */
 } weft_unit_t;
+
+/* Units whose scales depend on one amax; the fragments that carry it are inputs of the first. */
+typedef struct weft_domain {
+    uint32_t first_unit, num_units;
+} weft_domain_t;
 
 typedef struct weft_round {
     uint32_t first_bucket, num_buckets;
     uint32_t first_unit, num_units;
     uint64_t slot_bytes;
     uint32_t amax_rows;
+    uint32_t first_domain, num_domains; /* that begin in it */
 } weft_round_t;
 
 typedef struct weft_program {
@@ -75,6 +83,8 @@ typedef struct weft_program {
     size_t num_fragments;
     weft_unit_t *units;
     size_t num_units;
+    weft_domain_t *domains;
+    size_t num_domains;
     uint32_t *inputs;      /* fragments of unit u: inputs[first_input ..] */
     uint32_t *layer_units; /* rollout, [layers]: units of each layer */
     uint64_t slot_bytes;   /* the largest round */

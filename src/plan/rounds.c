@@ -17,7 +17,9 @@ typedef WEFT_ARRAY(weft_plan_round_t) round_array_t;
 static void largest_unit(const weft_plan_t *plan, uint64_t *data, uint64_t *amax)
 {
     *data = *amax = 0;
-    for (uint32_t i = 0; i < plan->num_patterns; i++)
+    for (uint32_t i = 0; i < plan->num_patterns; i++) {
+        uint64_t domain = plan->patterns[i].domain_amax_bytes;
+        *amax = domain > *amax ? domain : *amax;
         for (uint32_t p = 0; p < plan->patterns[i].num_parts; p++) {
             const weft_part_pattern_t *part = &plan->patterns[i].parts[p];
             for (uint32_t u = 0; u < part->num_units; u++) {
@@ -25,6 +27,17 @@ static void largest_unit(const weft_plan_t *plan, uint64_t *data, uint64_t *amax
                 *amax = part->units[u].amax_bytes > *amax ? part->units[u].amax_bytes : *amax;
             }
         }
+    }
+}
+
+/* A domain's amax is kept from its first unit to its last, whatever rounds those are in: one entry for each.
+ */
+static uint64_t domain_table_bytes(weft_plan_t *plan)
+{
+    for (uint32_t i = 0; i < plan->layers->count; i++)
+        if (weft_plan_pattern(plan, i)->domain_amax_bytes)
+            plan->num_domains += weft_plan_local_experts(plan, i);
+    return (plan->num_domains * sizeof(uint16_t) + ALIGN - 1) / ALIGN * ALIGN;
 }
 
 /* The closing round brings one digest from each source that a rank hears. */
@@ -47,7 +60,8 @@ static weft_status_t share_budget(weft_plan_t *plan, uint64_t *data, uint64_t *a
     largest_unit(plan, &least_data, &least_amax);
     uint64_t digests = digest_round_bytes(plan);
     least_data = digests > least_data ? digests : least_data;
-    plan->least_budget = 2 * (least_data + least_amax) + AMAX_TABLES * least_amax;
+    uint64_t domains = domain_table_bytes(plan);
+    plan->least_budget = 2 * (least_data + least_amax) + AMAX_TABLES * least_amax + domains;
     uint64_t budget = plan->options.budget_bytes;
     if (budget < plan->least_budget) {
         char found[24], least[24];
@@ -60,7 +74,7 @@ static weft_status_t share_budget(weft_plan_t *plan, uint64_t *data, uint64_t *a
     }
     uint64_t spare = budget - plan->least_budget;
     *amax = least_amax ? least_amax + spare / 64 : 0;
-    *data = (budget - (2 + AMAX_TABLES) * *amax) / 2;
+    *data = (budget - domains - (2 + AMAX_TABLES) * *amax) / 2;
     return WEFT_OK;
 }
 
@@ -72,8 +86,9 @@ static weft_status_t cut(weft_plan_t *plan, uint64_t data_limit, uint64_t amax_l
     bool more = plan->layers->count > 0;
     while (more) {
         const weft_unit_pattern_t *unit = weft_cursor_unit(plan, cursor);
+        uint64_t unit_amax = weft_cursor_amax_bytes(plan, cursor);
         weft_plan_round_t *round = rounds->count ? &rounds->items[rounds->count - 1] : NULL;
-        if (!round || data + unit->staged_bytes > data_limit || amax + unit->amax_bytes > amax_limit) {
+        if (!round || data + unit->staged_bytes > data_limit || amax + unit_amax > amax_limit) {
             if (!WEFT_ARRAY_PUSH(rounds, (weft_plan_round_t){.first = cursor}))
                 return WEFT_ERR_NO_MEMORY;
             round = &rounds->items[rounds->count - 1];
@@ -81,8 +96,8 @@ static weft_status_t cut(weft_plan_t *plan, uint64_t data_limit, uint64_t amax_l
         }
         round->num_units++;
         data += unit->staged_bytes;
-        amax += unit->amax_bytes;
-        rows += unit->num_amax ? unit->rows : 0;
+        amax += unit_amax;
+        rows += unit->num_amax && !weft_plan_pattern(plan, cursor.layer)->domain_amax_bytes ? unit->rows : 0;
         most_data = data > most_data ? data : most_data;
         most_amax = amax > most_amax ? amax : most_amax;
         plan->amax_round_rows = rows > plan->amax_round_rows ? rows : plan->amax_round_rows;
@@ -96,7 +111,7 @@ static bool wants_amax(const weft_plan_t *plan, const weft_plan_round_t *round)
 {
     weft_cursor_t cursor = round->first;
     for (uint32_t u = 0; u < round->num_units; u++) {
-        if (weft_cursor_unit(plan, cursor)->num_amax)
+        if (weft_cursor_amax_bytes(plan, cursor))
             return true;
         weft_cursor_next(plan, &cursor);
     }

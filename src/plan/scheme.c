@@ -79,6 +79,23 @@ static const weft_scheme_t schemes[] = {
         .shape_suffix = "_shape",
         .profiles = BIT(IEEE) | BIT(CT) | BIT(QAT),
     },
+    {
+        .name = "fp8-tensor",
+        .kernel = WEFT_KERNEL_FP8_TENSOR,
+        .dtype = WEFT_DTYPE_F8_E4M3,
+        .scale_suffix = "_scale",
+        .amax = WEFT_AMAX_TENSOR,
+        .profiles = BIT(DEFAULT),
+    },
+    {
+        .name = "nvfp4",
+        .kernel = WEFT_KERNEL_NVFP4,
+        .dtype = WEFT_DTYPE_U8,
+        .scale_suffix = "_scale",
+        .global_suffix = "_scale_2",
+        .amax = WEFT_AMAX_TENSOR,
+        .profiles = BIT(DEFAULT) | BIT(MODELOPT),
+    },
 };
 
 #define NUM_SCHEMES (sizeof schemes / sizeof schemes[0])
@@ -86,7 +103,7 @@ static const weft_scheme_t schemes[] = {
 static const char *const profile_names[WEFT_PROFILE_COUNT] = {
     [WEFT_PROFILE_DEFAULT] = "default", [WEFT_PROFILE_IEEE] = "ieee",           [WEFT_PROFILE_VLLM] = "vllm",
     [WEFT_PROFILE_POW2] = "pow2",       [WEFT_PROFILE_VLLM_POW2] = "vllm-pow2", [WEFT_PROFILE_CT] = "ct",
-    [WEFT_PROFILE_QAT] = "qat",
+    [WEFT_PROFILE_QAT] = "qat",         [WEFT_PROFILE_MODELOPT] = "modelopt",
 };
 
 const weft_scheme_t *weft_scheme_cast(void)

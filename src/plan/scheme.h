@@ -11,6 +11,7 @@
 typedef enum weft_amax {
     WEFT_AMAX_NONE, /* of a block or group: a unit has it whole */
     WEFT_AMAX_ROW,  /* of a row: sent ahead where its columns are split */
+    WEFT_AMAX_TENSOR, /* of a layer, of experts each, over all its parts and ranks: always sent ahead */
 } weft_amax_t;
 
 typedef struct weft_scheme {
@@ -18,6 +19,7 @@ typedef struct weft_scheme {
     weft_kernel_id_t kernel;
     weft_dtype_t dtype;       /* of the stored weight */
     const char *weight_suffix; /* what the weight's name adds to the layer's, such as "_packed"; NULL: nothing */
+    const char *global_suffix; /* of a scale of the whole tensor, F32 [1], beside the others; NULL without one */
     const char *shape_suffix;  /* of the shape in elements, I64 [2]; NULL without one */
     const char *scale_suffix;  /* what the scale's name adds to the layer's; NULL without a scale */
     weft_amax_t amax;

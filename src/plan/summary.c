@@ -61,7 +61,8 @@ static void fill_model(const weft_plan_t *plan, weft_plan_summary_t *out)
 
 void weft_plan_summarize(const weft_plan_t *plan, weft_plan_summary_t *summary)
 {
-    uint64_t tables = (plan->amax_round_rows * 2 + 255) / 256 * 256 * 3;
+    uint64_t tables =
+        (plan->amax_round_rows * 2 + 255) / 256 * 256 * 3 + (plan->num_domains * 2 + 255) / 256 * 256;
     weft_plan_summary_t out = {
         .num_layers = plan->layers->count,
         .num_patterns = plan->num_patterns,

@@ -18,6 +18,19 @@ const weft_unit_pattern_t *weft_cursor_unit(const weft_plan_t *plan, weft_cursor
     return &weft_plan_pattern(plan, cursor.layer)->parts[cursor.part].units[cursor.unit];
 }
 
+bool weft_cursor_begins_domain(const weft_plan_t *plan, weft_cursor_t cursor)
+{
+    return weft_plan_pattern(plan, cursor.layer)->domain_amax_bytes && cursor.part == 0 && cursor.unit == 0;
+}
+
+uint64_t weft_cursor_amax_bytes(const weft_plan_t *plan, weft_cursor_t cursor)
+{
+    uint64_t domain = weft_plan_pattern(plan, cursor.layer)->domain_amax_bytes;
+    if (!domain)
+        return weft_cursor_unit(plan, cursor)->amax_bytes;
+    return weft_cursor_begins_domain(plan, cursor) ? domain : 0;
+}
+
 bool weft_cursor_next(const weft_plan_t *plan, weft_cursor_t *cursor)
 {
     const weft_pattern_t *pattern = weft_plan_pattern(plan, cursor->layer);
@@ -124,20 +137,37 @@ static weft_status_t emit_each(const walk_t *w, const weft_fragment_pattern_t *f
     return WEFT_OK;
 }
 
+static weft_status_t walk_unit(const walk_t *w, weft_piece_kind_t kind)
+{
+    const weft_part_pattern_t *part = &weft_plan_pattern(w->plan, w->cursor.layer)->parts[w->cursor.part];
+    const weft_unit_pattern_t *unit = &part->units[w->cursor.unit];
+    uint32_t first = kind == WEFT_PIECE_AMAX ? unit->first_amax : unit->first_fragment;
+    uint32_t count = kind == WEFT_PIECE_AMAX ? unit->num_amax : unit->num_fragments;
+    for (uint32_t i = 0; i < count; i++) {
+        const weft_fragment_pattern_t *fragment = &part->fragments[first + i];
+        WEFT_TRY(fragment->set == WEFT_SET_EACH ? emit_each(w, fragment, kind)
+                                                : emit(w, fragment, kind, fragment->set, w->cursor.expert));
+    }
+    return WEFT_OK;
+}
+
+/* The amax pieces of all units of the domain that begins at the cursor. */
+static weft_status_t walk_domain(walk_t w)
+{
+    const weft_pattern_t *pattern = weft_plan_pattern(w.plan, w.cursor.layer);
+    for (w.cursor.part = 0; w.cursor.part < pattern->num_parts; w.cursor.part++)
+        for (w.cursor.unit = 0; w.cursor.unit < pattern->parts[w.cursor.part].num_units; w.cursor.unit++)
+            WEFT_TRY(walk_unit(&w, WEFT_PIECE_AMAX));
+    return WEFT_OK;
+}
+
 weft_status_t weft_plan_walk_sets(const weft_plan_t *plan, weft_cursor_t cursor, weft_piece_kind_t kind,
                                   const bool *sets, weft_piece_fn fn, void *user)
 {
-    const weft_part_pattern_t *part = &weft_plan_pattern(plan, cursor.layer)->parts[cursor.part];
-    const weft_unit_pattern_t *unit = &part->units[cursor.unit];
-    uint32_t first = kind == WEFT_PIECE_AMAX ? unit->first_amax : unit->first_fragment;
-    uint32_t count = kind == WEFT_PIECE_AMAX ? unit->num_amax : unit->num_fragments;
-    walk_t w = {plan, cursor, sets, fn, user};
-    for (uint32_t i = 0; i < count; i++) {
-        const weft_fragment_pattern_t *fragment = &part->fragments[first + i];
-        WEFT_TRY(fragment->set == WEFT_SET_EACH ? emit_each(&w, fragment, kind)
-                                                : emit(&w, fragment, kind, fragment->set, cursor.expert));
-    }
-    return WEFT_OK;
+    const walk_t w = {plan, cursor, sets, fn, user};
+    if (kind != WEFT_PIECE_AMAX || !weft_plan_pattern(plan, cursor.layer)->domain_amax_bytes)
+        return walk_unit(&w, kind);
+    return weft_cursor_begins_domain(plan, cursor) ? walk_domain(w) : WEFT_OK;
 }
 
 weft_status_t weft_plan_walk(const weft_plan_t *plan, weft_cursor_t cursor, weft_piece_kind_t kind,

@@ -20,6 +20,7 @@ struct weft_offline {
     uint8_t *bounce; /* one unit, for tensors that a file holds unaligned */
     size_t used;
     uint16_t amax[WEFT_UNIT_ROWS];
+    uint32_t domain; /* whose amax is in amax[0]; UINT32_MAX: none */
 };
 
 static const uint8_t *element_at(const weft_tensor_t *tensor, weft_rect_t rect, size_t *ld_elems)
@@ -52,41 +53,71 @@ static const void *locate(void *user, const weft_fragment_t *fragment, size_t *l
     return align_rows(s, data, fragment->rect, weft_dtype_bytes(tensor->dtype), ld_elems);
 }
 
-/* The amax of whole rows, from the fragments that would have carried it. */
-static const uint16_t *find_amax(void *user, uint32_t index)
+static void fold_amax(weft_offline_t *s, const weft_fragment_t *f)
 {
-    weft_offline_t *s = user;
+    size_t ld, used = s->used;
+    uint32_t row, col;
+    weft_dtype_t dtype = s->tensors[f->tensor]->dtype;
+    const void *data = locate(s, f, &ld);
+    if (f->transposed)
+        weft_amax_columns(data, ld, f->rect.rows, f->rect.cols, dtype, s->amax + f->to_row);
+    else
+        s->kernels->amax(data, ld, f->rect.rows, f->rect.cols, dtype, s->amax + f->to_row, &row, &col);
+    s->used = used;
+}
+
+/* The amax of whole rows, from the fragments that would have carried it. */
+static void find_rows_amax(weft_offline_t *s, uint32_t index)
+{
     const weft_unit_t *unit = &s->program->units[index];
     memset(s->amax, 0, sizeof s->amax);
     for (uint32_t i = 0; i < unit->num_inputs; i++) {
         const weft_fragment_t *f = &s->program->fragments[s->program->inputs[unit->first_input + i]];
-        if (f->kind != WEFT_PIECE_AMAX)
-            continue;
-        size_t ld, used = s->used;
-        uint32_t row, col;
-        weft_dtype_t dtype = s->tensors[f->tensor]->dtype;
-        const void *data = locate(s, f, &ld);
-        if (f->transposed)
-            weft_amax_columns(data, ld, f->rect.rows, f->rect.cols, dtype, s->amax + f->to_row);
-        else
-            s->kernels->amax(data, ld, f->rect.rows, f->rect.cols, dtype, s->amax + f->to_row, &row, &col);
-        s->used = used;
+        if (f->kind == WEFT_PIECE_AMAX)
+            fold_amax(s, f);
+    }
+}
+
+/* That of a whole domain, once for all its units, which follow each other. */
+static void find_domain_amax(weft_offline_t *s, uint32_t domain)
+{
+    if (s->domain == domain)
+        return;
+    find_rows_amax(s, s->program->domains[domain].first_unit);
+    for (uint32_t row = 1; row < WEFT_UNIT_ROWS; row++)
+        s->amax[0] = s->amax[row] > s->amax[0] ? s->amax[row] : s->amax[0];
+    s->domain = domain;
+}
+
+static const uint16_t *find_amax(void *user, uint32_t index)
+{
+    weft_offline_t *s = user;
+    uint32_t domain = s->program->units[index].domain;
+    if (domain != UINT32_MAX) {
+        find_domain_amax(s, domain);
+    } else {
+        find_rows_amax(s, index);
+        s->domain = UINT32_MAX;
     }
     return s->amax;
 }
 
-/* Of one unit: its data, and what its amax comes from, were all of it copied. */
+/* Of one unit: its data, and the largest fragment that its amax comes from, were all of it copied. */
 static size_t largest_unit_bytes(const weft_program_t *program)
 {
-    size_t most = 0;
+    size_t most = 0, most_amax = 0;
     for (size_t u = 0; u < program->num_units; u++) {
         const weft_unit_t *unit = &program->units[u];
         size_t bytes = 0;
-        for (uint32_t i = 0; i < unit->num_inputs; i++)
-            bytes += weft_rect_area(program->fragments[program->inputs[unit->first_input + i]].rect) * 8;
+        for (uint32_t i = 0; i < unit->num_inputs; i++) {
+            const weft_fragment_t *f = &program->fragments[program->inputs[unit->first_input + i]];
+            size_t copied = weft_rect_area(f->rect) * 8;
+            bytes += f->kind == WEFT_PIECE_AMAX ? 0 : copied;
+            most_amax = copied > most_amax ? copied : most_amax;
+        }
         most = bytes > most ? bytes : most;
     }
-    return most;
+    return most + most_amax;
 }
 
 /* ---- what is read ---- */
@@ -144,7 +175,7 @@ weft_status_t weft_offline_create(const weft_program_t *program, const weft_outp
     weft_offline_t *made = malloc(sizeof *made);
     if (!made)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory to quantize");
-    *made = (weft_offline_t){.program = program, .outputs = outputs, .kernels = weft_kernels_best()};
+    *made = (weft_offline_t){.program = program, .outputs = outputs, .kernels = weft_kernels_best(), .domain = UINT32_MAX};
     weft_status_t status = build(made, values, error);
     if (status != WEFT_OK) {
         weft_offline_destroy(made);
@@ -206,7 +237,7 @@ weft_status_t weft_offline_layer(weft_offline_t *s, uint32_t layer, uint8_t *mem
     for (uint32_t u = first_unit(s, layer); u < s->program->num_units && s->program->units[u].layer == layer;
          u++)
         WEFT_TRY(run_unit(s, u, error));
-    return WEFT_OK;
+    return weft_quantizer_put_shapes(s->quantizer, layer);
 }
 
 static weft_status_t digest_all(weft_offline_t *s, uint8_t *memory, weft_digest_t *digest,

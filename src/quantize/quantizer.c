@@ -126,7 +126,9 @@ static weft_unit_job_t unit_job(const weft_quantizer_t *q, uint32_t index, const
 {
     const weft_unit_t *unit = &q->program->units[index];
     const weft_pattern_t *pattern = weft_plan_pattern(q->program->plan, unit->layer);
-    bool ahead = unit->amax_row != UINT32_MAX, scaled = unit->scale_offset != UINT64_MAX;
+    bool of_rows = unit->amax_row != UINT32_MAX, of_tensor = unit->domain != UINT32_MAX;
+    bool scaled = unit->scale_offset != UINT64_MAX, global = unit->global_offset != UINT64_MAX;
+    const uint16_t *amax = of_rows || of_tensor ? sources->amax(sources->user, index) : NULL;
     return (weft_unit_job_t){
         .kernel = pattern->scheme->kernel,
         .tensor = digested ? q->outputs->layers[unit->layer].weight : WEFT_RUN_NONE,
@@ -135,10 +137,12 @@ static weft_unit_job_t unit_job(const weft_quantizer_t *q, uint32_t index, const
                  .rows = unit->rows,
                  .cols = unit->cols,
                  .profile = pattern->profile,
-                 .row_amax = ahead ? sources->amax(sources->user, index) : NULL,
+                 .row_amax = of_rows ? amax : NULL,
+                 .tensor_amax = of_tensor ? amax : NULL,
                  .out_dtype = pattern->dtype,
                  .out = place_of(q, unit->weight_offset),
-                 .scale = scaled ? place_of(q, unit->scale_offset) : NULL},
+                 .scale = scaled ? place_of(q, unit->scale_offset) : NULL,
+                 .global = global ? (float *)(void *)place_of(q, unit->global_offset) : NULL},
     };
 }
 
@@ -224,9 +228,9 @@ weft_status_t weft_quantizer_run(weft_quantizer_t *q, uint32_t first, uint32_t c
                      weft_status_text(status));
 }
 
-/* The shapes of a layer's experts, which no kernel writes. */
-static weft_status_t put_shapes(weft_quantizer_t *q, const weft_layer_outputs_t *layer)
+weft_status_t weft_quantizer_put_shapes(weft_quantizer_t *q, uint32_t index)
 {
+    const weft_layer_outputs_t *layer = &q->outputs->layers[index];
     const int64_t shape[2] = {layer->rows, layer->cols};
     if (layer->shape == WEFT_OUTPUT_NONE)
         return WEFT_OK;
@@ -239,7 +243,7 @@ static weft_status_t put_shapes(weft_quantizer_t *q, const weft_layer_outputs_t 
 weft_status_t weft_quantizer_layer_done(weft_quantizer_t *q, uint32_t layer)
 {
     const weft_layer_outputs_t *outputs = &q->outputs->layers[layer];
-    WEFT_TRY(put_shapes(q, outputs));
+    WEFT_TRY(weft_quantizer_put_shapes(q, layer));
     return q->queue->synchronous
                ? q->queue->ops->quantize_finish(q->list, outputs->weight, outputs->count)
                : WEFT_OK;

@@ -22,7 +22,7 @@ typedef struct weft_quantizer weft_quantizer_t;
 typedef struct weft_sources {
     /* The elements of a data fragment, and how far apart its rows. */
     const void *(*locate)(void *user, const weft_fragment_t *fragment, size_t *ld_elems);
-    /* The amax of a unit's rows that was sent ahead; asked for units that have one only. */
+    /* The amax that was sent ahead, of each of a unit's rows or of its domain; asked for units that have one only. */
     const uint16_t *(*amax)(void *user, uint32_t unit);
     void *user;
 } weft_sources_t;
@@ -54,7 +54,10 @@ weft_status_t weft_quantizer_begin(weft_quantizer_t *quantizer);
 weft_status_t weft_quantizer_run(weft_quantizer_t *quantizer, uint32_t first, uint32_t count,
                                  weft_error_t *error);
 
-/* A layer's units have all been run: start the digests of its outputs, where the queue wants them early. */
+/* Write what no kernel writes: the shapes of a layer's matrices, where its scheme has them. */
+weft_status_t weft_quantizer_put_shapes(weft_quantizer_t *quantizer, uint32_t layer);
+
+/* A layer's units have all been run: put its shapes, and start the digests of its outputs, where the queue wants them early. */
 weft_status_t weft_quantizer_layer_done(weft_quantizer_t *quantizer, uint32_t layer);
 
 /* All layers have: start the digests that are not started. */

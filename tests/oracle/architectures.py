@@ -75,7 +75,7 @@ def phi3_block(model, rollout, scheme, prefix, _):
     for name, sizes in (("self_attn.qkv_proj", [queries, keys, keys]), ("mlp.gate_up_proj", [width, width])):
         parts = np.split(model.take(f"{prefix}.{name}.weight"), np.cumsum(sizes)[:-1])
         mine = scheme.for_linear(sum(sizes) // rollout.tp, parts[0].shape[1])
-        wholes = [mine.quantize(np.ascontiguousarray(part)) for part in parts]
+        wholes = mine.quantize_parts([np.ascontiguousarray(part) for part in parts])
         for rank in range(rollout.tp):
             held = [mine.slice(whole, even(len(whole[0]), rollout.tp, rank, name), (0, parts[0].shape[1]), name) for whole in wholes]
             yield from emit(mine, rank, f"{prefix}.{name}.", mine.fuse(held, name))
@@ -125,9 +125,7 @@ def gpt_oss_matrices(model, rollout, scheme, prefix, stack, tensor):
             elif not rollout.ep:
                 cols = even(cols[1], rollout.tp, rank, tensor)
             held.append(scheme.slice(wholes[expert], rows, cols, f"{tensor}, rank {rank}"))
-        codes = np.stack([codes for codes, _ in held])
-        scales = None if scheme.name == "bf16" else np.stack([scales for _, scales in held])
-        yield from emit(scheme, rank, f"{prefix}.{stack}_", (codes, scales))
+        yield from emit(scheme, rank, f"{prefix}.{stack}_", scheme.stack(held))
 
 
 def gpt_oss_biases(model, rollout, prefix):

@@ -8,6 +8,7 @@ its, or "default". Writes OUT_DIR/rank{r}.safetensors, replica by replica, in ke
 Llama, Qwen2, Mistral, Qwen3 and Qwen3-MoE; Mixtral, DeepSeek-V3, Kimi-K2 and gpt-oss by architectures.py. Every scale is computed on whole tensors; ranks get slices of the result.
 """
 
+import collections
 import functools
 import json
 import os
@@ -98,7 +99,7 @@ class Model:
 # ---- Schemes ----
 
 
-# name: profiles (the first is the default), elements that a scale is for (None: a whole row)
+# name: profiles (the first is the default), elements that a scale is for (None: all of a row, or all rows)
 SCHEMES = {
     "bf16": (("default",), None),
     "fp8-block": (quantize.BLOCK_PROFILES, (BLOCK, BLOCK)),
@@ -109,7 +110,11 @@ SCHEMES = {
     "int4-group-32": (quantize.INT4_PROFILES, (1, 32)),
     "int4-group-64": (quantize.INT4_PROFILES, (1, 64)),
     "int4-group-128": (quantize.INT4_PROFILES, (1, 128)),
+    "fp8-tensor": (("default",), (None, None)),
+    "nvfp4": (quantize.NVFP4_PROFILES, (1, quantize.NVFP4_GROUP)),
 }
+SPANNING = {"fp8-tensor": quantize.quantize_fp8_tensor, "nvfp4": quantize.quantize_nvfp4}  # whose amax is of a whole layer
+Scales = collections.namedtuple("Scales", "grid whole")  # either may be None
 INT4 = ("int4-group-32", "int4-group-64", "int4-group-128")
 QUANTIZE = {
     "fp8-block": quantize.quantize_fp8_block,
@@ -119,11 +124,13 @@ QUANTIZE = {
     "mxfp4": quantize.quantize_mxfp4,
     **{name: functools.partial(quantize.quantize_int4_group, size=SCHEMES[name][1][1]) for name in INT4},
 }
-CODES = {"mxfp4": 2, **dict.fromkeys(INT4, 8)}  # that share an item
+CODES = {"mxfp4": 2, "nvfp4": 2, **dict.fromkeys(INT4, 8)}  # that share an item
 WEIGHT_NAMES = dict.fromkeys(("mxfp4", *INT4), "weight_packed")
 DTYPES = {"fp8-block": ("F8_E4M3", "F32"), "fp8-channel": ("F8_E4M3", "F32"), "int8-channel": ("I8", "F32"),
           "mxfp8": ("F8_E4M3", "U8"), "mxfp4": ("U8", "U8"),
-          **dict.fromkeys(INT4, ("I32", "BF16"))}
+          **dict.fromkeys(INT4, ("I32", "BF16")),
+          "fp8-tensor": ("F8_E4M3", None), "nvfp4": ("U8", "F8_E4M3")}
+WHOLE_NAMES = {"fp8-tensor": "weight_scale", "nvfp4": "weight_scale_2"}
 
 
 class Scheme:
@@ -152,8 +159,19 @@ class Scheme:
     def scale_name(self):
         return "weight_scale_inv" if self.name == "fp8-block" else "weight_scale"
 
-    def quantize(self, w):
-        return QUANTIZE[self.name](w, self.profile) if self.grid else (w, None)
+    def quantize(self, w, amax=None):
+        if not self.grid:
+            return w, None
+        if self.name not in SPANNING:
+            codes, grid = QUANTIZE[self.name](w, self.profile)
+            return codes, Scales(grid, None)
+        codes, *grid, whole = SPANNING[self.name](w, self.profile, amax)
+        return codes, Scales(grid[0] if grid else None, whole)
+
+    def quantize_parts(self, parts):
+        """Those of one layer."""
+        amax = quantize.amax_of(parts) if self.name in SPANNING else None
+        return [self.quantize(part, amax) for part in parts]
 
     def slice(self, quantized, rows, cols, what):
         """`rows` and `cols` are (begin, end)."""
@@ -170,14 +188,25 @@ class Scheme:
             if begin % each or (end % each and end != extent):
                 fail(f"{what}: a cut at {begin}..{end} of {extent} falls inside a block of {each}")
             cut.append(slice(begin // each, -(-end // each)))
-        return part, scales[cut[0], cut[1]]
+        return part, Scales(None if scales.grid is None else scales.grid[cut[0], cut[1]], scales.whole)
 
     def fuse(self, parts, what):
         """Lay the slices of one rank below each other."""
-        if self.grid and any(len(codes) % self.grid[0] for codes, _ in parts[:-1]):
+        if self.grid and self.grid[0] and any(len(codes) % self.grid[0] for codes, _ in parts[:-1]):
             fail(f"{what}: a part ends inside a block of {self.grid[0]}")
         codes = np.concatenate([codes for codes, _ in parts])
-        return codes, np.concatenate([scales for _, scales in parts]) if self.grid else None
+        if not self.grid:
+            return codes, None
+        grids = [scales.grid for _, scales in parts]
+        return codes, Scales(None if grids[0] is None else np.concatenate(grids), parts[0][1].whole)
+
+    def stack(self, held):
+        """Experts on top of each other."""
+        codes = np.stack([codes for codes, _ in held])
+        if not self.grid:
+            return codes, None
+        grids, wholes = zip(*(scales for _, scales in held))
+        return codes, Scales(None if grids[0] is None else np.stack(grids), None if wholes[0] is None else np.stack(wholes))
 
 
 # ---- Cuts ----
@@ -231,7 +260,10 @@ def emit(scheme, rank, base, quantized):
         return
     code_dtype, scale_dtype = DTYPES[scheme.name]
     yield rank, base + WEIGHT_NAMES.get(scheme.name, "weight"), code_dtype, codes
-    yield rank, base + scheme.scale_name, scale_dtype, scales
+    if scales.grid is not None:
+        yield rank, base + scheme.scale_name, scale_dtype, scales.grid
+    if scales.whole is not None:
+        yield rank, base + WHOLE_NAMES[scheme.name], "F32", np.atleast_1d(scales.whole)
     if scheme.name in INT4:
         shape = np.array([codes.shape[-2], codes.shape[-1] * CODES[scheme.name]], np.int64)
         yield rank, base + "weight_shape", "I64", np.tile(shape, (len(codes), 1)) if codes.ndim == 3 else shape
@@ -255,7 +287,7 @@ def linear(model, rollout, scheme, layer, part_names, cut):
     sources = [model.take(f"{prefix}.{part}.weight") for part in part_names]
     cuts = [cut(part, source.shape, 0) for part, source in zip(part_names, sources)]
     scheme = scheme.for_linear(sum(end - begin for (begin, end), _ in cuts), cuts[0][1][1] - cuts[0][1][0])
-    wholes = [scheme.quantize(source) for source in sources]
+    wholes = scheme.quantize_parts(sources)
     for rank in range(rollout.tp):
         parts = [
             scheme.slice(whole, *cut(part, source.shape, rank), f"{layer}, {part}, rank {rank}")
@@ -324,15 +356,13 @@ def experts(model, rollout, scheme, prefix, stacks=(("w13", ["gate_proj", "up_pr
     for stack, part_names in stacks:
         base = f"{prefix}.experts.{stack}_"
         wholes = [
-            {part: scheme.quantize(model.take_expert(prefix + ".experts", part, e)) for part in part_names}
+            dict(zip(part_names, scheme.quantize_parts([model.take_expert(prefix + ".experts", part, e) for part in part_names])))
             for e in range(num_experts)
         ]
         for rank in range(rollout.tp):
             begin, end = expert_range(num_experts, rollout.tp, rank) if rollout.ep else (0, num_experts)
             held = [expert_slice(rollout, scheme, wholes[e], stack, rank, base + str(e)) for e in range(begin, end)]
-            codes = np.stack([codes for codes, _ in held])
-            scales = None if scheme.name == "bf16" else np.stack([scales for _, scales in held])
-            yield from emit(scheme, rank, base, (codes, scales))
+            yield from emit(scheme, rank, base, scheme.stack(held))
 
 
 def is_sparse(model, layer):

@@ -7,7 +7,7 @@ Little-endian. A text header of 256 bytes, the number of cases as uint32, then e
 
     kernel, profile, dtype, out dtype   16 bytes of text each, padded with NUL
     rows, cols, nonfinite row, column   uint32 each; 0xFFFFFFFF where every element is finite
-    input, output, scales               uint32 bytes, then the bytes, each
+    input, output, scales, the scale of the whole beside them: uint32 bytes, then the bytes, each
 """
 
 import functools
@@ -130,6 +130,12 @@ def results(w):
     for kernel, out_dtype, function, profile, group in GROUPED:
         if w.shape[1] % group == 0:
             yield kernel, profile, out_dtype, *function(w, profile)
+    codes, scale = quantize.quantize_fp8_tensor(w)
+    yield "fp8-tensor", "default", "F8_E4M3", codes, np.array([scale])
+    for profile in quantize.NVFP4_PROFILES:
+        if w.shape[1] % quantize.NVFP4_GROUP == 0:
+            codes, scales, multiplier = quantize.quantize_nvfp4(w, profile)
+            yield "nvfp4", profile, "U8", codes, scales, np.array([multiplier])
     for out_dtype in ("BF16", "F16"):
         yield "cast", "default", out_dtype, cast(w, out_dtype), np.zeros(0, np.float32)
 
@@ -139,11 +145,11 @@ def first_nonfinite(w):
     return [int(i) for i in places[0]] if len(places) else [FINITE, FINITE]
 
 
-def case(w, kernel, profile, out_dtype, output, scales):
+def case(w, kernel, profile, out_dtype, output, scales, whole=np.zeros(0, np.float32)):
     names = (kernel, profile, dtype_name(w), out_dtype)
     yield b"".join(name.encode().ljust(16, b"\0") for name in names)
     yield struct.pack("<4I", *w.shape, *first_nonfinite(w))
-    for array in (w, output, scales):
+    for array in (w, output, scales, whole):
         yield struct.pack("<I", array.nbytes) + np.ascontiguousarray(array).tobytes()
 
 
@@ -155,7 +161,7 @@ def main():
     for make, rows, cols in INPUTS:
         w = make(rng, rows, cols)
         cases += [b"".join(case(w, *result)) for result in results(w)]
-    header = f"weft golden vectors, version 1\ntests/oracle/golden.py, NumPy {np.__version__}, seed {SEED}, host CPU\n"
+    header = f"weft golden vectors, version 2\ntests/oracle/golden.py, NumPy {np.__version__}, seed {SEED}, host CPU\n"
     with open(sys.argv[1], "wb") as file:
         file.write(header.encode().ljust(HEADER_BYTES))
         file.write(struct.pack("<I", len(cases)) + b"".join(cases))

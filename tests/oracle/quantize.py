@@ -259,3 +259,49 @@ def quantize_int4_group(w, profile="ieee", size=128):
     codes = (integers(quotient, -8, 7).astype(np.int64) + 8).reshape(len(w), -1, 8)
     words = (codes << 4 * np.arange(8)).sum(axis=2).astype(np.uint32).view(np.int32)
     return words, cast_bf16(scales.astype(np.float32))
+
+
+# ---- fp8-tensor, nvfp4: `amax` is that of all tensors that share the scale ----
+
+FLT_MAX = np.finfo(np.float32).max
+NVFP4_PROFILES = ("default", "modelopt")
+NVFP4_GROUP = 16
+
+
+def amax_of(tensors):
+    return max(finite_amax(as_f32(w)) for w in tensors)
+
+
+def quantize_fp8_tensor(w, profile="default", amax=None):
+    """-> codes uint8 [N, K], scale float32."""
+    x = as_f32(w)
+    amax = np.float32(amax_of([w]) if amax is None else amax)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        scale = amax / LARGEST
+        if not np.isfinite(np.float32(1) / scale):
+            scale = np.float32(1)
+        return e4m3(x * (np.float32(1) / scale)), np.float32(scale)
+
+
+def quantize_nvfp4(w, profile="default", amax=None):
+    """-> packed uint8 [N, K/2], scales uint8 (e4m3) [N, K/16], the multiplier of the whole tensor float32."""
+    if profile not in NVFP4_PROFILES:
+        raise ValueError(f"profile {profile!r} is none of {', '.join(NVFP4_PROFILES)}")
+    x = in_groups(as_f32(w), NVFP4_GROUP)
+    amax = np.float32(amax_of([w]) if amax is None else amax)
+    group_amax = row_maxima(x)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        if profile == "modelopt":
+            multiplier = np.float32(1) if amax == 0 else amax / np.float32(2688)
+            quotient = group_amax / (np.float32(6) * multiplier)
+            scales = e4m3(np.where(quotient == 0, np.float32(1), np.clip(quotient, np.float32(2**-9), LARGEST)))
+            divisor = (E4M3_VALUES[scales] * multiplier)[..., None]
+            zeros = np.where(np.isfinite(x), np.copysign(np.float32(0), x), x)
+            codes = e2m1(np.where(divisor == 0, zeros, x / divisor))
+        else:
+            s = np.float32(1) if amax == 0 else min(np.float32(2688) / amax, FLT_MAX)
+            multiplier = np.float32(1) / s
+            scales = e4m3(group_amax * (s * (np.float32(1) / np.float32(6))))
+            factor = np.minimum(np.float32(1) / (E4M3_VALUES[scales] * multiplier), FLT_MAX)
+            codes = e2m1(x * factor[..., None].astype(np.float32))
+    return pack_nibbles(codes.reshape(w.shape)), scales, np.float32(multiplier)

@@ -32,7 +32,8 @@ EXPERT_TRAINERS = {"ep:2": 2, "pp:2,ep:2": 4}  # of models with experts
 SCHEMES = [("bf16", "default"), ("fp8-block", "ieee"), ("fp8-block", "vllm"), ("fp8-block", "pow2"),
            ("fp8-block", "vllm-pow2"), ("fp8-channel", "default"), ("int8-channel", "ieee"), ("int8-channel", "vllm"), ("int8-channel", "ct"),
            ("mxfp8", "default"), ("mxfp4", "default"), ("int4-group-32", "ct"),
-           ("int4-group-64", "qat"), ("int4-group-128", "ieee")]
+           ("int4-group-64", "qat"), ("int4-group-128", "ieee"),
+           ("fp8-tensor", "default"), ("nvfp4", "default"), ("nvfp4", "modelopt")]
 MODELS = {
     "tiny-qwen3": (["v1", "v3"], {"tp:1": 1, "tp:2": 2, "tp:4": 4, "tp:2x2": 4}),
     "tiny-qwen3-moe": (["v1"], {"tp:2": 2, "tp:2,ep": 2}),

@@ -16,6 +16,7 @@
 typedef struct whole {
     const weft_format_t *format;
     uint8_t *codes, *scales;
+    float global;
     size_t row_bytes;       /* of a row of codes */
     size_t scale_row_bytes; /* of a row of the grid of scales; 0: there are none */
     weft_dtype_t out_dtype;
@@ -55,8 +56,18 @@ static inline recipe_t recipe_of(const char *scheme, const char *profile, const 
     return (recipe_t){WEFT_KERNEL_FP8_BLOCK, used, WEFT_DTYPE_F8_E4M3};
 }
 
+/* Fold the largest magnitude of a whole tensor into `amax`. */
+static inline void fold_whole(const source_t *s, const uint8_t *data, uint16_t *amax)
+{
+    uint32_t row, col;
+    for (uint32_t r = 0; r < s->rows; r++)
+        assert_true(weft_kernels_find("ref")->amax(data + (size_t)r * s->cols * weft_dtype_bytes(s->dtype), s->cols, 1,
+                                                   s->cols, s->dtype, amax, &row, &col));
+}
+
+/* `amax`: of all that shares a scale with it, where that is more than a row. */
 static inline whole_t quantize_whole(const weft_kernels_t *kernels, const recipe_t *recipe, const source_t *s,
-                                     const uint8_t *data)
+                                     const uint8_t *data, const uint16_t *amax)
 {
     whole_t whole = {.format = weft_kernel_format(recipe->kernel), .out_dtype = recipe->out_dtype};
     uint64_t grid[2];
@@ -75,6 +86,8 @@ static inline whole_t quantize_whole(const weft_kernels_t *kernels, const recipe
                                      .rows = rows,
                                      .cols = s->cols,
                                      .profile = recipe->profile,
+                                     .tensor_amax = amax,
+                                     .global = &whole.global,
                                      .out_dtype = recipe->out_dtype};
         weft_quantize_result_t result;
         unit.out = whole.codes + row * whole.row_bytes;
@@ -103,7 +116,7 @@ static inline size_t slice_bytes(const whole_t *whole, uint32_t rows, uint32_t c
 static inline void compare_scales(const source_t *s, const whole_t *whole, weft_rect_t box, const uint8_t *scales)
 {
     const weft_format_t *f = whole->format;
-    uint32_t high = f->scale_rows, wide = f->scale_cols;
+    uint32_t high = f->scale_rows == WEFT_WHOLE ? s->rows + 1 : f->scale_rows, wide = f->scale_cols;
     uint64_t grid[2];
     weft_format_scales(f, box.rows, box.cols, grid);
     size_t bytes = grid[1] * weft_dtype_bytes(f->scale_dtype),
@@ -153,14 +166,24 @@ static inline void compare_stage(const checkpoint_t *cp, const weft_plan_t *plan
             uint32_t index = output->first_source + first * output->num_parts + p;
             const source_t *s = &cp->sources[index];
             recipe_t recipe = recipe_of(scheme, profile, output, s->dtype, ep, layer->rows, layer->cols);
-            whole_t whole = quantize_whole(weft_kernels_find("ref"), &recipe, s, tensor(user, index));
+            uint16_t amax = 0;
+            for (uint32_t q = 0; q < output->num_parts; q++) {
+                uint32_t with = index - p % output->num_parts + q;
+                fold_whole(&cp->sources[with], tensor(user, with), &amax);
+            }
+            whole_t whole = quantize_whole(weft_kernels_find("ref"), &recipe, s, tensor(user, index), &amax);
             weft_rect_t box = engine_slice(s, tp, tp_rank, ep && output->num_experts, &padded);
             size_t scale_bytes, code_bytes = slice_bytes(&whole, padded, box.cols, &scale_bytes);
             assert_int_equal(weight->dtype, recipe.out_dtype);
             compare_slice(s, &whole, box, padded, codes, scales);
             codes += code_bytes;
-            if (scales)
+            /* One scale for all parts of an expert: the next is the next expert's. */
+            bool one = whole.format->scale_rows == WEFT_WHOLE && (p + 1) % output->num_parts;
+            if (scales && !one)
                 scales += scale_bytes;
+            if (layer->global != WEFT_OUTPUT_NONE)
+                assert_memory_equal(stage + outputs->items[layer->global].offset + p / output->num_parts * sizeof(float),
+                                    &whole.global, sizeof(float));
             free_whole(&whole);
         }
         assert_ptr_equal(codes, stage + weight->offset + weight->bytes);

@@ -37,6 +37,17 @@ static void close_watch(watch_t *watch)
     free(watch->ready);
 }
 
+/* An amax fragment of a domain is an input of its first unit, and all others wait for it too. */
+static void count_fragment(watch_t *watch, const weft_fragment_t *f, int by)
+{
+    const weft_program_t *p = watch->program;
+    uint32_t domain = f->kind == WEFT_PIECE_DIGEST ? UINT32_MAX : p->units[f->unit].domain, others = 0;
+    if (f->kind == WEFT_PIECE_AMAX && domain != UINT32_MAX)
+        others = p->domains[domain].num_units - 1;
+    for (uint32_t i = 0; f->kind != WEFT_PIECE_DIGEST && i <= others; i++)
+        watch->outstanding[f->unit + i] += (uint32_t)by;
+}
+
 static void begin_version(watch_t *watch)
 {
     const weft_program_t *p = watch->program;
@@ -46,8 +57,7 @@ static void begin_version(watch_t *watch)
     memset(watch->layers, 0, p->plan->layers->count * sizeof *watch->layers);
     memset(watch->outstanding, 0, p->num_units * sizeof *watch->outstanding);
     for (size_t i = 0; i < p->num_fragments; i++)
-        if (p->fragments[i].kind != WEFT_PIECE_DIGEST)
-            watch->outstanding[p->fragments[i].unit]++;
+        count_fragment(watch, &p->fragments[i], 1);
     for (size_t u = 0; u < p->num_units; u++)
         assert_int_equal(weft_assembler_unit_state(watch->assembler, (uint32_t)u), WEFT_UNIT_EMPTY);
 }
@@ -82,8 +92,7 @@ static void deliver(watch_t *watch, uint32_t place)
     watch->pending[place] = watch->pending[--watch->num_pending];
     assert_int_equal(weft_assembler_arrive(watch->assembler, index, NULL), WEFT_OK);
     for (uint32_t i = 0; i < bucket->num_fragments; i++)
-        if (p->fragments[bucket->first_fragment + i].kind != WEFT_PIECE_DIGEST)
-            watch->outstanding[p->fragments[bucket->first_fragment + i].unit]--;
+        count_fragment(watch, &p->fragments[bucket->first_fragment + i], -1);
     collect_units(watch);
 }
 
@@ -170,12 +179,18 @@ static checkpoint_t small_model(uint32_t experts)
     return cp;
 }
 
-static world_t *small_world(const checkpoint_t *cp, const char *trainer, const char *rollout, uint64_t budget)
+static world_t *small_world_of(const checkpoint_t *cp, const char *trainer, const char *rollout, uint64_t budget,
+                               const char *scheme)
 {
     weft_plan_options_t options = WEFT_PLAN_OPTIONS;
     options.budget_bytes = budget;
     options.max_bucket_bytes = 20000;
-    return world_create(cp, trainer, rollout, "fp8-channel", &options);
+    return world_create(cp, trainer, rollout, scheme, &options);
+}
+
+static world_t *small_world(const checkpoint_t *cp, const char *trainer, const char *rollout, uint64_t budget)
+{
+    return small_world_of(cp, trainer, rollout, budget, "fp8-channel");
 }
 
 static void test_random_orders(void **state)
@@ -185,7 +200,8 @@ static void test_random_orders(void **state)
     const char *trainers[] = {"fsdp:3", "tp:2,dp:2", "fsdp:1"}, *rollouts[] = {"tp:4", "tp:2,ep", "tp:1x2"};
     for (uint32_t i = 0; i < random_cases(27); i++) {
         checkpoint_t cp = small_model(i % 2 ? 3 : 0);
-        world_t *w = small_world(&cp, trainers[i % 3], rollouts[i / 3 % 3], i % 5 ? 200000 : 2000000);
+        world_t *w = small_world_of(&cp, trainers[i % 3], rollouts[i / 3 % 3], i % 5 ? 200000 : 2000000,
+                                    i % 4 < 2 ? "fp8-channel" : "fp8-tensor");
         for (uint32_t t = 0; t < w->tp; t++) {
             watch_t watch;
             open_watch(&watch, rollout_program(w, 0, t));

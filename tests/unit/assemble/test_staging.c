@@ -19,18 +19,24 @@ static checkpoint_t model_of(weft_dtype_t dtype)
     return cp;
 }
 
-static world_t *world_of(const checkpoint_t *cp, const char *trainer, const char *rollout, uint64_t budget)
+static world_t *world_with(const checkpoint_t *cp, const char *trainer, const char *rollout, uint64_t budget,
+                           const char *scheme)
 {
     weft_plan_options_t options = WEFT_PLAN_OPTIONS;
     weft_plan_summary_t summary;
-    world_t *w = world_create(cp, trainer, rollout, "fp8-channel", NULL);
+    world_t *w = world_create(cp, trainer, rollout, scheme, NULL);
     weft_plan_summarize(w->plan, &summary);
     world_destroy(w);
     options.budget_bytes = summary.least_budget_bytes + budget;
-    w = world_create(cp, trainer, rollout, "fp8-channel", &options);
+    w = world_create(cp, trainer, rollout, scheme, &options);
     world_fill(w, element_id, NULL);
     world_pack(w);
     return w;
+}
+
+static world_t *world_of(const checkpoint_t *cp, const char *trainer, const char *rollout, uint64_t budget)
+{
+    return world_with(cp, trainer, rollout, budget, "fp8-channel");
 }
 
 /* Everything of round `round` lands; buckets in a random order. */
@@ -74,6 +80,21 @@ static void check_table(const world_t *w, const weft_unit_t *unit, const weft_ou
     }
 }
 
+/* That of all parts of the layer, in every round that has one of its units. */
+static void check_domain(const world_t *w, const weft_unit_t *unit, const weft_outputs_t *outputs, const uint16_t *amax)
+{
+    const output_t *output = find_output(w->cp, outputs->items[outputs->layers[unit->layer].weight].name);
+    uint16_t expected = 0;
+    for (uint32_t i = output->first_source; i < output->first_source + output->num_parts; i++) {
+        const source_t *s = &w->cp->sources[i];
+        for (uint64_t flat = 0; flat < (uint64_t)s->rows * s->cols; flat++) {
+            uint16_t m = element_magnitude(element_id(i, flat, s->dtype), s->dtype);
+            expected = m > expected ? m : expected;
+        }
+    }
+    assert_int_equal(*amax, expected);
+}
+
 static uint32_t check_round(const world_t *w, const weft_staging_t *staging, uint32_t round)
 {
     const weft_program_t *p = staging->program;
@@ -82,8 +103,11 @@ static uint32_t check_round(const world_t *w, const weft_staging_t *staging, uin
          u < p->rounds[round].first_unit + p->rounds[round].num_units; u++) {
         const weft_unit_t *unit = &p->units[u];
         const uint16_t *amax = weft_staging_amax(staging, round, unit);
-        assert_int_equal(amax != NULL, unit->amax_row != UINT32_MAX);
-        if (amax) {
+        assert_int_equal(amax != NULL, unit->amax_row != UINT32_MAX || unit->domain != UINT32_MAX);
+        if (amax && unit->domain != UINT32_MAX) {
+            check_domain(w, unit, &w->outputs[p->tp_rank], amax);
+            tables++;
+        } else if (amax) {
             check_table(w, unit, &w->outputs[p->tp_rank], amax);
             tables++;
         }
@@ -142,6 +166,19 @@ static void test_slots_and_tables_survive(void **state)
     }
 }
 
+static void test_domains_survive(void **state)
+{
+    (void)state;
+    random_t random = random_begin("test_domains_survive");
+    const weft_dtype_t dtypes[] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
+    const char *trainers[] = {"fsdp:3", "tp:2", "tp:2,fsdp:2", "dp:2"}, *rollouts[] = {"tp:1", "tp:2", "tp:4x2"};
+    for (uint32_t i = 0; i < 12; i++) {
+        checkpoint_t cp = model_of(dtypes[i % 3]);
+        uint64_t more = i < 6 ? 0 : random_in(&random, 0, 300000);
+        run_world(world_with(&cp, trainers[i % 4], rollouts[i / 4], more, "fp8-tensor"), &random);
+    }
+}
+
 static void test_slots_alternate_and_do_not_touch(void **state)
 {
     (void)state;
@@ -185,6 +222,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slots_and_tables_survive),
+        cmocka_unit_test(test_domains_survive),
         cmocka_unit_test(test_slots_alternate_and_do_not_touch),
         cmocka_unit_test(test_without_slots),
     };

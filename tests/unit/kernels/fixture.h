@@ -280,6 +280,7 @@ typedef struct output {
     void *data;   /* rows of cols codes */
     float *scale; /* or whatever the kernel has for scales */
     size_t bytes, scale_bytes;
+    float global;
     weft_quantize_result_t result;
 } output_t;
 
@@ -287,7 +288,7 @@ typedef struct request {
     weft_kernel_id_t kernel;
     weft_profile_t profile;
     weft_dtype_t out_dtype;
-    const uint16_t *row_amax;
+    const uint16_t *row_amax, *tensor_amax;
 } request_t;
 
 static inline weft_quantize_unit_t unit_of(const matrix_t *matrix, request_t request, const cut_t *cut)
@@ -301,6 +302,7 @@ static inline weft_quantize_unit_t unit_of(const matrix_t *matrix, request_t req
         .profile = request.profile,
         .allow_nonfinite = true,
         .row_amax = request.row_amax,
+        .tensor_amax = request.tensor_amax,
         .out_dtype = request.out_dtype,
     };
 }
@@ -318,9 +320,11 @@ static inline output_t quantize_cut(const matrix_t *matrix, request_t request, u
         .scale_bytes = scales[0] ? scales[0] * scales[1] * weft_dtype_bytes(format->scale_dtype) : 0};
     output.data = malloc(output.bytes);
     output.scale = malloc(output.scale_bytes + 1);
+    output.global = 0;
     weft_quantize_unit_t unit = unit_of(matrix, request, &cut);
     unit.out = output.data;
     unit.scale = output.scale;
+    unit.global = &output.global;
     assert_int_equal(tested->quantize[request.kernel](&unit, &output.result), WEFT_OK);
     cut_destroy(&cut);
     return output;
@@ -337,6 +341,7 @@ static inline void assert_outputs_equal(const output_t *a, const output_t *b)
     assert_memory_equal(a->data, b->data, a->bytes);
     if (a->scale_bytes > 0)
         assert_memory_equal(a->scale, b->scale, a->scale_bytes);
+    assert_int_equal(bits_of_f32(a->global), bits_of_f32(b->global));
     assert_int_equal(a->result.nonfinite, b->result.nonfinite);
     assert_int_equal(a->result.nonfinite_row, b->result.nonfinite_row);
     assert_int_equal(a->result.nonfinite_col, b->result.nonfinite_col);

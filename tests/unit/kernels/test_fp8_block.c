@@ -9,7 +9,7 @@ static const weft_profile_t profiles[] = {WEFT_PROFILE_IEEE, WEFT_PROFILE_VLLM, 
 
 static request_t request_of(weft_profile_t profile)
 {
-    return (request_t){WEFT_KERNEL_FP8_BLOCK, profile, WEFT_DTYPE_F8_E4M3, NULL};
+    return (request_t){WEFT_KERNEL_FP8_BLOCK, profile, WEFT_DTYPE_F8_E4M3, NULL, NULL};
 }
 
 /* ---- The restatement: one block of values, fp32 results of operations in double ---- */

@@ -2,7 +2,7 @@
  * of cut. */
 #include "fixture.h"
 
-static const request_t channel = {WEFT_KERNEL_FP8_CHANNEL, WEFT_PROFILE_DEFAULT, WEFT_DTYPE_F8_E4M3, NULL};
+static const request_t channel = {WEFT_KERNEL_FP8_CHANNEL, WEFT_PROFILE_DEFAULT, WEFT_DTYPE_F8_E4M3, NULL, NULL};
 
 static double expected_scale(const matrix_t *matrix, uint32_t row)
 {

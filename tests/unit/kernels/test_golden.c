@@ -7,8 +7,10 @@
 #define FINITE       UINT32_MAX
 
 static const char *const kernel_names[] = {"cast", "fp8-block", "fp8-channel", "int8-channel", "mxfp8", "mxfp4",
-                                           "int4-group-32", "int4-group-64", "int4-group-128"};
-static const char *const profile_names[] = {"default", "ieee", "vllm", "pow2", "vllm-pow2", "ct", "qat"};
+                                           "int4-group-32", "int4-group-64", "int4-group-128",
+                                           "fp8-tensor", "nvfp4"};
+static const char *const profile_names[] = {"default", "ieee", "vllm", "pow2", "vllm-pow2", "ct", "qat",
+                                            "modelopt"};
 
 typedef struct reader {
     const unsigned char *next, *end;
@@ -70,6 +72,7 @@ static void check_case(reader_t *reader)
     output_t output = quantize_cut(&matrix, request, random_in(0, 10));
     assert_next_equal(reader, output.data, output.bytes);
     assert_next_equal(reader, output.scale, output.scale_bytes);
+    assert_next_equal(reader, &output.global, request.kernel == WEFT_KERNEL_NVFP4 ? sizeof output.global : 0);
     assert_int_equal(output.result.nonfinite, nonfinite_row != FINITE);
     if (output.result.nonfinite) {
         assert_int_equal(output.result.nonfinite_row, nonfinite_row);

@@ -8,7 +8,7 @@ static request_t request_for(uint32_t which)
 {
     const weft_kernel_id_t kernels[] = {WEFT_KERNEL_INT4_GROUP_32, WEFT_KERNEL_INT4_GROUP_64,
                                         WEFT_KERNEL_INT4_GROUP_128};
-    return (request_t){kernels[which % 3], profiles[which / 3 % 3], WEFT_DTYPE_I32, NULL};
+    return (request_t){kernels[which % 3], profiles[which / 3 % 3], WEFT_DTYPE_I32, NULL, NULL};
 }
 
 static double expected_scale(weft_profile_t profile, double amax)

@@ -5,7 +5,7 @@ static const weft_profile_t profiles[] = {WEFT_PROFILE_IEEE, WEFT_PROFILE_VLLM, 
 
 static request_t request_for(weft_profile_t profile)
 {
-    return (request_t){WEFT_KERNEL_INT8_CHANNEL, profile, WEFT_DTYPE_I8, NULL};
+    return (request_t){WEFT_KERNEL_INT8_CHANNEL, profile, WEFT_DTYPE_I8, NULL, NULL};
 }
 
 static double expected_scale(weft_profile_t profile, double amax)
@@ -123,7 +123,7 @@ static void ties(void **state)
     const uint16_t amax[2] = {0x42FE, 0x3E7E}; /* 127, 127 / 512: scales 1 and 2^-9 */
     for (int i = 0; i < 3; i++)
         check_matrix(&matrix, profiles[i], amax);
-    output_t output = quantize_cut(&matrix, (request_t){WEFT_KERNEL_INT8_CHANNEL, WEFT_PROFILE_IEEE, WEFT_DTYPE_I8, amax}, 0);
+    output_t output = quantize_cut(&matrix, (request_t){WEFT_KERNEL_INT8_CHANNEL, WEFT_PROFILE_IEEE, WEFT_DTYPE_I8, amax, NULL}, 0);
     assert_int_equal(((int8_t *)output.data)[255 + 1], 0); /* 0.5 */
     assert_int_equal(((int8_t *)output.data)[255 + 3], 2); /* 1.5 */
     assert_int_equal(((int8_t *)output.data)[255 - 5], -2); /* -2.5 */

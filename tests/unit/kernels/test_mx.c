@@ -61,8 +61,8 @@ static void check_group(const matrix_t *matrix, const output_t *output, bool fp4
 
 static request_t request_for(bool fp4)
 {
-    return fp4 ? (request_t){WEFT_KERNEL_MXFP4, WEFT_PROFILE_DEFAULT, WEFT_DTYPE_U8, NULL}
-               : (request_t){WEFT_KERNEL_MXFP8, WEFT_PROFILE_DEFAULT, WEFT_DTYPE_F8_E4M3, NULL};
+    return fp4 ? (request_t){WEFT_KERNEL_MXFP4, WEFT_PROFILE_DEFAULT, WEFT_DTYPE_U8, NULL, NULL}
+               : (request_t){WEFT_KERNEL_MXFP8, WEFT_PROFILE_DEFAULT, WEFT_DTYPE_F8_E4M3, NULL, NULL};
 }
 
 static void check_matrix(const matrix_t *matrix)

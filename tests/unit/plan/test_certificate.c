@@ -30,15 +30,15 @@ static checkpoint_t model_of(const char *type)
 }
 
 /* The pattern of the layer whose name ends in `layer`. */
-static void open_bench(bench_t *b, const char *type, const char *layer, const char *trainer,
-                       const char *rollout)
+static void open_bench_of(bench_t *b, const char *type, const char *layer, const char *trainer,
+                          const char *rollout, const char *scheme_name)
 {
     checkpoint_t cp = model_of(type);
     const weft_scheme_t *scheme;
     *b = (bench_t){.model = checkpoint_model(&cp)};
     b->trainer = parse_layout(trainer, WEFT_SIDE_TRAINER);
     b->rollout = parse_layout(rollout, WEFT_SIDE_ROLLOUT);
-    assert_int_equal(weft_scheme_find("fp8-channel", &scheme, NULL), WEFT_OK);
+    assert_int_equal(weft_scheme_find(scheme_name, &scheme, NULL), WEFT_OK);
     assert_int_equal(weft_layers_create(b->model, &b->layers, NULL), WEFT_OK);
     for (uint32_t i = 0; i < b->layers->count; i++) {
         const char *name = b->layers->items[i].name;
@@ -50,6 +50,12 @@ static void open_bench(bench_t *b, const char *type, const char *layer, const ch
         return;
     }
     fail_msg("no layer %s", layer);
+}
+
+static void open_bench(bench_t *b, const char *type, const char *layer, const char *trainer,
+                       const char *rollout)
+{
+    open_bench_of(b, type, layer, trainer, rollout, "fp8-channel");
 }
 
 static void close_bench(bench_t *b)
@@ -291,6 +297,27 @@ static void test_amax_for_too_few_ranks_is_refused(void **state)
     for_each_unit(damage_amax_set);
 }
 
+/* Of a scale that spans a tensor: amax that is lost, sent twice, or sent to others. */
+static void test_damaged_domains_are_refused(void **state)
+{
+    (void)state;
+    uint32_t damaged = 0;
+    for (unsigned i = 0; i < NUM_SAMPLES; i++) {
+        bench_t b;
+        char reason[256] = "";
+        open_bench_of(&b, samples[i].type, samples[i].layer, samples[i].trainer, samples[i].rollout, "fp8-tensor");
+        if (!proven(&b, reason))
+            fail_msg("%s", reason);
+        for (uint32_t p = 0; p < b.pattern.num_parts; p++)
+            for (uint32_t u = 0; u < b.pattern.parts[p].num_units && b.pattern.domain_amax_bytes; u++, damaged++) {
+                damage_amax_set(&b, p, u);
+                drop_and_double(&b, p, u, true);
+            }
+        close_bench(&b);
+    }
+    assert_true(damaged > 10);
+}
+
 static void test_damaged_units_are_refused(void **state)
 {
     (void)state;
@@ -318,6 +345,7 @@ int main(void)
         cmocka_unit_test(test_damaged_data_is_refused),
         cmocka_unit_test(test_damaged_amax_is_refused),
         cmocka_unit_test(test_amax_for_too_few_ranks_is_refused),
+        cmocka_unit_test(test_damaged_domains_are_refused),
         cmocka_unit_test(test_damaged_units_are_refused),
         cmocka_unit_test(test_misplaced_parts_are_refused),
     };

@@ -76,7 +76,7 @@ static void test_random(void **state)
     static const char *const trainers[] = {"fsdp:3",      "dp:3",      "tp:2,dp:2", "ep:2,dp:2",
                                            "pp:2,fsdp:2", "dp:2,pp:2", "ep:2",      "fsdp:2,ep:2,pp:2"};
     static const char *const rollouts[] = {"tp:1", "tp:2", "tp:2x2,ep", "tp:4", "tp:4,ep", "tp:1x3"};
-    static const char *const schemes[] = {"bf16", "fp8-channel", "fp8-block"};
+    static const char *const schemes[] = {"bf16", "fp8-channel", "fp8-block", "fp8-tensor"};
     random_t base = random_begin("test_instances");
     unsigned planned = 0;
     (void)state;

@@ -36,8 +36,8 @@ static void random_trainer(random_t *random, const checkpoint_t *cp, char text[6
 
 static void random_job(random_t *random, job_t *job)
 {
-    const char *schemes[] = {"bf16", "fp8-channel", "fp8-block"};
-    job->scheme = schemes[random_in(random, 0, 2)];
+    const char *schemes[] = {"bf16", "fp8-channel", "fp8-block", "fp8-tensor"};
+    job->scheme = schemes[random_in(random, 0, 3)];
     checkpoint_random(random, strcmp(job->scheme, "fp8-block") == 0, true, &job->cp);
     random_trainer(random, &job->cp, job->trainer);
     sprintf(job->rollout, "tp:%u", RANDOM_OF(random, 1, 1, 2, 2, 2, 4, 4, 8, 3, 5, 6, 7));
@@ -374,11 +374,45 @@ static void check_amax(const world_t *w, const weft_program_t *program, const we
     }
 }
 
+/* What all amax vectors of a domain fold to is the amax of all parts of the layer, or of the expert. */
+static void check_domain(const world_t *w, const weft_program_t *program, const weft_unit_t *first)
+{
+    uint16_t folded = 0, expected = 0;
+    for (uint32_t i = 0; i < first->num_inputs; i++) {
+        const weft_fragment_t *f = &program->fragments[program->inputs[first->first_input + i]];
+        const weft_bucket_t *bucket = &program->buckets[f->bucket];
+        const uint16_t *sent =
+            (const uint16_t *)(w->packed[bucket->source][sent_bucket(w, bucket)] + f->offset);
+        for (uint32_t r = 0; f->kind == WEFT_PIECE_AMAX && r < f->rect.rows; r++)
+            folded = sent[r] > folded ? sent[r] : folded;
+    }
+    const weft_outputs_t *outputs = &w->outputs[program->tp_rank];
+    const weft_layer_outputs_t *layer = &outputs->layers[first->layer];
+    const weft_output_t *weight = &outputs->items[layer->weight];
+    const output_t *output = find_output(w->cp, weight->name);
+    uint32_t held, expert = (uint32_t)((first->weight_offset - weight->offset) / ((uint64_t)layer->rows * layer->cols));
+    (void)engine_experts(output, w->tp, program->tp_rank, w->rollout->ep, &held);
+    for (uint32_t p = 0; p < output->num_parts; p++) {
+        uint32_t source = output->first_source + (held + expert) * output->num_parts + p;
+        const source_t *s = &w->cp->sources[source];
+        for (uint64_t flat = 0; flat < (uint64_t)s->rows * s->cols; flat++) {
+            uint16_t magnitude = element_magnitude(w->element(source, flat, s->dtype), s->dtype);
+            expected = magnitude > expected ? magnitude : expected;
+        }
+    }
+    assert_int_equal(folded, expected);
+}
+
 static bool wants_amax(const world_t *w, const output_t *output)
 {
     bool whole = w->rollout->ep && output->num_experts;
     return strcmp(weft_plan_scheme(w->plan), "fp8-channel") == 0 && output->quantized && w->tp > 1 &&
            !whole && w->cp->sources[output->first_source].slice == SLICE_COLS;
+}
+
+static bool spans(const world_t *w, const output_t *output)
+{
+    return strcmp(weft_plan_scheme(w->plan), "fp8-tensor") == 0 && output->quantized;
 }
 
 static void check_units(const world_t *w, const weft_program_t *program)
@@ -392,6 +426,14 @@ static void check_units(const world_t *w, const weft_program_t *program)
         assert_int_equal(unit->amax_row != UINT32_MAX, wants_amax(w, find_output(w->cp, weight->name)));
         if (unit->amax_row != UINT32_MAX)
             check_amax(w, program, unit);
+        assert_int_equal(unit->domain != UINT32_MAX, spans(w, find_output(w->cp, weight->name)));
+        if (unit->domain == UINT32_MAX)
+            continue;
+        const weft_domain_t *domain = &program->domains[unit->domain];
+        assert_in_range(u, domain->first_unit, domain->first_unit + domain->num_units - 1);
+        assert_int_equal(unit->layer, program->units[domain->first_unit].layer);
+        if (u == domain->first_unit)
+            check_domain(w, program, unit);
     }
 }
 
@@ -414,6 +456,8 @@ static void check_scales(const world_t *w, const weft_program_t *program)
             place = (row / layer->rows * blocks + row % layer->rows / 128) * ((unit->cols + 127) / 128);
             assert_int_equal(row % layer->rows % 128, 0);
         }
+        if (unit->domain != UINT32_MAX)
+            place = row / layer->rows;
         assert_true(unit->scale_offset == outputs->items[layer->scale].offset + place * sizeof(float));
     }
 }
@@ -476,8 +520,17 @@ static void check_arrivals(const world_t *w, const weft_program_t *program)
 
 /* ---- What travelled ---- */
 
+/* Into how many runs trainers and ranks together cut a row: both cut evenly. */
+static uint32_t row_pieces(const world_t *w, const source_t *s, bool whole, uint32_t slices)
+{
+    uint32_t a = slices, b = whole ? 1 : w->tp, both = 0;
+    for (uint32_t i = 1; i <= a && i <= b; i++)
+        both = a % i == 0 && b % i == 0 ? i : both;
+    return s->slice == SLICE_COLS ? a + b - both : 1;
+}
+
 /* Bytes of sources that a TP rank needs, and of the amax vectors that come with them: one number of two bytes
- * for each row and each trainer slice of it. */
+ * for each row and each trainer slice of it; of a scale that spans tensors, for each run of each row. */
 static uint64_t needed_bytes(const world_t *w, uint32_t tp_rank)
 {
     uint64_t bytes = 0;
@@ -491,6 +544,8 @@ static uint64_t needed_bytes(const world_t *w, uint32_t tp_rank)
             weft_rect_t box = engine_slice(s, w->tp, tp_rank, w->rollout->ep && output->num_experts, &padded);
             bytes += weft_rect_area(box) * weft_dtype_bytes(s->dtype);
             bytes += wants_amax(w, output) ? (uint64_t)s->rows * slices * 2 : 0;
+            bool whole = w->rollout->ep && output->num_experts;
+            bytes += spans(w, output) ? (uint64_t)s->rows * row_pieces(w, s, whole, slices) * 2 : 0;
         }
     }
     return bytes;
@@ -537,7 +592,8 @@ static void check_payload(const world_t *w)
     assert_true(summary.needed_bytes_total == needed);
     assert_true(summary.ingress_bytes_max == most);
     assert_true(summary.egress_bytes_total == sent);
-    assert_true(summary.unique_bytes_total <= sent && (w->tp > 1 || summary.unique_bytes_total == sent));
+    assert_true(summary.unique_bytes_total <= sent && (w->tp > 1 || strcmp(weft_plan_scheme(w->plan), "fp8-tensor") == 0 ||
+                                                     summary.unique_bytes_total == sent));
 }
 
 /* A contiguous bucket really is one run of the shard's memory, wherever the shard's rows touch each other. */

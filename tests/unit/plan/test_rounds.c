@@ -12,6 +12,9 @@ static const setting_t settings[] = {
     {"fsdp:8", "tp:1x3", "fp8-channel"},
     {"dp:4", "tp:2,ep", "fp8-channel"},
     {"fsdp:2", "tp:2", "fp8-block"},
+    {"fsdp:3", "tp:2x2", "fp8-tensor"},
+    {"tp:2,dp:2", "tp:2,ep", "nvfp4"},
+    {"fsdp:5", "tp:4", "nvfp4"},
 };
 
 #define NUM_SETTINGS (sizeof settings / sizeof *settings)

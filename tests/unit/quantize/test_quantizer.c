@@ -67,8 +67,12 @@ static void fold_amax(const rank_t *r, const weft_unit_t *unit, uint16_t amax[WE
 static const uint16_t *amax_of(void *user, uint32_t unit)
 {
     const rank_t *r = user;
-    fold_amax(r, &r->program->units[unit], r->amax[unit]);
-    return r->amax[unit];
+    uint32_t domain = r->program->units[unit].domain;
+    uint16_t *amax = r->amax[unit];
+    fold_amax(r, &r->program->units[domain == UINT32_MAX ? unit : r->program->domains[domain].first_unit], amax);
+    for (uint32_t row = 1; row < WEFT_UNIT_ROWS && domain != UINT32_MAX; row++)
+        amax[0] = amax[row] > amax[0] ? amax[row] : amax[0];
+    return amax;
 }
 
 typedef const void *(*locate_fn)(void *user, const weft_fragment_t *f, size_t *ld_elems);
@@ -173,7 +177,8 @@ static void test_any_cut_gives_the_same_bytes(void **state)
     } runs[] = {{"bf16", NULL},        {"fp8-channel", NULL}, {"fp8-block", NULL},
                 {"fp8-block", "vllm"}, {"fp8-block", "pow2"}, {"fp8-block", "vllm-pow2"},
                 {"int8-channel", "ieee"}, {"int8-channel", "ct"}, {"mxfp8", NULL},       {"mxfp4", NULL},
-                {"int4-group-32", "ct"}, {"int4-group-64", NULL}};
+                {"int4-group-32", "ct"}, {"int4-group-64", NULL},
+                {"fp8-tensor", NULL},  {"nvfp4", NULL},       {"nvfp4", "modelopt"}};
     random_t random = random_begin("test_any_cut_gives_the_same_bytes");
     for (unsigned i = 0; i < sizeof runs / sizeof *runs; i++)
         assert_int_equal(check_jobs(&random, runs[i].scheme, runs[i].profile, random_cases(8)),
