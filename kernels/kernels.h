@@ -64,12 +64,12 @@ typedef struct weft_quantize_unit {
     bool allow_nonfinite;
     const uint16_t *row_amax; /* [rows], the amax of each whole row as bits of bf16 (fp16 for an F16 source), when
                                  columns are split over ranks; NULL: the unit holds whole rows, find it here */
-    const uint16_t *tensor_amax; /* [1], the amax of the whole tensor, for kernels whose scale spans it; NULL: the unit
-                                    is the whole tensor */
     weft_dtype_t out_dtype;   /* CAST: BF16, F16 or F32; the others: as the scheme stores it */
     void *out;                /* [rows, cols / codes], contiguous */
     void *scale; /* its scales, row-major, as weft_format_scales says: FP8_BLOCK one row of the grid; CAST: NULL */
     float *global; /* [1], the scale of the whole tensor beside those, for kernels that have one */
+    const uint16_t *tensor_amax; /* [1], the amax of the whole tensor, for kernels whose scale spans it; NULL: the unit
+                                    is the whole tensor (on the host) */
 } weft_quantize_unit_t;
 
 /* What a unit's pass found besides its output. */

@@ -6,6 +6,10 @@
  */
 #include "kernels/cuda/tile.cuh"
 
+extern "C" {
+#include "kernels/format.h"
+}
+
 enum {
     CLASS_CAST,
     CLASS_WIDEN, /* casts to fp32 */
@@ -14,6 +18,8 @@ enum {
     CLASS_CHANNEL_MIDDLE,
     CLASS_CHANNEL_LONG,
     CLASS_CHANNEL_WIDE,
+    CLASS_INT8_CHANNEL,
+    CLASS_GROUPS, /* and fp8-tensor */
     NUM_SHAPES
 };
 
@@ -83,8 +89,12 @@ static uint32_t shape_of(const weft_cuda_unit_t *u)
         return u->unit.out_dtype == WEFT_DTYPE_F32 ? CLASS_WIDEN : CLASS_CAST;
     case WEFT_KERNEL_FP8_BLOCK:
         return CLASS_BLOCK;
-    default:
+    case WEFT_KERNEL_FP8_CHANNEL:
         break;
+    case WEFT_KERNEL_INT8_CHANNEL:
+        return CLASS_INT8_CHANNEL;
+    default:
+        return CLASS_GROUPS;
     }
     switch (channel_threads(u->unit.cols)) {
     case CHANNEL_THREADS:
@@ -111,15 +121,27 @@ static uint32_t tiles_of(const weft_cuda_unit_t *u)
     uint32_t rows = u->unit.rows, cols = u->unit.cols;
     if (rows == 0)
         return 0;
+    if (u->kernel == WEFT_KERNEL_INT8_CHANNEL)
+        return rows;
     if (u->kernel != WEFT_KERNEL_FP8_CHANNEL)
         return (uint32_t)(((uint64_t)cols + BLOCK - 1) / BLOCK);
     uint32_t tile_rows = channel_rows(cols);
     return (rows + tile_rows - 1) / tile_rows;
 }
 
+/* Bytes of a source's element, or of an item of an output. */
 static size_t elem_size(weft_dtype_t dtype)
 {
-    return dtype == WEFT_DTYPE_F32 ? 4 : dtype == WEFT_DTYPE_F8_E4M3 ? 1 : 2;
+    switch (dtype) {
+    case WEFT_DTYPE_F32:
+    case WEFT_DTYPE_I32:
+        return 4;
+    case WEFT_DTYPE_BF16:
+    case WEFT_DTYPE_F16:
+        return 2;
+    default:
+        return 1;
+    }
 }
 
 static bool is_aligned(const void *pointer, size_t bytes)
@@ -127,21 +149,61 @@ static bool is_aligned(const void *pointer, size_t bytes)
     return (uintptr_t)pointer % bytes == 0;
 }
 
+/* Whether it is one of `a`, `b` and `c`, or the default. */
+static bool is_profile(weft_profile_t profile, weft_profile_t a, weft_profile_t b, weft_profile_t c)
+{
+    return profile == WEFT_PROFILE_DEFAULT || profile == a || profile == b || profile == c;
+}
+
 static bool accepts_kernel(const weft_cuda_unit_t *u)
 {
     const weft_quantize_unit_t *q = &u->unit;
+    const bool plain = q->profile == WEFT_PROFILE_DEFAULT;
     switch (u->kernel) {
     case WEFT_KERNEL_CAST:
-        return q->profile == WEFT_PROFILE_DEFAULT &&
-               (q->out_dtype == WEFT_DTYPE_BF16 || q->out_dtype == WEFT_DTYPE_F16 ||
-                q->out_dtype == WEFT_DTYPE_F32);
+        return plain && (q->out_dtype == WEFT_DTYPE_BF16 || q->out_dtype == WEFT_DTYPE_F16 ||
+                         q->out_dtype == WEFT_DTYPE_F32);
     case WEFT_KERNEL_FP8_BLOCK:
         return (unsigned)q->profile <= WEFT_PROFILE_VLLM_POW2 && q->out_dtype == WEFT_DTYPE_F8_E4M3;
     case WEFT_KERNEL_FP8_CHANNEL:
-        return q->profile == WEFT_PROFILE_DEFAULT && q->out_dtype == WEFT_DTYPE_F8_E4M3;
+    case WEFT_KERNEL_MXFP8:
+        return plain && q->out_dtype == WEFT_DTYPE_F8_E4M3;
+    case WEFT_KERNEL_INT8_CHANNEL:
+        return is_profile(q->profile, WEFT_PROFILE_IEEE, WEFT_PROFILE_VLLM, WEFT_PROFILE_CT) &&
+               q->out_dtype == WEFT_DTYPE_I8;
+    case WEFT_KERNEL_MXFP4:
+        return plain && q->out_dtype == WEFT_DTYPE_U8;
+    case WEFT_KERNEL_INT4_GROUP_32:
+    case WEFT_KERNEL_INT4_GROUP_64:
+    case WEFT_KERNEL_INT4_GROUP_128:
+        return is_profile(q->profile, WEFT_PROFILE_IEEE, WEFT_PROFILE_CT, WEFT_PROFILE_QAT) &&
+               q->out_dtype == WEFT_DTYPE_I32;
+    case WEFT_KERNEL_FP8_TENSOR:
+        return plain && q->out_dtype == WEFT_DTYPE_F8_E4M3 && q->tensor_amax;
+    case WEFT_KERNEL_NVFP4:
+        return (plain || q->profile == WEFT_PROFILE_MODELOPT) && q->out_dtype == WEFT_DTYPE_U8 && q->tensor_amax &&
+               q->global;
     default:
         return false;
     }
+}
+
+/* Whether codes share bytes: then a group is one word of 4 bytes. */
+static bool packs(const weft_cuda_unit_t *u)
+{
+    return weft_kernel_format(u->kernel)->codes > 1;
+}
+
+/* Scales and words where the device can write them, and rows of whole groups. */
+static bool accepts_format(const weft_cuda_unit_t *u)
+{
+    const weft_format_t *f = weft_kernel_format(u->kernel);
+    const weft_quantize_unit_t *q = &u->unit;
+    if (f->scale_rows && q->rows && (!q->scale || !is_aligned(q->scale, weft_dtype_bytes(f->scale_dtype))))
+        return false;
+    if (!is_aligned(q->global, sizeof(float)) || !is_aligned(q->tensor_amax, sizeof(uint16_t)))
+        return false;
+    return (!packs(u) || is_aligned(q->out, sizeof(uint32_t))) && (!f->whole_groups || q->cols % f->scale_cols == 0);
 }
 
 static bool accepts_segment(const weft_quantize_unit_t *q, const weft_segment_t *s)
@@ -160,7 +222,7 @@ static bool accepts(const weft_cuda_unit_t *u, uint32_t num_tensors)
         return false;
     if ((q->rows && q->cols && !q->out) || !is_aligned(q->out, elem_size(q->out_dtype)))
         return false;
-    if (u->kernel != WEFT_KERNEL_CAST && q->rows && (!q->scale || !is_aligned(q->scale, sizeof(float))))
+    if (!accepts_format(u))
         return false;
     for (uint32_t i = 0; i < q->num_segments; i++) {
         if (!accepts_segment(q, &q->segments[i]))
@@ -172,7 +234,7 @@ static bool accepts(const weft_cuda_unit_t *u, uint32_t num_tensors)
 /* Whether the codes of a group are stored at once. */
 static bool stores_groups(const weft_cuda_unit_t *u)
 {
-    return shape_of(u) != CLASS_WIDEN && u->unit.cols % GROUP == 0 &&
+    return shape_of(u) != CLASS_WIDEN && !packs(u) && u->unit.cols % GROUP == 0 &&
            is_aligned(u->unit.out, GROUP * elem_size(u->unit.out_dtype));
 }
 
@@ -201,7 +263,7 @@ static segment_t segment_record(const weft_quantize_unit_t *q, const weft_segmen
 /* Whether every group of a unit is loaded and stored at once, and in a kernel that has a direct way. */
 static bool is_direct(const weft_cuda_unit_t *u, const segment_t *segments)
 {
-    if (!stores_groups(u) || shape_of(u) == CLASS_CHANNEL_WIDE)
+    if (!(packs(u) || stores_groups(u)) || shape_of(u) == CLASS_CHANNEL_WIDE || shape_of(u) == CLASS_INT8_CHANNEL)
         return false;
     for (uint32_t i = 0; i < u->unit.num_segments; i++) {
         if (!segments[i].aligned || segments[i].cols % GROUP)
@@ -221,7 +283,7 @@ static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
     draft->records[index] = unit_t{
         .out = (uint8_t *)q->out,
         .scale = (float *)q->scale,
-        .row_amax = q->row_amax,
+        .row_amax = q->tensor_amax ? q->tensor_amax : q->row_amax,
         .rows = q->rows,
         .cols = q->cols,
         .first_segment = (uint32_t)first_segment,
@@ -233,6 +295,8 @@ static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
         .profile = (uint8_t)q->profile,
         .out_dtype = (uint8_t)q->out_dtype,
         .log_row_threads = (uint8_t)row_threads_log(q->cols),
+        .kernel = (uint8_t)u->kernel,
+        .global = q->global,
     };
 }
 
@@ -246,6 +310,8 @@ typedef struct rect {
 static rect_t rect_of(const weft_cuda_unit_t *u, uint32_t place)
 {
     uint32_t rows = u->unit.rows, cols = u->unit.cols;
+    if (u->kernel == WEFT_KERNEL_INT8_CHANNEL)
+        return rect_t{place, 0, 1, cols};
     if (u->kernel != WEFT_KERNEL_FP8_CHANNEL) {
         uint32_t rest = cols - place * BLOCK;
         return rect_t{0, place * BLOCK, rows, rest < BLOCK ? rest : BLOCK};
@@ -506,6 +572,10 @@ static weft_status_t launch(const work_t *work, uint32_t index, unsigned extras,
         return weft_cuda_launch_fp8_channel(work, dtype, MIDDLE_THREADS, extras, stream);
     case CLASS_CHANNEL_LONG:
         return weft_cuda_launch_fp8_channel(work, dtype, LONG_THREADS, extras, stream);
+    case CLASS_INT8_CHANNEL:
+        return weft_cuda_launch_int8_channel(work, dtype, extras, stream);
+    case CLASS_GROUPS:
+        return weft_cuda_launch_groups(work, dtype, extras, stream);
     default:
         return weft_cuda_launch_fp8_channel(work, dtype, WIDE_THREADS, extras, stream);
     }

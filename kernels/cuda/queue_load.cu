@@ -10,7 +10,7 @@ constexpr uint32_t COLS = 128;
 /* fp8-channel: other kernels for longer rows */
 constexpr uint32_t MIDDLE_COLS = 8192 + 128, LONG_COLS = 12288 + 128, WIDE_COLS = 16384 + 128;
 constexpr size_t SOURCE_BYTES = 4 * WIDE_COLS, OUT_BYTES = 2 * WIDE_COLS, SMALL_BYTES = 1024;
-constexpr uint32_t NUM_DTYPES = 3, NUM_SHAPES = 7, NUM_UNITS = NUM_DTYPES * NUM_SHAPES;
+constexpr uint32_t NUM_DTYPES = 3, NUM_SHAPES = 9, NUM_UNITS = NUM_DTYPES * NUM_SHAPES;
 
 static const weft_dtype_t dtypes[NUM_DTYPES] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
 
@@ -26,6 +26,8 @@ static const struct {
     {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, MIDDLE_COLS},
     {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, LONG_COLS},
     {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, WIDE_COLS},
+    {WEFT_KERNEL_INT8_CHANNEL, WEFT_DTYPE_I8, COLS},
+    {WEFT_KERNEL_MXFP8, WEFT_DTYPE_F8_E4M3, COLS},
 };
 
 static weft_unit_job_t unit_of(uint32_t index, uint8_t *scratch, weft_segment_t *segment)

@@ -49,13 +49,15 @@ enum {
 typedef struct alignas(16) unit {
     uint8_t *out;
     float *scale;
-    const uint16_t *row_amax;
+    const uint16_t *row_amax; /* or the amax of the whole tensor */
     uint32_t rows, cols;
     uint32_t first_segment, num_segments;
     uint32_t word;    /* index of the word at `out` in its tensor's digest */
     uint32_t partial; /* of the unit's first tile */
     uint8_t flags, profile, out_dtype;
     uint8_t log_row_threads; /* fp8-channel: threads that share a row; a block of one row may have fewer */
+    uint8_t kernel;
+    float *global;
 } unit_t;
 
 static_assert(sizeof(unit_t) == 64, "four 16-byte loads");
@@ -339,6 +341,12 @@ weft_status_t weft_cuda_launch_fp8_block(const work_t *work, weft_dtype_t dtype,
                                          cudaStream_t stream);
 weft_status_t weft_cuda_launch_fp8_channel(const work_t *work, weft_dtype_t dtype, uint32_t threads,
                                            unsigned extras, cudaStream_t stream);
+
+weft_status_t weft_cuda_launch_groups(const work_t *work, weft_dtype_t dtype, unsigned extras, cudaStream_t stream);
+weft_status_t weft_cuda_launch_int8_channel(const work_t *work, weft_dtype_t dtype, unsigned extras,
+                                            cudaStream_t stream);
+
+constexpr uint32_t INT8_THREADS = 256; /* a row of int8-channel */
 
 /* fp8-channel: the threads of a block, by the length of rows. The first may hold several, the others one; all
  * but the last hold them in registers. */

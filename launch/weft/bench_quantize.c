@@ -420,6 +420,11 @@ static weft_status_t add_operation(quantize_bench_t *b, char *word, weft_error_t
     if (colon)
         *colon = '\0';
     WEFT_TRY(weft_scheme_find(word, &op->scheme, error));
+    if (op->scheme->amax == WEFT_AMAX_TENSOR)
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "--schemes: the scale of %s spans a layer, of which a matrix here is "
+                         "no part; measure it with weft bench sync",
+                         op->scheme->name);
     return weft_scheme_profile(op->scheme, colon ? colon + 1 : NULL, &op->profile, error);
 }
 

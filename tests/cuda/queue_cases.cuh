@@ -7,6 +7,7 @@
 
 #include "fixture.cuh"
 extern "C" {
+#include "kernels/format.h"
 #include "kernels/queue.h"
 }
 
@@ -160,21 +161,17 @@ static inline void set_element(layer_t *l, uint32_t row, uint32_t col, uint32_t 
     memcpy(l->source.data() + ((size_t)row * l->cols + col) * elem, &bits, elem);
 }
 
-static inline size_t scales_of_row_block(const layer_t *l)
-{
-    return (l->cols + 127) / 128;
-}
-
 static inline size_t scale_bytes(const layer_t *l)
 {
-    switch (l->kernel) {
-    case WEFT_KERNEL_FP8_BLOCK:
-        return (l->rows + 127) / 128 * scales_of_row_block(l) * 4;
-    case WEFT_KERNEL_FP8_CHANNEL:
-        return (size_t)l->rows * 4;
-    default:
-        return 0;
-    }
+    const weft_format_t *f = weft_kernel_format(l->kernel);
+    uint64_t extent[2];
+    weft_format_scales(f, l->rows, l->cols, extent);
+    return f->scale_rows ? extent[0] * extent[1] * weft_dtype_bytes(f->scale_dtype) : 0;
+}
+
+static inline size_t row_bytes(const layer_t *l)
+{
+    return weft_format_row_bytes(weft_kernel_format(l->kernel), l->out_dtype, l->cols);
 }
 
 /* Unit `index` of a layer, over the memory given; `segments` stay the caller's. */
@@ -182,7 +179,7 @@ static inline weft_unit_job_t unit_of(const layer_t *l, uint32_t index, uint8_t 
                                       const std::vector<weft_segment_t> *segments)
 {
     uint32_t row = index * 128;
-    size_t place = l->kernel == WEFT_KERNEL_FP8_BLOCK ? index * scales_of_row_block(l) * 4 : (size_t)row * 4;
+    size_t place = weft_format_scale_offset(weft_kernel_format(l->kernel), row, l->cols);
     weft_unit_job_t job = {};
     job.kernel = l->kernel;
     job.unit.segments = segments->data();
@@ -192,8 +189,8 @@ static inline weft_unit_job_t unit_of(const layer_t *l, uint32_t index, uint8_t 
     job.unit.cols = l->cols;
     job.unit.profile = l->profile;
     job.unit.out_dtype = l->out_dtype;
-    job.unit.out = out + (size_t)row * l->cols * weft_dtype_bytes(l->out_dtype);
-    job.unit.scale = l->kernel == WEFT_KERNEL_CAST ? NULL : (float *)(void *)(scale + place);
+    job.unit.out = out + row * row_bytes(l);
+    job.unit.scale = l->kernel == WEFT_KERNEL_CAST ? NULL : scale + place;
     return job;
 }
 
@@ -210,22 +207,39 @@ static inline layer_t random_layer(weft_queue_t *q, uint32_t index)
 {
     static const weft_dtype_t dtypes[] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
     layer_t l = {};
-    l.kernel = (weft_kernel_id_t)(index % WEFT_KERNEL_COUNT);
+    l.kernel = (weft_kernel_id_t)(index % WEFT_KERNEL_FP8_TENSOR); /* those from there on want an amax */
     l.dtype = dtypes[random_in(0, 2)];
-    l.profile = l.kernel == WEFT_KERNEL_FP8_BLOCK ? (weft_profile_t)random_in(0, WEFT_PROFILE_COUNT - 1)
+    l.profile = l.kernel == WEFT_KERNEL_FP8_BLOCK ? (weft_profile_t)random_in(0, WEFT_PROFILE_VLLM_POW2)
                                                   : WEFT_PROFILE_DEFAULT;
-    l.out_dtype = l.kernel != WEFT_KERNEL_CAST ? WEFT_DTYPE_F8_E4M3
-                  : l.dtype == WEFT_DTYPE_F16  ? WEFT_DTYPE_F16
-                                               : WEFT_DTYPE_BF16;
+    switch (l.kernel) {
+    case WEFT_KERNEL_CAST:
+        l.out_dtype = l.dtype == WEFT_DTYPE_F16 ? WEFT_DTYPE_F16 : WEFT_DTYPE_BF16;
+        break;
+    case WEFT_KERNEL_INT8_CHANNEL:
+        l.out_dtype = WEFT_DTYPE_I8;
+        break;
+    case WEFT_KERNEL_MXFP4:
+        l.out_dtype = WEFT_DTYPE_U8;
+        break;
+    case WEFT_KERNEL_INT4_GROUP_32:
+    case WEFT_KERNEL_INT4_GROUP_64:
+    case WEFT_KERNEL_INT4_GROUP_128:
+        l.out_dtype = WEFT_DTYPE_I32;
+        break;
+    default:
+        l.out_dtype = WEFT_DTYPE_F8_E4M3;
+    }
     l.rows = random_in(1, 300);
     l.cols = one_in(2) ? 64 * random_in(1, 9) : random_in(2, 600);
+    if (weft_kernel_format(l.kernel)->whole_groups)
+        l.cols = 128 * random_in(1, 4);
     l.zero_begin = random_in(1, l.cols);
     l.zero_end = random_in(l.zero_begin, l.cols);
     l.source.resize((size_t)l.rows * l.cols * weft_dtype_bytes(l.dtype));
     for (uint32_t row = 0; row < l.rows; row++)
         for (uint32_t col = 0; col < l.cols; col++)
             set_element(&l, row, col, col >= l.zero_begin && col < l.zero_end ? 0 : random_finite(l.dtype));
-    l.out.resize((size_t)l.rows * l.cols * weft_dtype_bytes(l.out_dtype));
+    l.out.resize(l.rows * row_bytes(&l));
     l.scale.resize(scale_bytes(&l));
     l.q_source = (uint8_t *)place(q, l.source.data(), l.source.size());
     l.q_out = (uint8_t *)place_poison(q, l.out.size());

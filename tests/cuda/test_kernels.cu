@@ -14,6 +14,10 @@
 #include "kernels/cuda/quotient.h"
 #include "kernels/cuda/tile.cuh"
 
+extern "C" {
+#include "kernels/format.h"
+}
+
 static bool is_short;
 
 /* How many of `all` rounds. */
@@ -176,7 +180,9 @@ typedef struct trial {
     std::vector<uint16_t> row_amax;
     std::vector<void *> allocations;      /* of the device */
     bytes_t host_out;
-    std::vector<float> host_scale;
+    bytes_t host_scale;
+    uint16_t tensor_amax;
+    float host_global, *device_global;
     weft_quantize_result_t host_result;
     weft_quantize_unit_t host, device;
 } trial_t;
@@ -275,11 +281,40 @@ static void give_amax(trial_t *t)
     }
 }
 
-static uint32_t scales_of(const trial_t *t)
+/* Bytes. */
+static size_t scales_of(const trial_t *t)
 {
-    return t->request.kernel == WEFT_KERNEL_FP8_BLOCK     ? (t->matrix.cols + 127) / 128
-           : t->request.kernel == WEFT_KERNEL_FP8_CHANNEL ? t->matrix.rows
-                                                          : 0;
+    const weft_format_t *f = weft_kernel_format(t->request.kernel);
+    uint64_t extent[2];
+    weft_format_scales(f, t->matrix.rows, t->matrix.cols, extent);
+    return f->scale_rows ? extent[0] * extent[1] * weft_dtype_bytes(f->scale_dtype) : 0;
+}
+
+static bool spans_tensor(weft_kernel_id_t kernel)
+{
+    return kernel == WEFT_KERNEL_FP8_TENSOR || kernel == WEFT_KERNEL_NVFP4;
+}
+
+/* The amax of the tensor that the unit is part of: its own, or what other units had. */
+static void give_tensor_amax(trial_t *t)
+{
+    std::vector<uint16_t> rows(t->matrix.rows, 0);
+    uint32_t row, col, top = t->matrix.dtype == WEFT_DTYPE_F16 ? WEFT_F16_INF - 1 : WEFT_BF16_INF - 1;
+    weft_ref_amax(t->matrix.data.data(), t->matrix.cols, t->matrix.rows, t->matrix.cols, t->matrix.dtype, rows.data(),
+                  &row, &col);
+    t->tensor_amax = 0;
+    for (uint16_t amax : rows)
+        t->tensor_amax = std::max(t->tensor_amax, amax);
+    if (one_in(3))
+        t->tensor_amax = (uint16_t)random_in(t->tensor_amax, top);
+    t->host.tensor_amax = &t->tensor_amax;
+    t->host.global = &t->host_global;
+    uint8_t *amax = device_copy(&t->tensor_amax, sizeof t->tensor_amax, 0);
+    CUDA(cudaMalloc((void **)&t->device_global, sizeof(float)));
+    t->allocations.push_back(amax);
+    t->allocations.push_back(t->device_global);
+    t->device.tensor_amax = (const uint16_t *)amax;
+    t->device.global = t->device_global;
 }
 
 /* Prepare a unit and what the reference makes of it. */
@@ -288,7 +323,8 @@ static void trial_begin(trial_t *t, request_t request, matrix_t matrix)
     t->request = request;
     t->matrix = std::move(matrix);
     cut(t);
-    t->host_out.assign((size_t)t->matrix.rows * t->matrix.cols * elem_of(request.out_dtype), 0);
+    const weft_format_t *format = weft_kernel_format(request.kernel);
+    t->host_out.assign(t->matrix.rows * weft_format_row_bytes(format, request.out_dtype, t->matrix.cols), 0);
     t->host_scale.assign(scales_of(t), 0);
     t->host = weft_quantize_unit_t{
         .segments = t->host_segments.data(),
@@ -302,6 +338,8 @@ static void trial_begin(trial_t *t, request_t request, matrix_t matrix)
         .out_dtype = request.out_dtype,
         .out = t->host_out.data(),
         .scale = t->host_scale.empty() ? NULL : t->host_scale.data(),
+        .global = NULL,
+        .tensor_amax = NULL,
     };
     t->device = t->host;
     t->device.segments = t->device_segments.data();
@@ -313,6 +351,8 @@ static void trial_begin(trial_t *t, request_t request, matrix_t matrix)
         t->allocations.push_back(amax);
         t->device.row_amax = (const uint16_t *)amax;
     }
+    if (spans_tensor(request.kernel))
+        give_tensor_amax(t);
     WEFT(weft_kernels_find("ref")->quantize[request.kernel](&t->host, &t->host_result));
 }
 
@@ -322,8 +362,11 @@ static void trial_end(trial_t *t)
         CUDA(cudaFree(allocation));
 }
 
-static const char *const kernel_names[] = {"cast", "fp8-block", "fp8-channel"};
-static const char *const profile_names[] = {"default", "ieee", "vllm", "pow2", "vllm-pow2"};
+static const char *const kernel_names[] = {"cast",   "fp8-block",     "fp8-channel",   "int8-channel",   "mxfp8",
+                                           "mxfp4",  "int4-group-32", "int4-group-64", "int4-group-128", "fp8-tensor",
+                                           "nvfp4"};
+static_assert(sizeof kernel_names / sizeof *kernel_names == WEFT_KERNEL_COUNT, "one for each");
+static const char *const profile_names[] = {"default", "ieee", "vllm", "pow2", "vllm-pow2", "ct", "qat", "modelopt"};
 
 static void print_trial(const trial_t *t)
 {
@@ -355,9 +398,10 @@ static outputs_t place_outputs(std::vector<trial_t> *trials, bool odd)
 {
     outputs_t o;
     for (trial_t &t : *trials) {
-        size_t shift = odd ? random_in(0, 20) * elem_of(t.request.out_dtype) : 0;
+        const bool packs = weft_kernel_format(t.request.kernel)->codes > 1;
+        size_t shift = odd ? random_in(0, 20) * (packs ? 4 : elem_of(t.request.out_dtype)) : 0;
         o.out.push_back(guarded_create(t.host_out.size(), shift));
-        o.scale.push_back(guarded_create(t.host_scale.size() * sizeof(float), odd ? 4 * random_in(0, 3) : 0));
+        o.scale.push_back(guarded_create(t.host_scale.size(), odd ? 4 * random_in(0, 3) : 0));
         t.device.out = o.out.back().data;
         t.device.scale = t.host_scale.empty() ? NULL : (float *)(void *)o.scale.back().data;
         uint32_t tensor = (uint32_t)o.tensors.size();
@@ -420,6 +464,11 @@ static void check_list_with(std::vector<trial_t> *trials, bool odd, unsigned ext
         bytes_t out = guarded_take(&o.out[i]), scale = guarded_take(&o.scale[i]);
         check_bytes(t, "scale", scale.data(), t->host_scale.data(), scale.size());
         check_bytes(t, "out", out.data(), t->host_out.data(), out.size());
+        if (t->request.kernel == WEFT_KERNEL_NVFP4) {
+            float global;
+            CUDA(cudaMemcpy(&global, t->device_global, sizeof global, cudaMemcpyDeviceToHost));
+            check_bytes(t, "global", (const uint8_t *)&global, &t->host_global, sizeof global);
+        }
         if (!digests)
             continue;
         const weft_digest_t *found = weft_cuda_quantize_digests(q);
@@ -437,17 +486,48 @@ static void check_list(std::vector<trial_t> *trials, bool odd, bool bare)
     check_list_with(trials, odd, bare ? 0 : WEFT_CUDA_ALL);
 }
 
+/* What each kernel makes, and its profiles. */
+static const struct {
+    weft_kernel_id_t kernel;
+    weft_dtype_t out_dtype;
+    std::vector<weft_profile_t> profiles;
+} quantizers[] = {
+    {WEFT_KERNEL_FP8_BLOCK, WEFT_DTYPE_F8_E4M3,
+     {WEFT_PROFILE_DEFAULT, WEFT_PROFILE_IEEE, WEFT_PROFILE_VLLM, WEFT_PROFILE_POW2, WEFT_PROFILE_VLLM_POW2}},
+    {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, {WEFT_PROFILE_DEFAULT}},
+    {WEFT_KERNEL_INT8_CHANNEL, WEFT_DTYPE_I8, {WEFT_PROFILE_IEEE, WEFT_PROFILE_VLLM, WEFT_PROFILE_CT}},
+    {WEFT_KERNEL_MXFP8, WEFT_DTYPE_F8_E4M3, {WEFT_PROFILE_DEFAULT}},
+    {WEFT_KERNEL_MXFP4, WEFT_DTYPE_U8, {WEFT_PROFILE_DEFAULT}},
+    {WEFT_KERNEL_INT4_GROUP_32, WEFT_DTYPE_I32, {WEFT_PROFILE_IEEE, WEFT_PROFILE_CT, WEFT_PROFILE_QAT}},
+    {WEFT_KERNEL_INT4_GROUP_64, WEFT_DTYPE_I32, {WEFT_PROFILE_IEEE, WEFT_PROFILE_CT, WEFT_PROFILE_QAT}},
+    {WEFT_KERNEL_INT4_GROUP_128, WEFT_DTYPE_I32, {WEFT_PROFILE_IEEE, WEFT_PROFILE_CT, WEFT_PROFILE_QAT}},
+    {WEFT_KERNEL_FP8_TENSOR, WEFT_DTYPE_F8_E4M3, {WEFT_PROFILE_DEFAULT}},
+    {WEFT_KERNEL_NVFP4, WEFT_DTYPE_U8, {WEFT_PROFILE_DEFAULT, WEFT_PROFILE_MODELOPT}},
+};
+
+static_assert(sizeof quantizers / sizeof *quantizers == WEFT_KERNEL_COUNT - 1, "every kernel but the cast");
+
+/* As many columns, or a few more, as the kernel takes. */
+static uint32_t fitting_cols(weft_kernel_id_t kernel, uint32_t cols)
+{
+    const weft_format_t *f = weft_kernel_format(kernel);
+    return f->whole_groups ? (cols + f->scale_cols - 1) / f->scale_cols * f->scale_cols : cols;
+}
+
 static request_t random_request(weft_dtype_t *dtype)
 {
     static const weft_dtype_t sources[] = {WEFT_DTYPE_BF16, WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
     *dtype = sources[random_in(0, 3)];
     request_t r = {};
-    r.kernel = (weft_kernel_id_t)random_in(0, WEFT_KERNEL_COUNT - 1);
-    r.out_dtype = WEFT_DTYPE_F8_E4M3;
-    if (r.kernel == WEFT_KERNEL_CAST)
+    const uint32_t which = random_in(0, WEFT_KERNEL_COUNT - 1);
+    if (which == WEFT_KERNEL_COUNT - 1) {
+        r.kernel = WEFT_KERNEL_CAST;
         r.out_dtype = one_in(4) ? WEFT_DTYPE_F32 : one_in(2) ? WEFT_DTYPE_BF16 : WEFT_DTYPE_F16;
-    if (r.kernel == WEFT_KERNEL_FP8_BLOCK)
-        r.profile = (weft_profile_t)random_in(0, WEFT_PROFILE_COUNT - 1);
+    } else {
+        const auto &q = quantizers[which];
+        r.kernel = q.kernel, r.out_dtype = q.out_dtype;
+        r.profile = q.profiles[random_in(0, (uint32_t)q.profiles.size() - 1)];
+    }
     r.splits = one_in(2) ? 0 : one_in(4) ? random_in(40, 200) : random_in(1, 12);
     r.aligned = one_in(2);
     r.amax = one_in(2) ? 0 : (int)random_in(0, 2);
@@ -487,7 +567,7 @@ static void test_random_units(uint32_t lists)
                 request.amax = request.amax == 2 ? 1 : request.amax;
             }
             uint32_t rows = one_in(2) ? 128 : random_in(1, 128);
-            uint32_t cols = random_cols(request.kernel == WEFT_KERNEL_FP8_CHANNEL);
+            uint32_t cols = fitting_cols(request.kernel, random_cols(request.kernel == WEFT_KERNEL_FP8_CHANNEL));
             trial_begin(&t, request, random_matrix(dtype, rows, cols, fill));
         }
         check_list(&trials, one_in(3), bare);
@@ -508,14 +588,13 @@ static void test_every_value(weft_dtype_t dtype)
         if (is_short && ranges == 2)
             break;
         ranges++;
-        for (int scheme = 0; scheme < 8; scheme++) {
-            request_t r = {};
-            r.kernel = scheme < 2 ? WEFT_KERNEL_CAST : scheme < 7 ? WEFT_KERNEL_FP8_BLOCK : WEFT_KERNEL_FP8_CHANNEL;
-            r.out_dtype = scheme == 0   ? WEFT_DTYPE_BF16
-                          : scheme == 1 ? WEFT_DTYPE_F16
-                                        : WEFT_DTYPE_F8_E4M3;
-            r.profile = r.kernel == WEFT_KERNEL_FP8_BLOCK ? (weft_profile_t)(scheme - 2) : WEFT_PROFILE_DEFAULT;
-            r.aligned = true;
+        std::vector<request_t> requests;
+        for (weft_dtype_t out : {WEFT_DTYPE_BF16, WEFT_DTYPE_F16})
+            requests.push_back({WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT, out, 0, true, 0, 0, 0});
+        for (const auto &q : quantizers)
+            for (weft_profile_t profile : q.profiles)
+                requests.push_back({q.kernel, profile, q.out_dtype, 0, true, 0, 0, 0});
+        for (const request_t &r : requests) {
             matrix_t m = {dtype, 128, 512, bytes_t(128 * 512 * 2)};
             for (uint32_t i = 0; i < 1 << 16; i++)
                 set_element(&m, i, ((i & 0x7FFF) % top) | (i & 0x8000));
@@ -602,6 +681,11 @@ static void test_instances(void)
                 trials.emplace_back();
                 trial_begin(&trials.back(), r, random_matrix(dtype, 2, cols > 1 ? cols : 264, FILL_FINITE));
             }
+            for (const auto &q : quantizers) { /* one kernel for several schemes */
+                request_t r = {q.kernel, q.profiles.back(), q.out_dtype, 0, true, 0, 0, 0};
+                trials.emplace_back();
+                trial_begin(&trials.back(), r, random_matrix(dtype, 2, 384, FILL_FINITE));
+            }
         }
         check_list_with(&trials, false, extras);
         for (trial_t &t : trials)
@@ -668,7 +752,7 @@ static void test_tensor_of_units(void)
             segments[num_units + u] = {m.data.data() + first * 2, cols, 0, 0, here, cols, false};
             weft_quantize_unit_t host = {&segments[num_units + u], 1, WEFT_DTYPE_BF16, here, cols,
                                          WEFT_PROFILE_DEFAULT, false, NULL, WEFT_DTYPE_F8_E4M3,
-                                         host_out.data() + first, host_scale.data() + u * scale_row};
+                                         host_out.data() + first, host_scale.data() + u * scale_row, NULL, NULL};
             weft_quantize_result_t result;
             WEFT(weft_kernels_find("ref")->quantize[kernel](&host, &result));
             host.segments = &segments[u];
@@ -869,7 +953,7 @@ static void test_refusals(void)
     weft_cuda_tensor_t tensor = {memory, 128 * 256};
     const weft_cuda_unit_t good = {WEFT_KERNEL_FP8_BLOCK,
                                    {&segment, 1, WEFT_DTYPE_BF16, 128, 256, WEFT_PROFILE_VLLM, false, NULL,
-                                    WEFT_DTYPE_F8_E4M3, memory, (float *)(void *)(memory + 65536)},
+                                    WEFT_DTYPE_F8_E4M3, memory, memory + 65536, NULL, NULL},
                                    0};
     weft_cuda_quantize_t *q = NULL;
     WEFT(weft_cuda_quantize_create(&good, 1, &tensor, 1, &q));
@@ -893,6 +977,20 @@ static void test_refusals(void)
         }
         q = NULL;
         CHECK(weft_cuda_quantize_create(&bad, 1, &tensor, 1, &q) == WEFT_ERR_ARGUMENT && !q, "case %d", wrong);
+    }
+    for (int wrong = 0; wrong < 4; wrong++) {
+        weft_cuda_unit_t bad = good;
+        bad.kernel = WEFT_KERNEL_NVFP4;
+        bad.unit.profile = WEFT_PROFILE_DEFAULT;
+        bad.unit.out_dtype = WEFT_DTYPE_U8;
+        bad.unit.global = (float *)(void *)(memory + 131072);
+        bad.unit.tensor_amax = (const uint16_t *)(void *)(memory + 131328);
+        segment.cols = bad.unit.cols = wrong == 0 ? 248 : 256; /* not whole groups */
+        bad.unit.tensor_amax = wrong == 1 ? NULL : bad.unit.tensor_amax;
+        bad.unit.global = wrong == 2 ? NULL : bad.unit.global;
+        bad.unit.profile = wrong == 3 ? WEFT_PROFILE_CT : bad.unit.profile;
+        q = NULL;
+        CHECK(weft_cuda_quantize_create(&bad, 1, &tensor, 1, &q) == WEFT_ERR_ARGUMENT && !q, "case %d of nvfp4", wrong);
     }
     CHECK(cudaGetLastError() == cudaSuccess, "refusals leave no error behind");
     CUDA(cudaFree(memory));
