@@ -67,7 +67,8 @@ typedef struct weft_quantize_unit {
     weft_dtype_t out_dtype;   /* CAST: BF16, F16 or F32; the others: as the scheme stores it */
     void *out;                /* [rows, cols / codes], contiguous */
     void *scale; /* its scales, row-major, as weft_format_scales says: FP8_BLOCK one row of the grid; CAST: NULL */
-    float *global; /* [1], the scale of the whole tensor beside those, for kernels that have one */
+    float *global; /* [1], the scale of the whole tensor beside those, for kernels that have one;
+                      NULL: another unit writes it. FP8_TENSOR: the same of `scale` */
     const uint16_t *tensor_amax; /* [1], the amax of the whole tensor, for kernels whose scale spans it; NULL: the unit
                                     is the whole tensor (on the host) */
 } weft_quantize_unit_t;

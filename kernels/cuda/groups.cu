@@ -158,7 +158,7 @@ static __device__ __forceinline__ uint32_t gather_tile(const work_t *work, const
     return real;
 }
 
-/* The scale of the whole tensor, which every tile writes alike. */
+/* The scale of the whole tensor, which every tile of one unit writes alike. */
 template <weft_dtype_t D>
 static __device__ __forceinline__ float begin_tensor(const unit_t *unit, weft_nvfp4_t *domain)
 {
@@ -167,12 +167,12 @@ static __device__ __forceinline__ float begin_tensor(const unit_t *unit, weft_nv
     const float amax = value_f32<D>(*unit->row_amax);
     if (unit->kernel == WEFT_KERNEL_FP8_TENSOR) {
         const float scale = weft_tensor_scale(amax);
-        if (threadIdx.x == 0)
+        if (threadIdx.x == 0 && unit->scale)
             *unit->scale = scale;
         return scale;
     }
     *domain = weft_nvfp4_domain((weft_profile_t)unit->profile, amax);
-    if (threadIdx.x == 0)
+    if (threadIdx.x == 0 && unit->global)
         *unit->global = domain->global;
     return 1.0f;
 }

@@ -181,8 +181,7 @@ static bool accepts_kernel(const weft_cuda_unit_t *u)
     case WEFT_KERNEL_FP8_TENSOR:
         return plain && q->out_dtype == WEFT_DTYPE_F8_E4M3 && q->tensor_amax;
     case WEFT_KERNEL_NVFP4:
-        return (plain || q->profile == WEFT_PROFILE_MODELOPT) && q->out_dtype == WEFT_DTYPE_U8 && q->tensor_amax &&
-               q->global;
+        return (plain || q->profile == WEFT_PROFILE_MODELOPT) && q->out_dtype == WEFT_DTYPE_U8 && q->tensor_amax;
     default:
         return false;
     }
@@ -199,7 +198,10 @@ static bool accepts_format(const weft_cuda_unit_t *u)
 {
     const weft_format_t *f = weft_kernel_format(u->kernel);
     const weft_quantize_unit_t *q = &u->unit;
-    if (f->scale_rows && q->rows && (!q->scale || !is_aligned(q->scale, weft_dtype_bytes(f->scale_dtype))))
+    const bool elsewhere = f->scale_rows == WEFT_WHOLE; /* another unit may write it */
+    if (f->scale_rows && q->rows && !q->scale && !elsewhere)
+        return false;
+    if (f->scale_rows && !is_aligned(q->scale, weft_dtype_bytes(f->scale_dtype)))
         return false;
     if (!is_aligned(q->global, sizeof(float)) || !is_aligned(q->tensor_amax, sizeof(uint16_t)))
         return false;

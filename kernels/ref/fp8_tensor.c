@@ -3,7 +3,7 @@
  *     units of all ranks           amax, sent ahead        scale
  *     | ... |  | ... |  | ... |  ===================>     |s|     codes: rows x cols bytes
  *
- * Each unit writes the scale: all write the same.
+ * One unit writes the scale; others are given no place for it.
  *
  * 2 bytes read, 1 written, an element.
  */
@@ -38,7 +38,8 @@ weft_status_t weft_ref_fp8_tensor(const weft_quantize_unit_t *unit, weft_quantiz
         weft_tile_gather(unit, col, &tile);
         encode_tile(&tile, weft_block_factor(scale), (uint8_t *)unit->out + col, unit->cols);
     }
-    memcpy(unit->scale, &scale, sizeof scale);
+    if (unit->scale)
+        memcpy(unit->scale, &scale, sizeof scale);
     *result = found;
     return WEFT_OK;
 }

@@ -36,6 +36,7 @@ weft_status_t weft_ref_nvfp4(const weft_quantize_unit_t *unit, weft_quantize_res
     weft_quantize_result_t found = {0};
     weft_nvfp4_t domain = weft_nvfp4_domain(unit->profile, weft_tile_tensor_amax(unit, &found));
     WEFT_TRY(weft_groups_encode(WEFT_KERNEL_NVFP4, unit, &domain, encode, result));
-    memcpy(unit->global, &domain.global, sizeof domain.global);
+    if (unit->global)
+        memcpy(unit->global, &domain.global, sizeof domain.global);
     return WEFT_OK;
 }

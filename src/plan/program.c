@@ -235,9 +235,11 @@ static void place_outputs(const builder_t *b, weft_cursor_t cursor, weft_unit_t 
                           rows_before * weft_format_row_bytes(format, weight->dtype, layer->cols) +
                           part->col_offset * weft_dtype_bytes(weight->dtype);
     unit->scale_offset = unit->global_offset = UINT64_MAX;
-    if (layer->global != WEFT_OUTPUT_NONE)
+    /* What is for a whole domain is written by one of its units. */
+    bool first = !pattern->domain_amax_bytes || weft_cursor_begins_domain(b->plan, cursor);
+    if (layer->global != WEFT_OUTPUT_NONE && first)
         unit->global_offset = b->outputs->items[layer->global].offset + cursor.expert * sizeof(float);
-    if (layer->scale == WEFT_OUTPUT_NONE)
+    if (layer->scale == WEFT_OUTPUT_NONE || (format->scale_rows == WEFT_WHOLE && !first))
         return;
     const weft_output_t *scale = &b->outputs->items[layer->scale];
     uint64_t per_expert = scale->bytes / layer->num_experts;

@@ -175,7 +175,8 @@ weft_status_t weft_offline_create(const weft_program_t *program, const weft_outp
     weft_offline_t *made = malloc(sizeof *made);
     if (!made)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory to quantize");
-    *made = (weft_offline_t){.program = program, .outputs = outputs, .kernels = weft_kernels_best(), .domain = UINT32_MAX};
+    *made = (weft_offline_t){
+        .program = program, .outputs = outputs, .kernels = weft_kernels_best(), .domain = UINT32_MAX};
     weft_status_t status = build(made, values, error);
     if (status != WEFT_OK) {
         weft_offline_destroy(made);

@@ -244,15 +244,13 @@ weft_status_t weft_quantizer_layer_done(weft_quantizer_t *q, uint32_t layer)
 {
     const weft_layer_outputs_t *outputs = &q->outputs->layers[layer];
     WEFT_TRY(weft_quantizer_put_shapes(q, layer));
-    return q->queue->synchronous
-               ? q->queue->ops->quantize_finish(q->list, outputs->weight, outputs->count)
-               : WEFT_OK;
+    return q->queue->synchronous ? q->queue->ops->quantize_finish(q->list, outputs->weight, outputs->count)
+                                 : WEFT_OK;
 }
 
 weft_status_t weft_quantizer_end(weft_quantizer_t *q)
 {
-    return q->queue->synchronous ? WEFT_OK
-                                      : q->queue->ops->quantize_finish(q->list, 0, q->outputs->count);
+    return q->queue->synchronous ? WEFT_OK : q->queue->ops->quantize_finish(q->list, 0, q->outputs->count);
 }
 
 /* Where in the checkpoint an element of the unit comes from. */

@@ -987,7 +987,7 @@ static void test_refusals(void)
         bad.unit.tensor_amax = (const uint16_t *)(void *)(memory + 131328);
         segment.cols = bad.unit.cols = wrong == 0 ? 248 : 256; /* not whole groups */
         bad.unit.tensor_amax = wrong == 1 ? NULL : bad.unit.tensor_amax;
-        bad.unit.global = wrong == 2 ? NULL : bad.unit.global;
+        bad.unit.global = wrong == 2 ? (float *)(void *)(memory + 131074) : bad.unit.global;
         bad.unit.profile = wrong == 3 ? WEFT_PROFILE_CT : bad.unit.profile;
         q = NULL;
         CHECK(weft_cuda_quantize_create(&bad, 1, &tensor, 1, &q) == WEFT_ERR_ARGUMENT && !q, "case %d of nvfp4", wrong);
