@@ -149,15 +149,11 @@ static void note_layer(weft_rollout_t *r)
     pthread_mutex_unlock(&r->session->mutex);
 }
 
-static weft_status_t write_layer(weft_rollout_t *r, uint32_t layer, const uint8_t *weight,
-                                 const uint8_t *scale, weft_error_t *error)
+static weft_status_t write_output(weft_rollout_t *r, uint32_t output, const uint8_t *from,
+                                  weft_error_t *error)
 {
-    const weft_layer_outputs_t *of = &r->outputs.layers[layer];
-    const weft_output_t *items = r->outputs.items;
-    WEFT_TRY(write_stage(r, items[of->weight].offset, weight, items[of->weight].bytes, error));
-    if (of->scale != UINT32_MAX)
-        WEFT_TRY(write_stage(r, items[of->scale].offset, scale, items[of->scale].bytes, error));
-    return WEFT_OK;
+    const weft_output_t *to = &r->outputs.items[output];
+    return write_stage(r, to->offset, from, to->bytes, error);
 }
 
 /* ---- a checkpoint: quantized on the way ---- */
@@ -182,9 +178,9 @@ static weft_status_t quantize_layer(weft_rollout_t *r, weft_offline_t *offline, 
     WEFT_TRY(weft_offline_layer(offline, layer, out, error));
     if (!bounce)
         return goes_on(r) ? WEFT_OK : not_wanted(error);
-    const uint8_t *scale =
-        of->scale == UINT32_MAX ? NULL : bounce + (r->outputs.items[of->scale].offset - begin);
-    return write_layer(r, layer, bounce, scale, error);
+    for (uint32_t o = of->weight; o < of->weight + of->count; o++)
+        WEFT_TRY(write_output(r, o, bounce + (r->outputs.items[o].offset - begin), error));
+    return WEFT_OK;
 }
 
 static weft_status_t quantize_layers(weft_rollout_t *r, weft_offline_t *offline, weft_error_t *error)
@@ -235,8 +231,8 @@ static weft_status_t copy_layers(weft_rollout_t *r, const weft_kernel_file_t *fi
 {
     for (uint32_t i = 0; i < r->program->plan->layers->count; i++) {
         const weft_layer_outputs_t *of = &r->outputs.layers[i];
-        const uint8_t *scale = of->scale == UINT32_MAX ? NULL : weft_kernel_file_output(file, of->scale);
-        WEFT_TRY(write_layer(r, i, weft_kernel_file_output(file, of->weight), scale, error));
+        for (uint32_t o = of->weight; o < of->weight + of->count; o++)
+            WEFT_TRY(write_output(r, o, weft_kernel_file_output(file, o), error));
         note_layer(r);
     }
     return WEFT_OK;

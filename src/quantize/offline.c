@@ -207,7 +207,7 @@ uint64_t weft_offline_layer_offset(const weft_outputs_t *outputs, uint32_t layer
 uint64_t weft_offline_layer_bytes(const weft_outputs_t *outputs, uint32_t layer)
 {
     const weft_layer_outputs_t *of = &outputs->layers[layer];
-    const weft_output_t *last = &outputs->items[of->scale == UINT32_MAX ? of->weight : of->scale];
+    const weft_output_t *last = &outputs->items[of->weight + of->count - 1];
     return last->offset + last->bytes - weft_offline_layer_offset(outputs, layer);
 }
 

@@ -191,7 +191,7 @@ static void run_layers(const char *scheme, const char *rollout)
         uint8_t *memory = aligned_alloc(WEFT_OUTPUT_ALIGN, (bytes / WEFT_OUTPUT_ALIGN + 1) * WEFT_OUTPUT_ALIGN);
         assert_int_equal(weft_offline_layer(offline, layer, memory, &error), WEFT_OK);
         const weft_layer_outputs_t *of = &expected.outputs.layers[layer];
-        for (uint32_t o = of->weight; o <= (of->scale == UINT32_MAX ? of->weight : of->scale); o++) {
+        for (uint32_t o = of->weight; o < of->weight + of->count; o++) {
             const weft_output_t *output = &expected.outputs.items[o];
             assert_memory_equal(memory + (output->offset - begin), expected.memory + output->offset, output->bytes);
         }
@@ -212,6 +212,9 @@ static void test_layer_by_layer(void **state)
     run_layers("fp8-block", "tp:2");
     run_layers("fp8-channel", "tp:4");
     run_layers("bf16", "tp:2");
+    run_layers("int4-group-32", "tp:2");
+    run_layers("fp8-tensor", "tp:4");
+    run_layers("nvfp4", "tp:2");
 }
 
 static void test_models_without_bytes_are_refused(void **state)
