@@ -192,6 +192,8 @@ static void test_subsets(void **state)
     run_subsets(&moe, &(job_config_t){.trainer = "ep:2", .rollout = "tp:2,ep", .scheme = "bf16", .relay = true, .bucket_bytes = 4096},
                 &random);
     run_subsets(&moe, &(job_config_t){.trainer = "tp:2", .rollout = "tp:2", .scheme = "fp8-channel", .minimum = true}, &random);
+    run_subsets(&moe, &(job_config_t){.trainer = "fsdp:2", .rollout = "tp:2", .scheme = "fp8-tensor", .minimum = true}, &random);
+    run_subsets(&block, &(job_config_t){.trainer = "tp:2", .rollout = "tp:2", .scheme = "int4-group-32", .swap = "copy"}, &random);
 }
 
 /* One small layer costs little. */

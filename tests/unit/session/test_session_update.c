@@ -43,6 +43,10 @@ static void run_case(const checkpoint_t *cp, const job_config_t *config)
 }
 
 static const char *const schemes[] = {"bf16", "fp8-block", "fp8-channel"};
+static const char *const all_schemes[] = {"bf16",  "fp8-block", "fp8-channel",   "int8-channel", "mxfp8",
+                                          "mxfp4", "nvfp4",     "int4-group-32", "fp8-tensor"};
+
+#define NUM_SCHEMES (sizeof all_schemes / sizeof all_schemes[0])
 
 /* Every scheme, with every combination of swap, routes and budget spread over the three. */
 static void run_layouts(const checkpoint_t *cp, const char *trainer, const char *rollout, unsigned turn)
@@ -113,7 +117,7 @@ static void test_random(void **state)
         snprintf(rollout, sizeof rollout, "tp:%ux%u%s", RANDOM_OF(&one, 1, 2, 2, 3, 4), random_in(&one, 1, 2),
                  cp.experts && random_once_in(&one, 2) ? ",ep" : "");
         job_config_t config = {
-            .trainer = trainer, .rollout = rollout, .scheme = schemes[random_in(&one, 0, 2)]};
+            .trainer = trainer, .rollout = rollout, .scheme = all_schemes[i % NUM_SCHEMES]};
         if (strcmp(config.scheme, "fp8-block") == 0)
             config.profile = (const char *[]){"ieee", "vllm", "pow2", "vllm-pow2"}[random_in(&one, 0, 3)];
         config.swap = random_once_in(&one, 2) ? "copy" : "flip";
