@@ -27,7 +27,7 @@ ROLLOUTS = {"tp:1": 1, "tp:2": 2, "tp:4": 4}
 EXPERT_ROLLOUTS = {"tp:2,ep": 2, "tp:4,ep": 4}
 TRAINERS = {"fsdp:1": 1, "fsdp:3": 3, "tp:2": 2, "pp:2": 2}
 EXPERT_TRAINERS = {"ep:2": 2, "ep:2,fsdp:2": 4}
-SCHEMES = ["bf16", "fp8-channel", "fp8-block"]
+SCHEMES = ["bf16", "fp8-channel", "fp8-block", "fp8-tensor"]
 
 
 def has_experts(name):
@@ -46,7 +46,7 @@ def cases(name, turn):
     """Every trainer and every rollout once, schemes in turn."""
     trainers = {**TRAINERS, **(EXPERT_TRAINERS if has_experts(name) else {})}
     rollouts = {**ROLLOUTS, **(EXPERT_ROLLOUTS if has_experts(name) else {})}
-    schemes = itertools.cycle(SCHEMES[turn % 3:] + SCHEMES[:turn % 3])
+    schemes = itertools.cycle(SCHEMES[turn % len(SCHEMES):] + SCHEMES[:turn % len(SCHEMES)])
     pairs = list(itertools.zip_longest(trainers, rollouts))
     for trainer, rollout in pairs:
         trainer, rollout = trainer or next(iter(trainers)), rollout or "tp:2"
