@@ -228,22 +228,40 @@ weft_status_t weft_quantizer_run(weft_quantizer_t *q, uint32_t first, uint32_t c
                      weft_status_text(status));
 }
 
+static weft_status_t write_shapes(weft_quantizer_t *q, uint32_t index, uint8_t *to)
+{
+    const weft_layer_outputs_t *layer = &q->outputs->layers[index];
+    int64_t(*shapes)[2] = calloc((size_t)layer->num_experts + 1, sizeof *shapes);
+    if (!shapes)
+        return WEFT_ERR_NO_MEMORY;
+    for (uint32_t e = 0; e < layer->num_experts; e++) {
+        shapes[e][0] = layer->rows;
+        shapes[e][1] = layer->cols;
+    }
+    weft_status_t status = q->queue->ops->write(q->queue, to, shapes, layer->num_experts * sizeof *shapes);
+    free(shapes);
+    return status;
+}
+
 weft_status_t weft_quantizer_put_shapes(weft_quantizer_t *q, uint32_t index)
 {
     const weft_layer_outputs_t *layer = &q->outputs->layers[index];
-    const int64_t shape[2] = {layer->rows, layer->cols};
-    if (layer->shape == WEFT_OUTPUT_NONE)
-        return WEFT_OK;
-    uint8_t *to = place_of(q, q->outputs->items[layer->shape].offset);
-    for (uint32_t e = 0; e < layer->num_experts; e++)
-        WEFT_TRY(q->queue->ops->put(q->queue, to + e * sizeof shape, shape, sizeof shape));
+    return layer->shape == WEFT_OUTPUT_NONE
+               ? WEFT_OK
+               : write_shapes(q, index, place_of(q, q->outputs->items[layer->shape].offset));
+}
+
+weft_status_t weft_quantizer_fill_shapes(weft_quantizer_t *q, uint8_t *range)
+{
+    for (uint32_t i = 0; i < q->program->plan->layers->count; i++)
+        if (q->outputs->layers[i].shape != WEFT_OUTPUT_NONE)
+            WEFT_TRY(write_shapes(q, i, range + q->outputs->items[q->outputs->layers[i].shape].offset));
     return WEFT_OK;
 }
 
 weft_status_t weft_quantizer_layer_done(weft_quantizer_t *q, uint32_t layer)
 {
     const weft_layer_outputs_t *outputs = &q->outputs->layers[layer];
-    WEFT_TRY(weft_quantizer_put_shapes(q, layer));
     return q->queue->synchronous ? q->queue->ops->quantize_finish(q->list, outputs->weight, outputs->count)
                                  : WEFT_OK;
 }

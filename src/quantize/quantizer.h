@@ -54,10 +54,12 @@ weft_status_t weft_quantizer_begin(weft_quantizer_t *quantizer);
 weft_status_t weft_quantizer_run(weft_quantizer_t *quantizer, uint32_t first, uint32_t count,
                                  weft_error_t *error);
 
-/* Write what no kernel writes: the shapes of a layer's matrices, where its scheme has them. */
+/* (creation) Write what no kernel writes: the shapes of matrices, where the scheme has them. Of a layer, in the stage; or of all
+ * layers, in a range laid out like it: once in each memory that can become live, since they never change. */
 weft_status_t weft_quantizer_put_shapes(weft_quantizer_t *quantizer, uint32_t layer);
+weft_status_t weft_quantizer_fill_shapes(weft_quantizer_t *quantizer, uint8_t *range);
 
-/* A layer's units have all been run: put its shapes, and start the digests of its outputs, where the queue wants them early. */
+/* A layer's units have all been run: start the digests of its outputs, where the queue wants them early. */
 weft_status_t weft_quantizer_layer_done(weft_quantizer_t *quantizer, uint32_t layer);
 
 /* All layers have: start the digests that are not started. */

@@ -154,7 +154,7 @@ static bool rank_is_settled(const sim_world_t *w, uint32_t n)
     weft_guard_view_t view = weft_guard_look(&node->guard);
     bool lost = w->coordinator->replica[sim_replica_of(w, n)] == WEFT_REPLICA_LOST;
     return node->rank.state == WEFT_RANK_IDLE && sim_loads_are_over(w, n) && view.limit == WEFT_GUARD_NO_LIMIT && !lost &&
-           node->rank.newest == w->coordinator->newest; /* it knows whether it is stale */
+           node->rank.newest >= w->coordinator->newest; /* it knows whether it is stale */
 }
 
 static const char *state_of(const sim_world_t *w, uint32_t n)

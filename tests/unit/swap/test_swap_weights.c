@@ -242,7 +242,7 @@ static void test_unknown_modes_are_listed(void **state)
     for (unsigned i = 0; i < 4; i++) {
         weft_error_t error = {0};
         assert_int_equal(weft_weights_create(host_queue(), names[i], BYTES, &w, &error), WEFT_ERR_UNKNOWN_NAME);
-        assert_non_null(strstr(error.message, "copy and flip"));
+        assert_non_null(strstr(error.message, "copy, flip and layerwise"));
         assert_null(w);
     }
     weft_weights_destroy(NULL);
