@@ -114,10 +114,20 @@ static weft_status_t alloc(const quantize_bench_t *b, size_t bytes, uint8_t **me
                                          b->memory, bytes);
 }
 
+static size_t largest_scales(const quantize_bench_t *b, shape_t shape)
+{
+    size_t most = 0;
+    for (uint32_t i = 0; i < b->num_operations; i++) {
+        size_t bytes = scale_bytes_of(b->operations[i].scheme, shape);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
 static weft_status_t make_sets(const quantize_bench_t *b, shape_t shape, sets_t *sets, weft_error_t *error)
 {
     uint64_t elems = (uint64_t)shape.rows * shape.cols, fit = b->bytes / (elems * 4);
-    size_t scales = (size_t)shape.rows * blocks_of(shape.cols) * sizeof(float);
+    size_t scales = largest_scales(b, shape);
     *sets = (sets_t){.shape = shape,
                      .elems = elems,
                      .count = fit < 1          ? 1
@@ -182,6 +192,16 @@ static void list_set(const operation_t *op, const sets_t *sets, uint32_t set, we
     tensors[0] = (weft_run_t){out, sets->shape.rows * row_bytes_of(op->scheme, sets->shape)};
     if (op->tensors > 1)
         tensors[1] = (weft_run_t){scale, op->scale_bytes};
+}
+
+static weft_status_t check_groups(const operation_t *op, shape_t shape, weft_error_t *error)
+{
+    const weft_format_t *format = weft_kernel_format(op->scheme->kernel);
+    if (!format->whole_groups || shape.cols % format->scale_cols == 0)
+        return WEFT_OK;
+    return weft_fail(error, WEFT_ERR_MISFIT,
+                     "scheme %s groups %u columns: %u are no whole number of groups; choose other --shapes",
+                     op->scheme->name, format->scale_cols, shape.cols);
 }
 
 static weft_status_t make_list(const quantize_bench_t *b, operation_t *op, const sets_t *sets,
@@ -434,8 +454,11 @@ static weft_status_t read_lists(quantize_bench_t *b, weft_error_t *error)
     shape_t shape;
     for (const char *list = b->schemes; bench_next_word(&list, word, sizeof word);)
         WEFT_TRY(add_operation(b, word, error));
-    for (const char *list = b->shapes; bench_next_word(&list, word, sizeof word);)
+    for (const char *list = b->shapes; bench_next_word(&list, word, sizeof word);) {
         WEFT_TRY(find_shape(word, &shape, error));
+        for (unsigned i = 0; i < b->num_operations; i++)
+            WEFT_TRY(check_groups(&b->operations[i], shape, error));
+    }
     return b->num_operations ? WEFT_OK : weft_fail(error, WEFT_ERR_ARGUMENT, "--schemes names no scheme");
 }
 

@@ -12,7 +12,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from command import Checks, run, scratch, skip_unless  # noqa: E402
 
-OK, USAGE, ENVIRONMENT = 0, 2, 3
+OK, USAGE, ENVIRONMENT, MISFIT = 0, 2, 3, 4
 TINY = ["--shape", "tiny", "--trainer", "fsdp:1", "--rollout", "tp:1"]
 IPC = ["--transport", "ipc", "--memory", "host"]
 
@@ -57,6 +57,10 @@ def alone(bench):
                         "--schemes", "bf16,fp8-block:vllm,fp8-channel")
     bench.checks.that([row["scheme"] for row in found.get("rows", [])] == ["bf16", "fp8-block", "fp8-channel"] * 2,
                       "quantize: a row a scheme and shape", found)
+    groups = ["int8-channel", "mxfp8", "mxfp4", "int4-group-32", "int4-group-64", "int4-group-128"]
+    found = bench.table("quantize", "--memory", "host", "--shapes", "256x512", "--samples", "2", "--bytes", "2MiB", "--schemes",
+                        ",".join(groups))
+    bench.checks.that([row["scheme"] for row in found.get("rows", [])] == groups, "quantize: schemes of groups", found)
     found = bench.table("swap", "--memory", "host", "--sizes", "64KiB,1MiB", "--samples", "3")
     bench.checks.that([row["mode"] for row in found.get("rows", [])] == ["flip"] * 2 + ["copy"] * 2, "swap: all rows", found)
 
@@ -84,6 +88,7 @@ def refusals(bench):
     bench.refused(USAGE, "unknown benchmark", "everything")
     bench.refused(USAGE, "ROWSxCOLS", "quantize", "--shapes", "12x")
     bench.refused(USAGE, "scheme", "quantize", "--schemes", "fp9")
+    bench.refused(MISFIT, "groups", "quantize", "--memory", "host", "--schemes", "mxfp4", "--shapes", "64x100")
     bench.refused(USAGE, "swap mode", "swap", "--modes", "turn")
     bench.refused(USAGE, "--sizes", "swap", "--sizes", "1KiB,3")
     bench.refused(ENVIRONMENT, "cannot be written", "swap", "--json", os.path.join(bench.folder, "no", "rows.json"))
