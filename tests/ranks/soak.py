@@ -14,8 +14,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from command import Checks, Weft, demo, scratch, skip_unless  # noqa: E402
 
 MODELS = ",".join(demo("tiny-qwen3", version) for version in ("v1", "v3"))
-CASES = [("tp:2", "flip", "fp8-block", ()), ("tp:2", "copy", "fp8-block", ()), ("tp:1x2", "flip", "fp8-channel", ()),
-         ("tp:2", "layerwise", "fp8-block", ()), ("tp:1x2", "copy", "bf16", ("--max-groups", "0", "--budget", "1MiB"))]
+CASES = [("tp:2", "flip", "fp8-block", ()), ("tp:1x2", "flip", "fp8-channel", ()), ("tp:2", "layerwise", "fp8-block", ()),
+         ("tp:1x2", "copy", "bf16", ("--max-groups", "0", "--budget", "1MiB"))]
 
 
 def growth_limit(updates):

@@ -522,7 +522,7 @@ static void set_up(sim_world_t *w, const sim_options_t *options, sim_coverage_t 
 /* Two looks in a row must find everything settled: the first may have met the moment between two versions. */
 static bool inspect(sim_world_t *w, uint64_t found_before)
 {
-    bool over = w->coordinator_gone ? w->now_us > w->heal_us + 30000 * SIM_MS : sim_is_settled(w);
+    bool over = w->coordinator_gone ? w->now_us > w->heal_us + 40000 * SIM_MS : sim_is_settled(w);
     for (uint32_t n = 0; over && n < w->ranks; n++)
         over = w->node[n].stalled_until_us <= w->now_us;
     if (over && found_before)

@@ -27,13 +27,14 @@ weft_status_t weft_ipc_refuse_failed(const weft_transport_t *transport, const ch
 const char *weft_ipc_lost(const weft_transport_t *transport, uint32_t rank)
 {
     const weft_ipc_peer_t *peer = &transport->peers[rank];
+    bool gone = atomic_load(&peer->gone); /* first: a peer says how it ends before its connection does */
     switch (atomic_load(&peer->segment->state)) {
     case IPC_ABORTED:
         return "has aborted";
     case IPC_CLOSED:
         return "has closed its transport";
     default:
-        return atomic_load(&peer->gone) ? "has died or lost its connection" : NULL;
+        return gone ? "has died or lost its connection" : NULL;
     }
 }
 

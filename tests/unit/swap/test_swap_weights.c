@@ -237,7 +237,7 @@ static void test_flip_owns_its_memory(void **state)
 static void test_unknown_modes_are_listed(void **state)
 {
     (void)state;
-    const char *names[] = {"", "Copy", "layerwise", "flip "};
+    const char *names[] = {"", "Copy", "layer-wise", "flip "};
     weft_weights_t *w = NULL;
     for (unsigned i = 0; i < 4; i++) {
         weft_error_t error = {0};
