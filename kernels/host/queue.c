@@ -1,10 +1,13 @@
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "kernels/host/host.h"
 #include "src/base/error.h"
 
-#define ALIGN 256u
+#define ALIGN     256u
+#define HUGE_PAGE (UINT64_C(2) << 20)
+#define HUGE_FROM (UINT64_C(16) << 20) /* below, rounding up costs more than it gives */
 
 static bool host_find(int device, int *number, char bus_id[WEFT_BUS_ID_BYTES])
 {
@@ -76,10 +79,12 @@ static void host_thread_begin(weft_queue_t *queue)
 static weft_status_t host_alloc(weft_queue_t *queue, size_t bytes, void **memory)
 {
     (void)queue;
-    size_t whole = (bytes / ALIGN + 1) * ALIGN;
-    void *made = whole < bytes ? NULL : aligned_alloc(ALIGN, whole);
+    size_t align = bytes >= HUGE_FROM ? HUGE_PAGE : ALIGN, whole = (bytes / align + 1) * align;
+    void *made = whole < bytes ? NULL : aligned_alloc(align, whole);
     if (!made)
         return WEFT_ERR_NO_MEMORY;
+    if (align == HUGE_PAGE)
+        madvise(made, whole, MADV_HUGEPAGE); /* where the system says never, small pages serve */
     memset(made, 0, whole);
     *memory = made;
     return WEFT_OK;
