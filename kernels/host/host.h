@@ -12,8 +12,10 @@ typedef struct weft_host_queue {
     uint64_t ticket;
 } weft_host_queue_t;
 
-/* Do items [first, first + count), or have them done behind all that was started before. */
-weft_status_t weft_host_start(weft_host_queue_t *queue, weft_pool_fn fn, void *user, uint32_t first, uint32_t count);
+/* Do items [first, first + count), or have them done behind all that was started before; or beside it, where both are apart
+ * (pool.h): units and digests of what arrived are. */
+weft_status_t weft_host_start(weft_host_queue_t *queue, weft_pool_fn fn, void *user, uint32_t first, uint32_t count,
+                              bool apart);
 
 /* Wait until nothing that was started is left. */
 void weft_host_drain(weft_host_queue_t *queue);

@@ -151,7 +151,7 @@ static weft_status_t forget(void *user, uint32_t item)
 
 weft_status_t weft_host_quantize_begin(weft_quantize_list_t *list)
 {
-    return weft_host_start(list->queue, forget, list, 0, 1);
+    return weft_host_start(list->queue, forget, list, 0, 1, false);
 }
 
 static void note_unit(weft_quantize_list_t *list, uint32_t unit, const weft_digest_t *sums,
@@ -190,7 +190,7 @@ weft_status_t weft_host_quantize_run(weft_quantize_list_t *list, uint32_t first,
 {
     if (!in_range(first, count, list->num_units))
         return WEFT_ERR_ARGUMENT;
-    return weft_host_start(list->queue, quantize_unit, list, first, count);
+    return weft_host_start(list->queue, quantize_unit, list, first, count, true);
 }
 
 static weft_status_t finish_tensor(void *user, uint32_t i)
@@ -209,7 +209,7 @@ weft_status_t weft_host_quantize_finish(weft_quantize_list_t *list, uint32_t fir
 {
     if (!in_range(first, count, list->num_tensors))
         return WEFT_ERR_ARGUMENT;
-    return weft_host_start(list->queue, finish_tensor, list, first, count);
+    return weft_host_start(list->queue, finish_tensor, list, first, count, false);
 }
 
 const weft_digest_t *weft_host_quantize_digests(const weft_quantize_list_t *list)
@@ -291,7 +291,7 @@ weft_status_t weft_host_pack_run(weft_pack_list_t *list, uint32_t first, uint32_
 {
     if (!in_range(first, count, list->count))
         return WEFT_ERR_ARGUMENT;
-    return weft_host_start(list->queue, pack_job, list, first, count);
+    return weft_host_start(list->queue, pack_job, list, first, count, false);
 }
 
 weft_status_t weft_host_amax_create(weft_queue_t *queue, const weft_amax_job_t *jobs, uint32_t num_jobs,
@@ -333,7 +333,7 @@ weft_status_t weft_host_amax_run(weft_amax_list_t *list, uint32_t first, uint32_
 {
     weft_status_t status = in_range(first, count, list->count) ? WEFT_OK : WEFT_ERR_ARGUMENT;
     for (uint32_t i = first; i < first + count && status == WEFT_OK; i++)
-        status = weft_host_start(list->queue, amax_job, list, i, 1);
+        status = weft_host_start(list->queue, amax_job, list, i, 1, false);
     return status;
 }
 
@@ -433,7 +433,7 @@ weft_status_t weft_host_digest_run(weft_digest_list_t *list, uint32_t first, uin
     if (!in_range(first, count, list->count))
         return WEFT_ERR_ARGUMENT;
     return weft_host_start(list->queue, digest_piece, list, list->first_piece[first],
-                           list->first_piece[first + count] - list->first_piece[first]);
+                           list->first_piece[first + count] - list->first_piece[first], true);
 }
 
 const weft_digest_t *weft_host_digest_results(const weft_digest_list_t *list)

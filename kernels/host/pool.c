@@ -9,6 +9,7 @@
 
 #define STARTS 1024u /* that may wait, a power of two */
 #define LOOKS  64u   /* at an empty queue, before a worker sleeps */
+#define BESIDE 64u   /* starts and marks from the oldest on that may have begun */
 
 /* One start, or a mark, which has no items. */
 typedef struct task {
@@ -16,6 +17,7 @@ typedef struct task {
     void *user;
     uint32_t next, left; /* the next item to take; taken by nobody yet */
     uint32_t unfinished;
+    bool apart;      /* of its neighbours that are too */
     uint64_t ticket; /* of a mark */
     void *copy_to;
     uint32_t copy_bytes;
@@ -78,15 +80,26 @@ static void take_item(weft_pool_t *p, task_t *task)
         retire(p);
 }
 
-static bool has_items(weft_pool_t *p)
+/* A start that has begun, or may, and has items that nobody has taken; NULL when there is none. Marks stand
+ * in nobody's way. */
+static task_t *open_task(weft_pool_t *p)
 {
-    return p->head != p->tail && task_at(p, p->head)->left > 0;
+    for (uint64_t i = p->head; i != p->tail && i < p->head + BESIDE; i++) {
+        task_t *task = task_at(p, i);
+        if (i != p->head && !task->apart)
+            return NULL;
+        if (task->left > 0)
+            return task;
+        if (!task->apart)
+            return NULL;
+    }
+    return NULL;
 }
 
 /* A wake costs more than a small item. */
 static void look_on(weft_pool_t *p)
 {
-    for (uint32_t i = 0; i < LOOKS && !has_items(p) && !p->ending; i++) {
+    for (uint32_t i = 0; i < LOOKS && !open_task(p) && !p->ending; i++) {
         pthread_mutex_unlock(&p->mutex);
         sched_yield();
         pthread_mutex_lock(&p->mutex);
@@ -99,12 +112,13 @@ static void *work(void *user)
     weft_kernels_thread_begin();
     pthread_mutex_lock(&p->mutex);
     while (!p->ending || p->head != p->tail) {
-        if (has_items(p)) {
-            take_item(p, task_at(p, p->head));
+        task_t *task = open_task(p);
+        if (task) {
+            take_item(p, task);
             continue;
         }
         look_on(p);
-        if (has_items(p) || (p->ending && p->head == p->tail))
+        if (open_task(p) || (p->ending && p->head == p->tail))
             continue;
         p->sleeping++;
         pthread_cond_wait(&p->work, &p->mutex);
@@ -170,6 +184,7 @@ static task_t *next_task(weft_pool_t *p)
     task->fn = NULL;
     task->ticket = 0;
     task->next = task->left = task->unfinished = 0;
+    task->apart = false;
     return task;
 }
 
@@ -192,7 +207,7 @@ static void push(weft_pool_t *p, task_t *task, uint32_t first, uint32_t count)
     wake(p, count);
 }
 
-void weft_pool_start(weft_pool_t *p, weft_pool_fn fn, void *user, uint32_t first, uint32_t count)
+void weft_pool_start(weft_pool_t *p, weft_pool_fn fn, void *user, uint32_t first, uint32_t count, bool apart)
 {
     if (count == 0)
         return;
@@ -200,6 +215,7 @@ void weft_pool_start(weft_pool_t *p, weft_pool_fn fn, void *user, uint32_t first
     task_t *task = next_task(p);
     task->fn = fn;
     task->user = user;
+    task->apart = apart;
     push(p, task, first, count);
     pthread_mutex_unlock(&p->mutex);
 }
@@ -220,6 +236,7 @@ uint64_t weft_pool_mark(weft_pool_t *p)
     pthread_mutex_lock(&p->mutex);
     task_t *task = next_task(p);
     task->ticket = ++p->given;
+    task->apart = true;
     p->tail++;
     if (p->tail - p->head == 1)
         retire(p);

@@ -50,10 +50,10 @@ static weft_status_t host_set_workers(weft_queue_t *queue, uint32_t count, weft_
 }
 
 weft_status_t weft_host_start(weft_host_queue_t *q, weft_pool_fn fn, void *user, uint32_t first,
-                              uint32_t count)
+                              uint32_t count, bool apart)
 {
     if (q->pool) {
-        weft_pool_start(q->pool, fn, user, first, count);
+        weft_pool_start(q->pool, fn, user, first, count, apart);
         return WEFT_OK;
     }
     weft_status_t status = WEFT_OK;

@@ -49,8 +49,8 @@ static void run_stages(uint32_t workers, uint32_t stages, uint32_t naps_us)
     uint64_t ticket = 0, done;
     assert_int_equal(weft_pool_create(workers, &pool), WEFT_OK);
     for (uint32_t stage = 0; stage < stages; stage++) {
-        weft_pool_start(pool, write_cell, &board, stage * WIDTH, WIDTH);
-        weft_pool_start(pool, check_stage, &board, stage, 1);
+        weft_pool_start(pool, write_cell, &board, stage * WIDTH, WIDTH, false);
+        weft_pool_start(pool, check_stage, &board, stage, 1, false);
         ticket = weft_pool_mark(pool);
         assert_int_equal(ticket, stage + 1);
     }
@@ -70,6 +70,74 @@ static void test_starts_follow_each_other(void **state)
     run_stages(7, STAGES / 4, 20);
 }
 
+/* ---- starts that are apart ---- */
+
+typedef struct gate {
+    _Atomic uint32_t waiting, passed;
+    _Atomic bool together; /* two starts were seen at work at the same time */
+} gate_t;
+
+/* Ends when another start's item is there too, or after a while. */
+static weft_status_t meet_other(void *user, uint32_t item)
+{
+    gate_t *gate = user;
+    (void)item;
+    gate->waiting++;
+    for (uint32_t i = 0; i < 500 && !gate->together; i++) {
+        if (gate->waiting > 1)
+            gate->together = true;
+        weft_sleep_us(200);
+    }
+    gate->waiting--;
+    gate->passed++;
+    return WEFT_OK;
+}
+
+static bool meet_beside(bool first_apart, bool second_apart)
+{
+    gate_t gate = {0};
+    weft_pool_t *pool;
+    assert_int_equal(weft_pool_create(2, &pool), WEFT_OK);
+    weft_pool_start(pool, meet_other, &gate, 0, 1, first_apart);
+    weft_pool_mark(pool);
+    weft_pool_start(pool, meet_other, &gate, 0, 1, second_apart);
+    weft_pool_destroy(pool);
+    assert_int_equal(gate.passed, 2);
+    return gate.together;
+}
+
+static void test_starts_that_are_apart(void **state)
+{
+    (void)state;
+    assert_true(meet_beside(true, true));
+    assert_false(meet_beside(true, false));
+    assert_false(meet_beside(false, true));
+    assert_false(meet_beside(false, false));
+}
+
+/* Three runs of starts that are apart, with one between them that is not: it sees all of the run before and nothing of the
+ * one behind. */
+static void test_a_start_between(void **state)
+{
+    (void)state;
+    weft_pool_t *pool;
+    for (uint32_t round = 0; round < 200; round++) {
+        board_t board = {.naps_us = round % 50};
+        assert_int_equal(weft_pool_create(3, &pool), WEFT_OK);
+        for (uint32_t stage = 0; stage < 3; stage++) {
+            for (uint32_t cell = 0; cell < WIDTH; cell++) {
+                weft_pool_start(pool, write_cell, &board, stage * WIDTH + cell, 1, true);
+                if (cell % 3 == 0)
+                    weft_pool_mark(pool);
+            }
+            weft_pool_start(pool, check_stage, &board, stage, 1, false);
+        }
+        weft_pool_destroy(pool);
+        assert_int_equal(board.wrong, 0);
+        assert_int_equal(board.cells[WIDTH - 1], 3);
+    }
+}
+
 /* A ticket never says more than what has ended. */
 static void test_tickets(void **state)
 {
@@ -82,7 +150,7 @@ static void test_tickets(void **state)
         board_t board = {.naps_us = random_in(&random, 0, 200)};
         uint32_t stages = random_in(&random, 1, 4);
         for (uint32_t stage = 0; stage < stages; stage++)
-            weft_pool_start(pool, write_cell, &board, stage * WIDTH, WIDTH);
+            weft_pool_start(pool, write_cell, &board, stage * WIDTH, WIDTH, false);
         uint64_t ticket = weft_pool_mark(pool);
         do
             weft_pool_poll(pool, &done);
@@ -102,7 +170,7 @@ static void test_empty(void **state)
     weft_pool_t *pool;
     uint64_t done;
     assert_int_equal(weft_pool_create(2, &pool), WEFT_OK);
-    weft_pool_start(pool, write_cell, NULL, 5, 0);
+    weft_pool_start(pool, write_cell, NULL, 5, 0, false);
     assert_int_equal(weft_pool_mark(pool), 1);
     assert_int_equal(weft_pool_poll(pool, &done), WEFT_OK);
     assert_int_equal(done, 1);
@@ -123,7 +191,7 @@ static void test_failures_are_told(void **state)
     weft_pool_t *pool;
     uint64_t done;
     assert_int_equal(weft_pool_create(2, &pool), WEFT_OK);
-    weft_pool_start(pool, fail_sevenths, NULL, 0, 20);
+    weft_pool_start(pool, fail_sevenths, NULL, 0, 20, false);
     uint64_t ticket = weft_pool_mark(pool);
     weft_pool_drain(pool);
     assert_int_equal(weft_pool_poll(pool, &done), WEFT_ERR_ARGUMENT);
@@ -140,7 +208,7 @@ static void test_copies(void **state)
     board_t board = {.naps_us = 500};
     assert_int_equal(weft_pool_create(2, &pool), WEFT_OK);
     for (uint32_t i = 0; i < 50; i++) {
-        weft_pool_start(pool, write_cell, &board, i * WIDTH, WIDTH);
+        weft_pool_start(pool, write_cell, &board, i * WIDTH, WIDTH, false);
         memset(from, (int)i, sizeof from);
         weft_pool_start_copy(pool, to, from, sizeof from);
         memset(from, 0xEE, sizeof from);
@@ -160,7 +228,7 @@ static void test_destroy_finishes(void **state)
         weft_pool_t *pool;
         assert_int_equal(weft_pool_create(1 + i % 4, &pool), WEFT_OK);
         for (uint32_t stage = 0; stage < 20; stage++)
-            weft_pool_start(pool, write_cell, &board, stage * WIDTH, WIDTH);
+            weft_pool_start(pool, write_cell, &board, stage * WIDTH, WIDTH, false);
         weft_pool_destroy(pool);
         assert_int_equal(board.cells[WIDTH - 1], 20);
         assert_int_equal(board.wrong, 0);
@@ -172,6 +240,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_starts_follow_each_other), cmocka_unit_test(test_tickets), cmocka_unit_test(test_empty),
         cmocka_unit_test(test_failures_are_told),        cmocka_unit_test(test_copies),  cmocka_unit_test(test_destroy_finishes),
+        cmocka_unit_test(test_starts_that_are_apart),    cmocka_unit_test(test_a_start_between),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
