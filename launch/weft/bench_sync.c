@@ -503,7 +503,7 @@ static int parse(bench_sync_t *s, int argc, char **argv, bool quiet)
         {"updates", OPTION_COUNT, &o->updates, "N", "measured updates (default 20)"},
         {"budget", OPTION_BYTES, &o->plan.budget_bytes, "BYTES", "staging memory of a rank (default 256MiB)"},
         {"bucket", OPTION_BYTES, &o->plan.bucket_bytes, "BYTES",
-         "largest broadcast (default 64MiB; mpi: 16MiB)"},
+         "largest broadcast (default 64MiB; mpi: 16MiB, with workers 2MiB)"},
         {"max-groups", OPTION_COUNT, &o->plan.max_groups, "N",
          "communicators a rank may hold (default 1000)"},
         {"decode", OPTION_TEXT, &s->decode, "HOW",

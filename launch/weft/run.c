@@ -64,7 +64,7 @@ static int parse(run_options_t *o, int argc, char **argv, bool quiet)
         {"ctas", OPTION_COUNT, &o->max_ctas, "N", "nccl: thread blocks a communicator may use"},
         {"budget", OPTION_BYTES, &o->plan.budget_bytes, "BYTES", "staging memory of a rank (default 256MiB)"},
         {"bucket", OPTION_BYTES, &o->plan.bucket_bytes, "BYTES",
-         "largest broadcast (default 64MiB; mpi: 16MiB)"},
+         "largest broadcast (default 64MiB; mpi: 16MiB, with workers 2MiB)"},
         {"max-groups", OPTION_COUNT, &o->plan.max_groups, "N",
          "communicators a rank may hold (default 16; 0 forces relay)"},
         {"rate", OPTION_RATE, &o->rate, "RATE",

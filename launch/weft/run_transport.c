@@ -7,7 +7,10 @@
 #include "transport/transport.h"
 
 #define IPC_BUDGET_BYTES (UINT64_C(1) << 40)
-#define MPI_BUCKET_BYTES (16u << 20)
+/* Without workers MPI stands still while a bucket is worked on, and fewer pauses are better; with them small
+ * buckets keep all busy. */
+#define MPI_BUCKET_BYTES       (16u << 20)
+#define MPI_SMALL_BUCKET_BYTES (2u << 20)
 
 /* ---- the choice ---- */
 
@@ -83,10 +86,12 @@ weft_status_t run_choose(run_job_t *job, weft_error_t *error)
         o->plan.max_groups = UINT32_MAX;
         o->plan.budget_bytes = o->plan.budget_bytes ? o->plan.budget_bytes : IPC_BUDGET_BYTES;
     }
-    if (strcmp(o->transport, "mpi") == 0 &&
-        !o->plan.bucket_bytes) /* MPI stands still while a bucket is worked on */
-        o->plan.bucket_bytes = MPI_BUCKET_BYTES;
-    return strcmp(job->memory, "host") == 0 ? run_choose_workers(job, error) : WEFT_OK;
+    if (strcmp(job->memory, "host") == 0)
+        WEFT_TRY(run_choose_workers(job, error));
+    bool all_have_workers = least_of_all(job, job->workers) > 0; /* the plan must be the same on all */
+    if (strcmp(o->transport, "mpi") == 0 && !o->plan.bucket_bytes)
+        o->plan.bucket_bytes = all_have_workers ? MPI_SMALL_BUCKET_BYTES : MPI_BUCKET_BYTES;
+    return WEFT_OK;
 }
 
 /* ---- transports ---- */
