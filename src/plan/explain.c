@@ -274,6 +274,8 @@ static void print_layer_head(weft_text_t *text, const weft_plan_t *plan, uint32_
         weft_text_add(text, "%u experts, %u on a rank with most, each ", l->num_experts,
                       weft_plan_local_experts(plan, layer));
     weft_text_add(text, "[%u, %u] %s", pattern->rows, pattern->cols, weft_dtype_name(pattern->dtype));
+    if (l->quantize)
+        weft_text_add(text, ", %s", pattern->scheme->name);
     add_rounds(text, plan, layer);
     weft_text_add(text, "; %s\n", plan->relay ? "relayed by one rank of the set" : "each route a broadcast");
     if (pattern->whole)

@@ -35,13 +35,17 @@ static bool layer_misfit(const weft_layer_t *layer, const weft_scheme_t *scheme,
     return false;
 }
 
-static bool layout_fits(const weft_layers_t *layers, const weft_scheme_t *scheme, uint32_t tp, bool ep)
+/* Whether all layers fit, were those of scheme `instead_of` of `scheme`; both NULL: as they are. */
+static bool layout_fits(const weft_plan_t *plan, const weft_scheme_t *instead_of, const weft_scheme_t *scheme,
+                        uint32_t tp, bool ep)
 {
     char reason[256];
     uint32_t part;
-    for (uint32_t i = 0; i < layers->count; i++)
-        if (layer_misfit(&layers->items[i], scheme, tp, ep, &part, reason))
+    for (uint32_t i = 0; i < plan->layers->count; i++) {
+        const weft_scheme_t *its = weft_plan_entry(plan, i)->scheme;
+        if (layer_misfit(&plan->layers->items[i], its == instead_of ? scheme : its, tp, ep, &part, reason))
             return false;
+    }
     return true;
 }
 
@@ -53,30 +57,33 @@ static bool has_experts(const weft_layers_t *layers)
     return false;
 }
 
-/* Add the rollout layouts up to twice the size asked for that this scheme can take. */
-static void list_fitting(const weft_plan_t *plan, const weft_scheme_t *scheme, weft_text_t *text)
+/* Add the rollout layouts up to twice the size asked for that these schemes can take. */
+static void list_fitting(const weft_plan_t *plan, weft_text_t *text)
 {
     uint32_t most = 2 * plan->rollout->tp < 16 ? 16 : 2 * plan->rollout->tp;
     for (uint32_t ep = 0; ep <= has_experts(plan->layers); ep++)
         for (uint32_t tp = 1 + ep; tp <= most; tp++)
-            if (layout_fits(plan->layers, scheme, tp, ep))
+            if (layout_fits(plan, NULL, NULL, tp, ep))
                 weft_text_add(text, "%stp:%u%s", text->length ? ", " : "", tp, ep ? ",ep" : "");
 }
 
-static weft_status_t refuse_rollout(const weft_plan_t *plan, const weft_layer_t *layer, uint32_t part,
+static weft_status_t refuse_rollout(const weft_plan_t *plan, uint32_t index, uint32_t part,
                                     const char *reason, weft_error_t *error)
 {
+    const weft_layer_t *layer = &plan->layers->items[index];
+    const weft_scheme_t *its = weft_plan_entry(plan, index)->scheme, *other;
+    bool mixed = plan->map.count > 1;
     weft_text_t fitting = {0};
-    list_fitting(plan, plan->scheme, &fitting);
-    const weft_scheme_t *other;
-    bool channel_fits = plan->scheme->amax == WEFT_AMAX_NONE &&
+    list_fitting(plan, &fitting);
+    bool channel_fits = its->amax == WEFT_AMAX_NONE &&
                         weft_scheme_find("fp8-channel", &other, NULL) == WEFT_OK &&
-                        layout_fits(plan->layers, other, plan->rollout->tp, plan->rollout->ep);
+                        layout_fits(plan, its, other, plan->rollout->tp, plan->rollout->ep);
     weft_fail(error, WEFT_ERR_MISFIT,
-              "rollout %s with %s does not fit: layer %s, part %s: %s. With %s these fit: %s%s",
-              plan->rollout->text, plan->scheme->name, layer->name, layer->parts[part].role, reason,
-              plan->scheme->name, fitting.length ? fitting.data : "none",
-              channel_fits ? "; or keep the layout and use fp8-channel" : "");
+              "rollout %s with %s does not fit: layer %s, part %s: %s. With %s these fit: %s%s%s%s",
+              plan->rollout->text, its->name, layer->name, layer->parts[part].role, reason,
+              mixed ? "this scheme map" : its->name, fitting.length ? fitting.data : "none",
+              channel_fits ? "; or keep the layout and use fp8-channel" : "",
+              channel_fits && mixed ? " instead of " : "", channel_fits && mixed ? its->name : "");
     weft_text_free(&fitting);
     return WEFT_ERR_MISFIT;
 }
@@ -119,8 +126,9 @@ weft_status_t weft_plan_check_fit(const weft_plan_t *plan, weft_error_t *error)
     for (uint32_t i = 0; i < plan->layers->count; i++) {
         const weft_layer_t *layer = &plan->layers->items[i];
         uint32_t part;
-        if (layer_misfit(layer, plan->scheme, plan->rollout->tp, plan->rollout->ep, &part, reason))
-            return refuse_rollout(plan, layer, part, reason, error);
+        if (layer_misfit(layer, weft_plan_entry(plan, i)->scheme, plan->rollout->tp, plan->rollout->ep, &part,
+                         reason))
+            return refuse_rollout(plan, i, part, reason, error);
         WEFT_TRY(check_trainer(plan, layer, error));
     }
     return WEFT_OK;

@@ -269,12 +269,11 @@ static bool needs_amax(const weft_layer_t *layer, const weft_scheme_t *scheme, c
     return false;
 }
 
-static weft_dtype_t output_dtype(const weft_layer_t *layer, const weft_scheme_t *update,
-                                 const weft_scheme_t *scheme)
+static weft_dtype_t output_dtype(const weft_layer_t *layer, const weft_scheme_t *scheme, bool keeps_f16)
 {
     if (layer->keep_f32)
         return WEFT_DTYPE_F32;
-    bool keep = scheme->kernel == WEFT_KERNEL_CAST && update->kernel != WEFT_KERNEL_CAST;
+    bool keep = scheme->kernel == WEFT_KERNEL_CAST && keeps_f16;
     return keep && layer->dtype == WEFT_DTYPE_F16 ? WEFT_DTYPE_F16 : scheme->dtype;
 }
 
@@ -290,7 +289,7 @@ static weft_profile_t layer_profile(const weft_pattern_t *pattern, weft_profile_
 }
 
 weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t *scheme,
-                                  weft_profile_t profile, const weft_layout_t *trainer,
+                                  weft_profile_t profile, bool keeps_f16, const weft_layout_t *trainer,
                                   const weft_holdings_t *holdings, const weft_layout_t *rollout,
                                   weft_sets_t *sets, weft_pattern_t *pattern)
 {
@@ -299,7 +298,7 @@ weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t
     *pattern = (weft_pattern_t){
         .example = layer,
         .scheme = used,
-        .dtype = output_dtype(layer, scheme, used),
+        .dtype = output_dtype(layer, used, keeps_f16),
         .whole = whole,
         .amax_ahead = needs_amax(layer, used, rollout, whole),
         .num_parts = layer->num_parts,

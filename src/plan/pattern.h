@@ -1,6 +1,6 @@
 /* Patterns: the fragments of one layer, computed once for all layers that are alike.
  *
- * Layers with equal parts (shape, dtype, split), equal placement and equal scheme differ only in which
+ * Layers with equal parts (shape, dtype, split), equal placement, equal scheme and profile differ only in which
  * tensors they name, so intersections, proof and hash are per pattern; a model of 100,000 tensors has about
  * ten. */
 #ifndef WEFT_PLAN_PATTERN_H
@@ -57,10 +57,11 @@ typedef struct weft_pattern {
     uint32_t num_layers; /* how many layers share it */
 } weft_pattern_t;
 
-/* Compute the fragments of `layer`. `holdings` is NULL where the trainer layout is made of axes. `sets` is added to.
+/* Compute the fragments of `layer`. A layer that is never quantized is a cast, whatever `scheme`; `keeps_f16`: of fp16 a
+ * cast stays fp16. `holdings` is NULL where the trainer layout is made of axes. `sets` is added to.
  * **Returns** WEFT_OK, WEFT_ERR_NO_MEMORY. The layer must fit (misfit.h). */
 weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t *scheme,
-                                  weft_profile_t profile, const weft_layout_t *trainer,
+                                  weft_profile_t profile, bool keeps_f16, const weft_layout_t *trainer,
                                   const weft_holdings_t *holdings, const weft_layout_t *rollout, weft_sets_t *sets, weft_pattern_t *pattern);
 void weft_pattern_destroy(weft_pattern_t *pattern);
 

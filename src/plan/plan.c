@@ -10,7 +10,20 @@ const weft_pattern_t *weft_plan_pattern(const weft_plan_t *plan, uint32_t layer)
     return &plan->patterns[plan->layer_pattern[layer]];
 }
 
+const weft_scheme_entry_t *weft_plan_entry(const weft_plan_t *plan, uint32_t layer)
+{
+    return &plan->map.entries[plan->layer_entry[layer]];
+}
+
 typedef WEFT_ARRAY(weft_pattern_t) pattern_array_t;
+
+static bool same_scheme(const weft_plan_t *plan, const weft_layer_t *example, const weft_layer_t *layer)
+{
+    const weft_layer_t *first = plan->layers->items;
+    const weft_scheme_entry_t *a = weft_plan_entry(plan, (uint32_t)(example - first)),
+                              *b = weft_plan_entry(plan, (uint32_t)(layer - first));
+    return !layer->quantize || (a->scheme == b->scheme && a->profile == b->profile);
+}
 
 /* The pattern that `layer` can share; their number when there is none yet. */
 static weft_status_t find_pattern(const weft_plan_t *plan, const pattern_array_t *patterns,
@@ -18,7 +31,7 @@ static weft_status_t find_pattern(const weft_plan_t *plan, const pattern_array_t
 {
     for (*found = 0; *found < patterns->count; ++*found) {
         const weft_layer_t *example = patterns->items[*found].example;
-        bool alike = weft_layers_alike(example, layer);
+        bool alike = weft_layers_alike(example, layer) && same_scheme(plan, example, layer);
         if (alike && plan->holdings)
             WEFT_TRY(weft_holdings_alike(plan->holdings, example, layer, &alike));
         if (alike)
@@ -30,8 +43,10 @@ static weft_status_t find_pattern(const weft_plan_t *plan, const pattern_array_t
 static weft_status_t add_pattern(weft_plan_t *plan, pattern_array_t *patterns, const weft_layer_t *layer)
 {
     weft_pattern_t pattern;
-    WEFT_TRY(weft_pattern_create(layer, plan->scheme, plan->profile, plan->trainer, plan->holdings,
-                                 plan->rollout, &plan->sets, &pattern));
+    const weft_scheme_entry_t *entry = weft_plan_entry(plan, (uint32_t)(layer - plan->layers->items));
+    bool keeps_f16 = plan->map.entries[0].scheme != weft_scheme_cast();
+    WEFT_TRY(weft_pattern_create(layer, entry->scheme, entry->profile, keeps_f16, plan->trainer,
+                                 plan->holdings, plan->rollout, &plan->sets, &pattern));
     if (WEFT_ARRAY_PUSH(patterns, pattern))
         return WEFT_OK;
     weft_pattern_destroy(&pattern);
@@ -121,10 +136,17 @@ static weft_status_t take_options(weft_plan_t *plan, const char *scheme, const w
         return weft_fail(error, WEFT_ERR_ARGUMENT,
                          "weft_plan_options_t has %zu bytes, expected %zu: start from WEFT_PLAN_OPTIONS",
                          plan->options.struct_size, sizeof(weft_plan_options_t));
-    WEFT_TRY(weft_scheme_find(scheme, &plan->scheme, error));
-    WEFT_TRY(weft_scheme_profile(plan->scheme, plan->options.profile, &plan->profile, error));
+    WEFT_TRY(weft_scheme_map_parse(scheme, plan->options.profile, &plan->map, error));
     plan->options.profile = NULL;
     return WEFT_OK;
+}
+
+static weft_status_t assign_schemes(weft_plan_t *plan, weft_error_t *error)
+{
+    plan->layer_entry = calloc((size_t)plan->layers->count + 1, sizeof *plan->layer_entry);
+    if (!plan->layer_entry)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the plan");
+    return weft_scheme_map_assign(&plan->map, plan->model, plan->layers, plan->layer_entry, error);
 }
 
 static weft_status_t build(weft_plan_t *plan, const char *scheme, const weft_plan_options_t *options,
@@ -132,6 +154,7 @@ static weft_status_t build(weft_plan_t *plan, const char *scheme, const weft_pla
 {
     WEFT_TRY(take_options(plan, scheme, options, error));
     WEFT_TRY(weft_layers_create(plan->model, &plan->layers, error));
+    WEFT_TRY(assign_schemes(plan, error));
     WEFT_TRY(weft_plan_check_fit(plan, error));
     WEFT_TRY(assign_stages(plan, error));
     if (plan->trainer->by_boxes)
@@ -182,6 +205,8 @@ void weft_plan_destroy(weft_plan_t *plan)
     free(plan->layer_pattern);
     free(plan->layer_ordinal);
     free(plan->layer_stage);
+    free(plan->layer_entry);
+    weft_scheme_map_free(&plan->map);
     free(plan->single_sets);
     free(plan->rounds);
     WEFT_ARRAY_FREE(&plan->routes);
@@ -215,12 +240,12 @@ const char *weft_plan_rollout_text(const weft_plan_t *plan)
 
 const char *weft_plan_scheme(const weft_plan_t *plan)
 {
-    return plan->scheme->name;
+    return plan->map.text;
 }
 
 const char *weft_plan_profile(const weft_plan_t *plan)
 {
-    return weft_profile_name(plan->profile);
+    return weft_profile_name(plan->map.entries[0].profile);
 }
 
 uint32_t weft_plan_tp(const weft_plan_t *plan)

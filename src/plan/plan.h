@@ -3,6 +3,7 @@
 #define WEFT_PLAN_PLAN_H
 
 #include "src/plan/pattern.h"
+#include "src/plan/scheme_map.h"
 
 /* A place in the global order of units: layer, then expert (as a rank counts its own), then part, then unit.
  */
@@ -21,8 +22,7 @@ typedef struct weft_plan_round {
 struct weft_plan {
     const weft_model_t *model;
     weft_layout_t *trainer, *rollout;
-    const weft_scheme_t *scheme;
-    weft_profile_t profile;
+    weft_scheme_map_t map;
     weft_plan_options_t options;
 
     weft_layers_t *layers;
@@ -32,6 +32,7 @@ struct weft_plan {
     uint32_t *layer_pattern; /* [layers]: which pattern */
     uint32_t *layer_ordinal; /* [layers]: the how-manieth layer of its pattern; rotates among equal holders */
     uint32_t *layer_stage;   /* [layers]: the trainer's pipeline stage that holds it */
+    uint32_t *layer_entry;   /* [layers]: which entry of the scheme map decides */
 
     weft_sets_t sets;
     uint32_t *single_sets; /* [tp]: the set of that rank alone; UINT32_MAX where none is needed */
@@ -68,6 +69,9 @@ typedef struct weft_piece {
 
 /* Called for each piece. Returning anything but WEFT_OK ends the walk. */
 typedef weft_status_t (*weft_piece_fn)(void *user, const weft_piece_t *piece);
+
+/* What the scheme map says of a layer; one that is never quantized is a cast all the same. */
+const weft_scheme_entry_t *weft_plan_entry(const weft_plan_t *plan, uint32_t layer);
 
 /* The pattern and the unit that a cursor stands on. */
 const weft_pattern_t *weft_plan_pattern(const weft_plan_t *plan, uint32_t layer);

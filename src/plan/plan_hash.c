@@ -77,11 +77,16 @@ weft_status_t weft_plan_make_hash(weft_plan_t *plan)
     weft_hasher_t *hasher = weft_hasher_create();
     if (!hasher)
         return WEFT_ERR_NO_MEMORY;
-    const uint64_t head[] = {PLAN_FORMAT,        plan->profile,     plan->options.max_bucket_bytes,
-                             plan->relay,        plan->rollout->tp, plan->rollout->replicas,
-                             plan->num_patterns, plan->rollout->ep};
+    const uint64_t head[] = {PLAN_FORMAT,
+                             plan->map.entries[0].profile,
+                             plan->options.max_bucket_bytes,
+                             plan->relay,
+                             plan->rollout->tp,
+                             plan->rollout->replicas,
+                             plan->num_patterns,
+                             plan->rollout->ep};
     weft_hasher_add(hasher, head, sizeof head);
-    weft_hasher_add_text(hasher, plan->scheme->name);
+    weft_hasher_add_text(hasher, plan->map.entries[0].scheme->name);
     add_trainer(hasher, plan);
     for (uint32_t i = 0; i < plan->num_patterns; i++) {
         const weft_pattern_t *pattern = &plan->patterns[i];

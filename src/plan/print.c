@@ -20,10 +20,18 @@ static double wire_factor(const weft_plan_summary_t *s)
     return s->needed_bytes_total ? 1.0 * (double)s->egress_bytes_total / (double)s->unique_bytes_total : 1;
 }
 
+static const char *profile_text(weft_profile_t profile, char text[32])
+{
+    *text = 0;
+    if (profile != WEFT_PROFILE_DEFAULT)
+        snprintf(text, 32, " (%s)", weft_profile_name(profile));
+    return text;
+}
+
 static void print_pattern(weft_text_t *text, const weft_plan_t *plan, const weft_pattern_t *pattern)
 {
     const weft_layer_t *layer = pattern->example;
-    char shape[64], experts[32] = "", title[WEFT_LAYER_NAME_BYTES];
+    char shape[64], experts[32] = "", title[WEFT_LAYER_NAME_BYTES], profile[32];
     if (layer->num_experts)
         snprintf(experts, sizeof experts, "%u x ",
                  weft_plan_local_experts(plan, (uint32_t)(layer - plan->layers->items)));
@@ -31,22 +39,61 @@ static void print_pattern(weft_text_t *text, const weft_plan_t *plan, const weft
         snprintf(shape, sizeof shape, "%s[%u]", experts, pattern->cols);
     else
         snprintf(shape, sizeof shape, "%s[%u, %u]", experts, pattern->rows, pattern->cols);
-    weft_text_add(text, "  %6u  %-52s %-20s %-8s %s%s\n", pattern->num_layers,
+    weft_text_add(text, "  %6u  %-52s %-20s %-8s %s%s%s\n", pattern->num_layers,
                   weft_layer_full_name(layer, title), shape, weft_dtype_name(pattern->dtype),
                   layer->keep_f32 ? "kept" : pattern->scheme->name,
+                  plan->map.count > 1 ? profile_text(pattern->profile, profile) : "",
                   pattern->amax_ahead ? ", amax ahead" : "");
+}
+
+/* Layers that the entry decides, and that it could: those never quantized are the recipe's. */
+static uint32_t count_decided(const weft_plan_t *plan, uint32_t entry, const weft_layer_t **first)
+{
+    uint32_t count = 0;
+    *first = NULL;
+    for (uint32_t i = 0; i < plan->layers->count; i++) {
+        const weft_layer_t *layer = &plan->layers->items[i];
+        if (plan->layer_entry[i] != entry || !layer->quantize)
+            continue;
+        *first = count++ ? *first : layer;
+    }
+    return count;
+}
+
+/* A map's entries, and which layers each has got; they lie between the first and the last in forward order.
+ */
+static void print_schemes(weft_text_t *text, const weft_plan_t *plan)
+{
+    char profile[32], scheme[64];
+    if (plan->map.count == 1)
+        return;
+    weft_text_add(
+        text,
+        "\n  layers  scheme                      of the layers that may be quantized, those that match\n");
+    for (uint32_t i = 0; i < plan->map.count; i++) {
+        const weft_scheme_entry_t *entry = &plan->map.entries[i];
+        const weft_layer_t *first;
+        uint32_t count = count_decided(plan, i, &first);
+        snprintf(scheme, sizeof scheme, "%s%s", entry->scheme->name, profile_text(entry->profile, profile));
+        weft_text_add(text, "  %6u  %-26s  %s%s%s%s\n", count, scheme,
+                      entry->glob ? entry->glob : "nothing below (the default)", count ? ": " : "",
+                      count ? first->name : "", count > 1 ? ", ..." : "");
+    }
 }
 
 static void print_head(weft_text_t *text, const page_t *p)
 {
+    char profile[32];
     const weft_plan_t *plan = p->plan;
     const weft_plan_summary_t *s = &p->summary;
     char a[24];
-    weft_text_add(text, "plan      %s: trainer %s (%u ranks) to rollout %s (%u ranks), %s",
+    weft_text_add(text, "plan      %s: trainer %s (%u ranks) to rollout %s (%u ranks), %s%s",
                   weft_model_type(plan->model), plan->trainer->text, plan->trainer->num_ranks,
-                  plan->rollout->text, plan->rollout->num_ranks, plan->scheme->name);
-    if (plan->profile != WEFT_PROFILE_DEFAULT)
-        weft_text_add(text, " (%s)", weft_profile_name(plan->profile));
+                  plan->rollout->text, plan->rollout->num_ranks, plan->map.entries[0].scheme->name,
+                  profile_text(plan->map.entries[0].profile, profile));
+    if (plan->map.count > 1)
+        weft_text_add(text, " and a map of %u %s", plan->map.count - 1,
+                      plan->map.count > 2 ? "entries" : "entry");
     weft_text_add(text, "\nhash      %016llx%016llx\n", (unsigned long long)plan->hash.word[1],
                   (unsigned long long)plan->hash.word[0]);
     weft_text_add(
@@ -55,6 +102,7 @@ static void print_head(weft_text_t *text, const page_t *p)
     weft_text_add(text, "\n  layers  one of them, as a rollout rank holds it\n");
     for (uint32_t i = 0; i < plan->num_patterns; i++)
         print_pattern(text, plan, &plan->patterns[i]);
+    print_schemes(text, plan);
 }
 
 static void print_messages(weft_text_t *text, const char *verb, const weft_messages_t *m)
@@ -89,7 +137,8 @@ static void print_ranks(weft_text_t *text, const page_t *p)
     weft_text_add(text, "          at most %u communicators a rank, %s if one takes 8 MiB\n", s->groups_max,
                   weft_text_bytes((double)s->groups_max * COMMUNICATOR_BYTES, a));
     weft_text_add(text,
-                  "swap      flip or copy: %s live and as much staged a rank; copy pauses %.1f ms for it; layerwise: no stage, paused "
+                  "swap      flip or copy: %s live and as much staged a rank; copy pauses %.1f ms for it; "
+                  "layerwise: no stage, paused "
                   "throughout\n",
                   weft_text_bytes((double)s->kernel_bytes_max, a), p->time.copy_ms);
 }
@@ -144,15 +193,47 @@ static void print_json_time(weft_text_t *text, const page_t *p)
                   t->update_ms);
 }
 
+static void print_json_layers(weft_text_t *text, const weft_plan_t *plan, uint32_t entry)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < plan->layers->count; i++) {
+        if (plan->layer_entry[i] != entry || !plan->layers->items[i].quantize)
+            continue;
+        weft_text_add(text, "%s", any ? ", " : "");
+        weft_text_add_json_string(text, plan->layers->items[i].name);
+        any = true;
+    }
+}
+
+static void print_json_schemes(weft_text_t *text, const weft_plan_t *plan)
+{
+    weft_text_add(text, "  \"schemes\": [\n");
+    for (uint32_t i = 0; i < plan->map.count; i++) {
+        const weft_scheme_entry_t *entry = &plan->map.entries[i];
+        weft_text_add(text, "    {\"match\": ");
+        if (entry->glob)
+            weft_text_add_json_string(text, entry->glob);
+        else
+            weft_text_add(text, "null");
+        weft_text_add(text, ", \"scheme\": \"%s\", \"profile\": \"%s\", \"layers\": [", entry->scheme->name,
+                      weft_profile_name(entry->profile));
+        print_json_layers(text, plan, i);
+        weft_text_add(text, "]}%s\n", i + 1 < plan->map.count ? "," : "");
+    }
+    weft_text_add(text, "  ],\n");
+}
+
 static void print_json(weft_text_t *text, const page_t *p)
 {
     const weft_plan_t *plan = p->plan;
     const weft_plan_summary_t *s = &p->summary;
     weft_text_add(text, "{\n  \"model_type\": ");
     weft_text_add_json_string(text, weft_model_type(plan->model));
-    weft_text_add(
-        text, ",\n  \"trainer\": \"%s\", \"rollout\": \"%s\", \"scheme\": \"%s\", \"profile\": \"%s\",\n",
-        plan->trainer->text, plan->rollout->text, plan->scheme->name, weft_profile_name(plan->profile));
+    weft_text_add(text, ",\n  \"trainer\": \"%s\", \"rollout\": \"%s\", \"scheme\": ", plan->trainer->text,
+                  plan->rollout->text);
+    weft_text_add_json_string(text, plan->map.text);
+    weft_text_add(text, ", \"profile\": \"%s\",\n", weft_plan_profile(plan));
+    print_json_schemes(text, plan);
     weft_text_add(text, "  \"hash\": \"%016llx%016llx\",\n", (unsigned long long)plan->hash.word[1],
                   (unsigned long long)plan->hash.word[0]);
     const struct {

@@ -36,7 +36,7 @@ weft_status_t weft_scheme_profile(const weft_scheme_t *scheme, const char *name,
 const char *weft_profile_name(weft_profile_t profile);
 
 /* The scheme of layers that are never quantized: a cast to bf16, where fp16 sources keep their type unless
- * the whole update is `bf16`. */
+ * the default of the scheme map is `bf16`. */
 const weft_scheme_t *weft_scheme_cast(void);
 
 #endif

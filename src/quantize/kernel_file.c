@@ -96,6 +96,39 @@ static bool same_layout(const char *found, const weft_layout_t *expected)
     return same;
 }
 
+/* Maps may be written in different ways and give every layer the same. */
+static bool same_schemes(const char *found, const char *profile, const weft_plan_t *plan)
+{
+    weft_scheme_map_t map;
+    uint32_t *entries = calloc((size_t)plan->layers->count + 1, sizeof *entries);
+    if (!entries || weft_scheme_map_parse(found, NULL, &map, NULL) != WEFT_OK) {
+        free(entries);
+        return false;
+    }
+    weft_scheme_entry_t *all = &map.entries[0];
+    bool same = weft_scheme_profile(all->scheme, profile, &all->profile, NULL) == WEFT_OK &&
+                weft_scheme_map_assign(&map, plan->model, plan->layers, entries, NULL) == WEFT_OK &&
+                weft_scheme_maps_agree(&map, entries, &plan->map, plan->layer_entry, plan->layers);
+    weft_scheme_map_free(&map);
+    free(entries);
+    return same;
+}
+
+/* Whether the file says in this row what the plan expects, or what is as good. */
+static bool row_fits(const weft_safetensors_t *file, const char *row, const char *expected,
+                     const weft_plan_t *plan)
+{
+    const char *found = weft_safetensors_metadata(file, row);
+    const char *profile = weft_safetensors_metadata(file, "profile");
+    if (!found)
+        return false;
+    if (strcmp(row, "rollout") == 0)
+        return same_layout(found, plan->rollout);
+    if (strcmp(row, "scheme") == 0 && strcmp(found, expected) != 0)
+        return profile && same_schemes(found, profile, plan);
+    return strcmp(found, expected) == 0;
+}
+
 static weft_status_t check_made(const weft_safetensors_t *file, const weft_program_t *program,
                                 weft_error_t *error)
 {
@@ -108,12 +141,11 @@ static weft_status_t check_made(const weft_safetensors_t *file, const weft_progr
                                    {"profile", weft_plan_profile(plan)},
                                    {"tp_rank", place_text(program->tp_rank, place)}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        const char *found = weft_safetensors_metadata(file, rows[i][0]);
-        bool layout = strcmp(rows[i][0], "rollout") == 0;
-        if (found && (layout ? same_layout(found, plan->rollout) : strcmp(found, rows[i][1]) == 0))
+        if (row_fits(file, rows[i][0], rows[i][1], plan))
             continue;
+        const char *found = weft_safetensors_metadata(file, rows[i][0]);
         return weft_fail(error, WEFT_ERR_MISFIT,
-                         "its %s is %.40s, expected %s: write it anew with weft quantize", rows[i][0],
+                         "its %s is %.200s, expected %.200s: write it anew with weft quantize", rows[i][0],
                          found ? found : "not given", rows[i][1]);
     }
     return WEFT_OK;

@@ -185,8 +185,8 @@ static weft_status_t make_list(weft_quantizer_t *q, uint32_t first, uint32_t cou
         q->queue->ops->quantize_create(q->queue, draft->units, count, draft->tensors, num_tensors, &q->list);
     if (status != WEFT_OK)
         return weft_fail(error, status,
-                         "rank %u: %s memory cannot hold or run a list of %u units of scheme %s: %s",
-                         q->program->rank, q->queue->ops->name, count, q->program->plan->scheme->name,
+                         "rank %u: %s memory cannot hold or run a list of %u units of scheme %.100s: %s",
+                         q->program->rank, q->queue->ops->name, count, weft_plan_scheme(q->program->plan),
                          weft_status_text(status));
     return WEFT_OK;
 }

@@ -28,14 +28,15 @@ typedef struct recipe {
     weft_dtype_t out_dtype;
 } recipe_t;
 
-/* How `scheme` treats an output of `rows` x `cols` on a rank: docs/numerics.md, "fp8-block" and "Stored
+/* How `scheme`, where `all` is the map's default, treats an output of `rows` x `cols` on a rank: docs/numerics.md, "fp8-block" and "Stored
  * names". */
-static inline recipe_t recipe_of(const char *scheme, const char *profile, const output_t *output,
+static inline recipe_t recipe_of(const char *all, const char *scheme, const char *profile, const output_t *output,
                                  weft_dtype_t dtype, bool ep, uint32_t rows, uint32_t cols)
 {
-    if (strcmp(scheme, "bf16") == 0)
+    bool cast = strcmp(scheme, "bf16") == 0 || !output->quantized;
+    if (cast && strcmp(all, "bf16") == 0)
         return (recipe_t){WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT, WEFT_DTYPE_BF16};
-    if (!output->quantized)
+    if (cast)
         return (recipe_t){WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT,
                           dtype == WEFT_DTYPE_F16 ? WEFT_DTYPE_F16 : WEFT_DTYPE_BF16};
     const weft_scheme_t *row;
@@ -150,7 +151,8 @@ static inline void compare_stage(const checkpoint_t *cp, const weft_plan_t *plan
                                  uint32_t tp_rank, const weft_outputs_t *outputs, const uint8_t *stage,
                                  tensor_fn tensor, void *user)
 {
-    const char *scheme = weft_plan_scheme(plan);
+    const char *all = plan->map.entries[0].scheme->name;
+    bool mixed = plan->map.count > 1;
     uint32_t tp = weft_plan_tp(plan);
     bool ep = plan->rollout->ep;
     for (uint32_t i = 0; i < cp->num_outputs; i++) {
@@ -165,7 +167,8 @@ static inline void compare_stage(const checkpoint_t *cp, const weft_plan_t *plan
         for (uint32_t p = 0; p < experts * output->num_parts; p++) {
             uint32_t index = output->first_source + first * output->num_parts + p;
             const source_t *s = &cp->sources[index];
-            recipe_t recipe = recipe_of(scheme, profile, output, s->dtype, ep, layer->rows, layer->cols);
+            const weft_scheme_entry_t *its = weft_plan_entry(plan, i);
+            recipe_t recipe = recipe_of(all, its->scheme->name, mixed ? weft_profile_name(its->profile) : profile, output, s->dtype, ep, layer->rows, layer->cols);
             uint16_t amax = 0;
             for (uint32_t q = 0; q < output->num_parts; q++) {
                 uint32_t with = index - p % output->num_parts + q;

@@ -44,8 +44,8 @@ static void open_bench_of(bench_t *b, const char *type, const char *layer, const
         const char *name = b->layers->items[i].name;
         if (strlen(name) < strlen(layer) || strcmp(name + strlen(name) - strlen(layer), layer) != 0)
             continue;
-        assert_int_equal(weft_pattern_create(&b->layers->items[i], scheme, WEFT_PROFILE_DEFAULT, b->trainer, NULL,
-                                             b->rollout, &b->sets, &b->pattern),
+        assert_int_equal(weft_pattern_create(&b->layers->items[i], scheme, WEFT_PROFILE_DEFAULT, false, b->trainer,
+                                             NULL, b->rollout, &b->sets, &b->pattern),
                          WEFT_OK);
         return;
     }

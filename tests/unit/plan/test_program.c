@@ -451,7 +451,7 @@ static void check_scales(const world_t *w, const weft_program_t *program)
             continue;
         }
         uint64_t place = row;
-        if (strcmp(w->plan->scheme->name, "fp8-block") == 0) {
+        if (strcmp(weft_plan_pattern(w->plan, unit->layer)->scheme->name, "fp8-block") == 0) {
             uint64_t blocks = (layer->rows + 127) / 128;
             place = (row / layer->rows * blocks + row % layer->rows / 128) * ((unit->cols + 127) / 128);
             assert_int_equal(row % layer->rows % 128, 0);
