@@ -6,13 +6,13 @@ from checkpoint import Scheme, dense_mlp, dtype_name, emit, even, expert_range, 
 from checkpoint import attention as grouped_attention
 
 
-def frame(model, rollout, scheme, block):
+def frame(model, rollout, schemes, block):
     yield from vocabulary(model, rollout, "model.embed_tokens.weight")
     for layer in range(model.config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}"
         yield from plain(model, rollout, prefix + ".input_layernorm.weight")
         yield from plain(model, rollout, prefix + ".post_attention_layernorm.weight")
-        yield from block(model, rollout, scheme, prefix, layer)
+        yield from block(model, rollout, schemes, prefix, layer)
     yield from plain(model, rollout, "model.norm.weight")
     yield from vocabulary(model, rollout, "lm_head.weight")
 
@@ -20,9 +20,9 @@ def frame(model, rollout, scheme, block):
 # ---- Mixtral ----
 
 
-def mixtral_block(model, rollout, scheme, prefix, _):
-    yield from grouped_attention(model, rollout, scheme, prefix + ".self_attn")
-    yield from experts(model, rollout, scheme.for_experts(rollout), prefix + ".block_sparse_moe", (("w13", ["w1", "w3"]), ("w2", ["w2"])))
+def mixtral_block(model, rollout, schemes, prefix, _):
+    yield from grouped_attention(model, rollout, schemes, prefix + ".self_attn")
+    yield from experts(model, rollout, schemes, prefix + ".block_sparse_moe", (("w13", ["w1", "w3"]), ("w2", ["w2"])))
 
 
 # ---- DeepSeek-V3, Kimi-K2 ----
@@ -32,7 +32,7 @@ def whole(_, shape, __):
     return (0, shape[0]), (0, shape[1])
 
 
-def latent_attention(model, rollout, scheme, prefix):
+def latent_attention(model, rollout, schemes, prefix):
     """Multi-head latent attention: both low-rank projections side by side and whole on each rank."""
 
     def head_cut(part, shape, rank):
@@ -43,38 +43,38 @@ def latent_attention(model, rollout, scheme, prefix):
 
     if model.heads % rollout.tp:
         raise SystemExit(f"{model.heads} heads, {rollout.tp} ranks")
-    yield from linear(model, rollout, scheme, prefix + ".fused_qkv_a_proj", ["q_a_proj", "kv_a_proj_with_mqa"], whole)
+    yield from linear(model, rollout, schemes, prefix + ".fused_qkv_a_proj", ["q_a_proj", "kv_a_proj_with_mqa"], whole)
     yield from plain(model, rollout, prefix + ".q_a_layernorm.weight")
-    yield from linear(model, rollout, scheme, prefix + ".q_b_proj", ["q_b_proj"], head_cut)
+    yield from linear(model, rollout, schemes, prefix + ".q_b_proj", ["q_b_proj"], head_cut)
     yield from plain(model, rollout, prefix + ".kv_a_layernorm.weight")
     yield from linear(model, rollout, Scheme("bf16", "default"), prefix + ".kv_b_proj", ["kv_b_proj"], head_cut)
-    yield from linear(model, rollout, scheme, prefix + ".o_proj", ["o_proj"], o_cut)
+    yield from linear(model, rollout, schemes, prefix + ".o_proj", ["o_proj"], o_cut)
 
 
-def deepseek_block(model, rollout, scheme, prefix, layer):
-    yield from latent_attention(model, rollout, scheme, prefix + ".self_attn")
+def deepseek_block(model, rollout, schemes, prefix, layer):
+    yield from latent_attention(model, rollout, schemes, prefix + ".self_attn")
     if layer < model.config["first_k_dense_replace"]:
-        yield from dense_mlp(model, rollout, scheme, prefix + ".mlp")
+        yield from dense_mlp(model, rollout, schemes, prefix + ".mlp")
         return
     bias = prefix + ".mlp.gate.e_score_correction_bias"
     values = model.take_f32(bias)
     for rank in range(rollout.tp):
         yield rank, bias, "F32", values
-    yield from dense_mlp(model, rollout, scheme, prefix + ".mlp.shared_experts")
-    yield from experts(model, rollout, scheme.for_experts(rollout), prefix + ".mlp")
+    yield from dense_mlp(model, rollout, schemes, prefix + ".mlp.shared_experts")
+    yield from experts(model, rollout, schemes, prefix + ".mlp")
 
 
 # ---- Phi-3 ----
 
 
-def phi3_block(model, rollout, scheme, prefix, _):
+def phi3_block(model, rollout, schemes, prefix, _):
     """The checkpoint's fused tensors, cut part by part."""
     head = model.config["hidden_size"] // model.heads
     queries, keys = model.heads * head, model.kv_heads * head
     width = model.config["intermediate_size"]
     for name, sizes in (("self_attn.qkv_proj", [queries, keys, keys]), ("mlp.gate_up_proj", [width, width])):
         parts = np.split(model.take(f"{prefix}.{name}.weight"), np.cumsum(sizes)[:-1])
-        mine = scheme.for_linear(sum(sizes) // rollout.tp, parts[0].shape[1])
+        mine = schemes.of(f"{prefix}.{name}", [f"{prefix}.{name}.weight"]).for_linear(sum(sizes) // rollout.tp, parts[0].shape[1])
         wholes = mine.quantize_parts([np.ascontiguousarray(part) for part in parts])
         for rank in range(rollout.tp):
             held = [mine.slice(whole, even(len(whole[0]), rollout.tp, rank, name), (0, parts[0].shape[1]), name) for whole in wholes]
@@ -84,13 +84,13 @@ def phi3_block(model, rollout, scheme, prefix, _):
         def cut(_, shape, rank, name=name):
             return (0, shape[0]), even(shape[1], rollout.tp, rank, name)
 
-        yield from linear(model, rollout, scheme, f"{prefix}.{name}", [name.split(".")[1]], cut)
+        yield from linear(model, rollout, schemes, f"{prefix}.{name}", [name.split(".")[1]], cut)
 
 
 # ---- gpt-oss ----
 
 
-def gpt_oss_attention(model, rollout, scheme, source, name):
+def gpt_oss_attention(model, rollout, schemes, source, name):
     def qkv_cut(part, shape, rank):
         if part != "q_proj":
             return kv_rows(model, rollout.tp, rank, part), (0, shape[1])
@@ -101,8 +101,7 @@ def gpt_oss_attention(model, rollout, scheme, source, name):
         return (0, shape[0]), even(shape[1], rollout.tp, rank, part)
 
     for layer, parts, cut in (("qkv_proj", ["q_proj", "k_proj", "v_proj"], qkv_cut), ("o_proj", ["o_proj"], o_cut)):
-        for rank, tensor, dtype, array in linear(model, rollout, scheme, f"{source}.{layer}", parts, cut):
-            yield rank, tensor.replace(source, name), dtype, array
+        yield from linear(model, rollout, schemes, f"{source}.{layer}", parts, cut, called=f"{name}.{layer}")
     yield from qkv_bias(model, rollout, source, name, qkv_cut)
     bias, sinks = model.take(source + ".o_proj.bias"), model.take(source + ".sinks")
     for rank in range(rollout.tp):
@@ -111,9 +110,10 @@ def gpt_oss_attention(model, rollout, scheme, source, name):
         yield rank, name + ".sinks", dtype_name(sinks), sinks[begin:end]
 
 
-def gpt_oss_matrices(model, rollout, scheme, prefix, stack, tensor):
+def gpt_oss_matrices(model, rollout, schemes, prefix, stack, tensor):
     """[E, K, N] in the checkpoint, [E, N, K] in the engine; rows of w13 and columns of w2 are cut."""
     stored = model.take(f"{prefix}.{tensor}")
+    scheme = schemes.of(f"{prefix}.{stack}", [f"{prefix}.{tensor}"]).for_experts(rollout)
     wholes = [scheme.quantize(np.ascontiguousarray(expert.T)) for expert in stored]
     for rank in range(rollout.tp):
         begin, end = expert_range(len(stored), rollout.tp, rank) if rollout.ep else (0, len(stored))
@@ -139,13 +139,12 @@ def gpt_oss_biases(model, rollout, prefix):
         yield rank, prefix + ".w2_bias", dtype_name(second), mine
 
 
-def gpt_oss_block(model, rollout, scheme, prefix, _):
-    yield from gpt_oss_attention(model, rollout, scheme, prefix + ".self_attn", prefix + ".attn")
+def gpt_oss_block(model, rollout, schemes, prefix, _):
+    yield from gpt_oss_attention(model, rollout, schemes, prefix + ".self_attn", prefix + ".attn")
     yield from plain(model, rollout, prefix + ".mlp.router.weight")
     yield from plain(model, rollout, prefix + ".mlp.router.bias")
-    of_experts = scheme.for_experts(rollout)
     for stack, tensor in (("w13", "gate_up_proj"), ("w2", "down_proj")):
-        yield from gpt_oss_matrices(model, rollout, of_experts, prefix + ".mlp.experts", stack, tensor)
+        yield from gpt_oss_matrices(model, rollout, schemes, prefix + ".mlp.experts", stack, tensor)
     yield from gpt_oss_biases(model, rollout, prefix + ".mlp.experts")
 
 

@@ -3,12 +3,13 @@
 
     checkpoint.py MODEL_DIR ROLLOUT SCHEME PROFILE OUT_DIR
 
-ROLLOUT is tp:T, tp:TxR (R replicas), either followed by ",ep". SCHEME is one of SCHEMES below. PROFILE is one of
-its, or "default". Writes OUT_DIR/rank{r}.safetensors, replica by replica, in kernel-format names. Knows
+ROLLOUT is tp:T, tp:TxR (R replicas), either followed by ",ep". SCHEME is one of SCHEMES below, or a map
+"SCHEME; GLOB=SCHEME[:PROFILE]; ..." whose last match decides what a layer gets. PROFILE is one of the (first) scheme's, or "default". Writes OUT_DIR/rank{r}.safetensors, replica by replica, in kernel-format names. Knows
 Llama, Qwen2, Mistral, Qwen3 and Qwen3-MoE; Mixtral, DeepSeek-V3, Kimi-K2 and gpt-oss by architectures.py. Every scale is computed on whole tensors; ranks get slices of the result.
 """
 
 import collections
+import fnmatch
 import functools
 import json
 import os
@@ -77,12 +78,17 @@ class Model:
         self.used.add(name)
         return np.asarray(self.tensors[name][1], np.float32)
 
-    def take_expert(self, prefix, part, expert):
-        """The [N, K] of one expert: a tensor of its own, or a slab of the one that holds all, gate above up."""
+    def expert_name(self, prefix, part, expert):
+        """Its tensor: one of its own, or the one that holds all."""
         stacked = f"{prefix}.{'down_proj' if part == 'down_proj' else 'gate_up_proj'}"
-        if stacked not in self:
-            return self.take(f"{prefix}.{expert}.{part}.weight")
-        whole = self.take(stacked)[expert]
+        return stacked if stacked in self else f"{prefix}.{expert}.{part}.weight"
+
+    def take_expert(self, prefix, part, expert):
+        """The [N, K] of one expert; where one tensor holds all, gate is above up."""
+        name = self.expert_name(prefix, part, expert)
+        if name.endswith(f".{expert}.{part}.weight"):
+            return self.take(name)
+        whole = self.take(name)[expert]
         half = len(whole) // 2
         return {"down_proj": whole, "gate_proj": whole[:half], "up_proj": whole[half:]}[part]
 
@@ -133,6 +139,31 @@ DTYPES = {"fp8-block": ("F8_E4M3", "F32"), "fp8-channel": ("F8_E4M3", "F32"), "i
 WHOLE_NAMES = {"fp8-tensor": "weight_scale", "nvfp4": "weight_scale_2"}
 
 
+class Schemes:
+    """What each layer gets; the entries as (glob, Scheme), the default's glob being *."""
+
+    def __init__(self, text, profile):
+        first, *others = [entry.strip() for entry in text.split(";")]
+        self.entries = [("*", Scheme(first, profile))]
+        for entry in others:
+            glob, chosen = entry.split("=")
+            name, _, its = chosen.partition(":")
+            self.entries.append((glob.strip(), Scheme(name.strip(), its.strip() or "default")))
+
+    def by_name(self, *names):
+        """The number of the last entry that matches one of the names, each also without "model." and without ".weight"."""
+        forms = {form for name in names for full in (name, name.removesuffix(".weight")) for form in (full, full.removeprefix("model."))}
+        return max(i for i, (glob, _) in enumerate(self.entries) if any(fnmatch.fnmatchcase(form, glob) for form in forms))
+
+    def of(self, layer, tensors):
+        """Of a layer of that kernel-format name, made of these tensors."""
+        found = {self.by_name(layer, layer + ".weight", tensor) for tensor in tensors}
+        chosen = {(self.entries[i][1].name, self.entries[i][1].profile) for i in found}
+        if len(chosen) != 1:
+            fail(f"{layer}: its parts get {chosen}")
+        return self.entries[found.pop()][1]
+
+
 class Scheme:
     """Quantizes whole tensors; `slice` then cuts codes and scales alike."""
 
@@ -144,6 +175,10 @@ class Scheme:
         self.profile = profiles[0] if profile == "default" else profile
         if self.profile not in profiles:
             fail(f"profile {profile!r} is none of {', '.join(profiles)}")
+
+    def of(self, layer, tensors):
+        """A scheme alone is for every layer."""
+        return self
 
     def for_experts(self, rollout):
         """vLLM requantizes its linear layers to powers of two, but not experts under tensor parallelism."""
@@ -281,10 +316,12 @@ def vocabulary(model, rollout, name, source=None):
         yield rank, name, dtype_name(w), vocabulary_rows(w, rollout.tp, rank)
 
 
-def linear(model, rollout, scheme, layer, part_names, cut):
-    """A layer made of `part_names` below each other; cut(part, shape, rank) -> (rows, cols)."""
+def linear(model, rollout, schemes, layer, part_names, cut, called=None):
+    """A layer made of `part_names` below each other; cut(part, shape, rank) -> (rows, cols). `called`: the layer's name in an engine."""
     prefix = layer.rsplit(".", 1)[0]
-    sources = [model.take(f"{prefix}.{part}.weight") for part in part_names]
+    names = [f"{prefix}.{part}.weight" for part in part_names]
+    sources = [model.take(name) for name in names]
+    scheme = schemes.of(called or layer, names)
     cuts = [cut(part, source.shape, 0) for part, source in zip(part_names, sources)]
     scheme = scheme.for_linear(sum(end - begin for (begin, end), _ in cuts), cuts[0][1][1] - cuts[0][1][0])
     wholes = scheme.quantize_parts(sources)
@@ -293,10 +330,10 @@ def linear(model, rollout, scheme, layer, part_names, cut):
             scheme.slice(whole, *cut(part, source.shape, rank), f"{layer}, {part}, rank {rank}")
             for part, whole, source in zip(part_names, wholes, sources)
         ]
-        yield from emit(scheme, rank, layer + ".", scheme.fuse(parts, layer))
+        yield from emit(scheme, rank, (called or layer) + ".", scheme.fuse(parts, layer))
 
 
-def attention(model, rollout, scheme, prefix):
+def attention(model, rollout, schemes, prefix):
     def qkv_cut(part, shape, rank):
         if part == "q_proj":
             begin, end = even(model.heads, rollout.tp, rank, prefix + ".q_proj")
@@ -306,10 +343,10 @@ def attention(model, rollout, scheme, prefix):
     def o_cut(part, shape, rank):
         return (0, shape[0]), even(shape[1], rollout.tp, rank, prefix + ".o_proj")
 
-    yield from linear(model, rollout, scheme, prefix + ".qkv_proj", ["q_proj", "k_proj", "v_proj"], qkv_cut)
+    yield from linear(model, rollout, schemes, prefix + ".qkv_proj", ["q_proj", "k_proj", "v_proj"], qkv_cut)
     if f"{prefix}.q_proj.bias" in model:
         yield from qkv_bias(model, rollout, prefix, prefix, qkv_cut)
-    yield from linear(model, rollout, scheme, prefix + ".o_proj", ["o_proj"], o_cut)
+    yield from linear(model, rollout, schemes, prefix + ".o_proj", ["o_proj"], o_cut)
     for norm in ("q_norm", "k_norm"):
         if f"{prefix}.{norm}.weight" in model:
             yield from plain(model, rollout, f"{prefix}.{norm}.weight")
@@ -326,15 +363,15 @@ def qkv_bias(model, rollout, prefix, kernel_prefix, qkv_cut):
         yield rank, kernel_prefix + ".qkv_proj.bias", dtype_name(joined), joined
 
 
-def dense_mlp(model, rollout, scheme, prefix):
+def dense_mlp(model, rollout, schemes, prefix):
     def up_cut(part, shape, rank):
         return even(shape[0], rollout.tp, rank, f"{prefix}.{part}"), (0, shape[1])
 
     def down_cut(part, shape, rank):
         return (0, shape[0]), even(shape[1], rollout.tp, rank, f"{prefix}.{part}")
 
-    yield from linear(model, rollout, scheme, prefix + ".gate_up_proj", ["gate_proj", "up_proj"], up_cut)
-    yield from linear(model, rollout, scheme, prefix + ".down_proj", ["down_proj"], down_cut)
+    yield from linear(model, rollout, schemes, prefix + ".gate_up_proj", ["gate_proj", "up_proj"], up_cut)
+    yield from linear(model, rollout, schemes, prefix + ".down_proj", ["down_proj"], down_cut)
 
 
 def expert_slice(rollout, scheme, expert, stack, rank, what):
@@ -350,11 +387,13 @@ def expert_slice(rollout, scheme, expert, stack, rank, what):
     return scheme.fuse(parts, what)
 
 
-def experts(model, rollout, scheme, prefix, stacks=(("w13", ["gate_proj", "up_proj"]), ("w2", ["down_proj"]))):
+def experts(model, rollout, schemes, prefix, stacks=(("w13", ["gate_proj", "up_proj"]), ("w2", ["down_proj"]))):
     num_experts = next(model.config[key] for key in ("num_experts", "n_routed_experts", "num_local_experts") if key in model.config)
     yield from plain(model, rollout, prefix + ".gate.weight")
     for stack, part_names in stacks:
         base = f"{prefix}.experts.{stack}_"
+        names = [model.expert_name(prefix + ".experts", part, e) for part in part_names for e in range(num_experts)]
+        scheme = schemes.of(f"{prefix}.experts.{stack}", names).for_experts(rollout)
         wholes = [
             dict(zip(part_names, scheme.quantize_parts([model.take_expert(prefix + ".experts", part, e) for part in part_names])))
             for e in range(num_experts)
@@ -372,22 +411,22 @@ def is_sparse(model, layer):
     return (layer + 1) % model.config.get("decoder_sparse_step", 1) == 0
 
 
-def outputs(model, rollout, scheme):
+def outputs(model, rollout, schemes):
     import architectures
 
     if model.config["model_type"] in architectures.OUTPUTS:
-        yield from architectures.OUTPUTS[model.config["model_type"]](model, rollout, scheme)
+        yield from architectures.OUTPUTS[model.config["model_type"]](model, rollout, schemes)
         return
     yield from vocabulary(model, rollout, "model.embed_tokens.weight")
     for layer in range(model.config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}"
         yield from plain(model, rollout, prefix + ".input_layernorm.weight")
-        yield from attention(model, rollout, scheme, prefix + ".self_attn")
+        yield from attention(model, rollout, schemes, prefix + ".self_attn")
         yield from plain(model, rollout, prefix + ".post_attention_layernorm.weight")
         if is_sparse(model, layer):
-            yield from experts(model, rollout, scheme.for_experts(rollout), prefix + ".mlp")
+            yield from experts(model, rollout, schemes, prefix + ".mlp")
         else:
-            yield from dense_mlp(model, rollout, scheme, prefix + ".mlp")
+            yield from dense_mlp(model, rollout, schemes, prefix + ".mlp")
     yield from plain(model, rollout, "model.norm.weight")
     yield from vocabulary(model, rollout, "lm_head.weight", "model.embed_tokens.weight" if model.tied else None)
 
@@ -396,9 +435,9 @@ def main():
     if len(sys.argv) != 6:
         sys.exit(__doc__)
     folder, rollout, scheme, profile, out = sys.argv[1:]
-    model, rollout, scheme = Model(folder), Rollout(rollout), Scheme(scheme, profile)
+    model, rollout, schemes = Model(folder), Rollout(rollout), Schemes(scheme, profile)
     ranks = [{} for _ in range(rollout.tp)]
-    for rank, name, dtype, array in outputs(model, rollout, scheme):
+    for rank, name, dtype, array in outputs(model, rollout, schemes):
         ranks[rank][name] = (dtype, array)
     model.check_all_used()
     os.makedirs(out, exist_ok=True)
