@@ -4,7 +4,8 @@
     checkpoint.py MODEL_DIR ROLLOUT SCHEME PROFILE OUT_DIR
 
 ROLLOUT is tp:T, tp:TxR (R replicas), either followed by ",ep". SCHEME is one of SCHEMES below, or a map
-"SCHEME; GLOB=SCHEME[:PROFILE]; ..." whose last match decides what a layer gets. PROFILE is one of the (first) scheme's, or "default". Writes OUT_DIR/rank{r}.safetensors, replica by replica, in kernel-format names. Knows
+"SCHEME; GLOB=SCHEME[:PROFILE]; ..." whose last match decides what a layer gets. PROFILE is one
+of its, or "default"; in a map it is for every entry that names none and has it. Writes OUT_DIR/rank{r}.safetensors, replica by replica, in kernel-format names. Knows
 Llama, Qwen2, Mistral, Qwen3 and Qwen3-MoE; Mixtral, DeepSeek-V3, Kimi-K2 and gpt-oss by architectures.py. Every scale is computed on whole tensors; ranks get slices of the result.
 """
 
@@ -148,7 +149,8 @@ class Schemes:
         for entry in others:
             glob, chosen = entry.split("=")
             name, _, its = chosen.partition(":")
-            self.entries.append((glob.strip(), Scheme(name.strip(), its.strip() or "default")))
+            its = its or (profile if profile in SCHEMES[name.strip()][0] else "default")
+            self.entries.append((glob.strip(), Scheme(name.strip(), its.strip())))
 
     def by_name(self, *names):
         """The number of the last entry that matches one of the names, each also without "model." and without ".weight"."""

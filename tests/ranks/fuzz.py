@@ -30,7 +30,15 @@ import tensor_file  # noqa: E402
 ORACLE = os.path.join(HERE, "..", "oracle")
 MISFIT = 4
 SCHEMES = [("bf16", "default"), ("fp8-channel", "default")] * 3 + [("fp8-block", p) for p in ("ieee", "vllm", "pow2", "vllm-pow2")]
+MAPPED = ["bf16", "fp8-channel", "fp8-block", "fp8-block:vllm", "fp8-tensor", "nvfp4:modelopt", "mxfp8", "int4-group-32:ct", "int8-channel"]
+LAYERS = ["layers.0.*", "*.o_proj", "*.self_attn.*", "*.[0-9]*", "*proj*", "lm_head"]  # each model has some
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+def draw_map(r, scheme):
+    """Entries behind the default; those that are for lm_head can say bf16 alone."""
+    globs = r.sample(LAYERS, r.randint(1, 3))
+    return "; ".join([scheme] + [f"{glob}={'bf16' if glob == 'lm_head' else r.choice(MAPPED)}" for glob in globs])
 
 
 def draw_config(r, name):
@@ -116,6 +124,7 @@ class Fuzz(Checks):
         self.rollout, rollouts = draw_rollout(r, experts)
         self.ranks = trainers + rollouts
         self.scheme, self.profile = r.choice(SCHEMES)
+        self.scheme = draw_map(r, self.scheme) if r.random() < 0.3 else self.scheme
         self.recipe = ["--recipe", scaled.RECIPES[self.name]] if self.name in scaled.RECIPES else []
         self.what = f"seed {seed}: {self.name} {self.trainer} -> {self.rollout} {self.scheme} {self.profile}"
 
