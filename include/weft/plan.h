@@ -60,7 +60,10 @@ WEFT_API const char *weft_layout_text(const weft_layout_t *layout);
 
 typedef struct weft_plan_options {
     size_t struct_size;
-    const char *profile; /* exact arithmetic of the scheme, NULL: its default */
+    const char *profile; /* exact arithmetic: of the scheme, in a map of every entry that has it and names none; NULL: the
+                            engine's, or each scheme's default */
+    const char *engine;  /* vllm-hopper, vllm-blackwell or sglang: chooses what is not given, and the names of parameters;
+                            NULL: none, plain names */
     uint64_t
         budget_bytes; /* staging memory of a rollout rank, and of a trainer for packing; default 256 MiB */
     uint32_t max_bucket_bytes; /* largest broadcast, unless one fragment alone is larger; default 64 MiB,
@@ -76,8 +79,13 @@ typedef struct weft_plan_options {
                            .max_groups = 16})
 
 /* Make the plan from `model`'s shapes (its bytes are not read).
- * **Returns** WEFT_OK; WEFT_ERR_UNKNOWN_NAME (scheme, profile, model_type, tensors); WEFT_ERR_MISSING_TENSOR,
- * WEFT_ERR_SHAPE; WEFT_ERR_MISFIT (layer, dimension and what would fit); WEFT_ERR_BUDGET (the least that
+ * `scheme` is one for all layers that may be quantized, or a map, "DEFAULT; GLOB=SCHEME[:PROFILE]; ...": of the entries whose
+ * glob matches a layer the last decides. A glob is matched on names as a plan prints them and on those of the layer's tensors,
+ * each also without a leading "model." or the last ".weight". NULL: the engine's.
+ *     "fp8-block; *.experts.*=nvfp4; layers.0.*=bf16"
+ * **Returns** WEFT_OK; WEFT_ERR_ARGUMENT (a map that cannot be read, or no scheme and no engine); WEFT_ERR_UNKNOWN_NAME (scheme,
+ * profile, engine, an entry of the map that matches nothing, model_type, tensors); WEFT_ERR_MISSING_TENSOR,
+ * WEFT_ERR_SHAPE; WEFT_ERR_MISFIT (layer, dimension and what would fit; a map that the recipe does not allow); WEFT_ERR_BUDGET (the least that
  * works); WEFT_ERR_NO_MEMORY.
  * **Ownership** `model` must outlive the plan; the layouts need not. */
 WEFT_API weft_status_t weft_plan_create(const weft_model_t *model, const weft_layout_t *trainer,
@@ -89,12 +97,14 @@ WEFT_API void weft_plan_destroy(weft_plan_t *plan);
 /* XXH3-128 over everything that ranks must agree on, the certificate included. */
 WEFT_API weft_digest_t weft_plan_hash(const weft_plan_t *plan);
 
-/* What the plan was made of: the model's type, the layouts as written, the scheme and the profile. */
+/* What the plan was made of: the model's type, the layouts as written, the scheme (or the map, as weft writes it), the
+ * profile of its default, and the engine (NULL: none). */
 WEFT_API const char *weft_plan_model_type(const weft_plan_t *plan);
 WEFT_API const char *weft_plan_trainer_text(const weft_plan_t *plan);
 WEFT_API const char *weft_plan_rollout_text(const weft_plan_t *plan);
 WEFT_API const char *weft_plan_scheme(const weft_plan_t *plan);
 WEFT_API const char *weft_plan_profile(const weft_plan_t *plan);
+WEFT_API const char *weft_plan_engine(const weft_plan_t *plan);
 
 /* Sizes of both sides; the TP ranks of a replica. */
 WEFT_API uint32_t weft_plan_tp(const weft_plan_t *plan);

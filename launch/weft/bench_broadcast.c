@@ -237,7 +237,7 @@ static int parse(broadcast_bench_t *b, int argc, char **argv, bool quiet)
         {"trainer", OPTION_TEXT, &o->plan.trainer, "LAYOUT",
          "of the plan: fsdp:N, tp:N, pp:N, ep:N, dp:N, a product, or boxes:FILE"},
         {"rollout", OPTION_TEXT, &o->plan.rollout, "LAYOUT", "of the plan: tp:T or tp:TxR"},
-        {"scheme", OPTION_TEXT, &o->plan.scheme, "NAME",
+        {"scheme", OPTION_TEXT, &o->plan.scheme, "MAP",
          "of the plan: " OPTION_SCHEMES " (default fp8-block)"},
         {"budget", OPTION_BYTES, &o->plan.budget_bytes, "BYTES", "staging memory of a rank (default 256MiB)"},
         {"bucket", OPTION_BYTES, &o->plan.bucket_bytes, "BYTES",

@@ -28,7 +28,7 @@ void bench_world_begin(bench_world_t *world, const char *command)
     job->num_ranks = (uint32_t)size;
     job->options = (run_options_t){
         .plan = PLAN_ARGUMENTS, .swap = "flip", .timeout_us = 120000000, .updates = 20};
-    job->options.plan.scheme = "fp8-block";
+    job->options.plan.default_scheme = "fp8-block";
     job->options.plan.max_groups = DEFAULT_GROUPS;
 }
 

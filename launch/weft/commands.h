@@ -20,14 +20,15 @@ int report_error(const char *command, const weft_error_t *error);
 
 /* What plan, quantize and run share: model, layouts, scheme. */
 typedef struct plan_arguments {
-    const char *trainer, *rollout, *scheme, *profile;
+    const char *trainer, *rollout, *scheme, *profile, *engine;
+    const char *default_scheme; /* where neither scheme nor engine is given */
     const char *recipe; /* a file; NULL: the one of the model_type */
     uint64_t budget_bytes; /* 0: the default */
     uint64_t bucket_bytes; /* 0: the default */
     uint32_t max_groups;
 } plan_arguments_t;
 
-#define PLAN_ARGUMENTS ((plan_arguments_t){.scheme = "bf16", .max_groups = 16})
+#define PLAN_ARGUMENTS ((plan_arguments_t){.default_scheme = "bf16", .max_groups = 16})
 
 /* Make a plan from them; the model gets the recipe. */
 weft_status_t plan_from_arguments(weft_model_t *model, const plan_arguments_t *arguments,

@@ -40,8 +40,11 @@ weft_status_t plan_from_arguments(weft_model_t *model, const plan_arguments_t *a
                                   weft_error_t *error)
 {
     weft_layout_t *trainer = NULL, *rollout = NULL;
+    const char *scheme =
+        arguments->scheme || arguments->engine ? arguments->scheme : arguments->default_scheme;
     weft_plan_options_t options = WEFT_PLAN_OPTIONS;
     options.profile = arguments->profile;
+    options.engine = arguments->engine;
     options.max_groups = arguments->max_groups;
     if (arguments->budget_bytes)
         options.budget_bytes = arguments->budget_bytes;
@@ -54,7 +57,7 @@ weft_status_t plan_from_arguments(weft_model_t *model, const plan_arguments_t *a
     if (status == WEFT_OK)
         status = weft_layout_parse(arguments->rollout, WEFT_SIDE_ROLLOUT, &rollout, error);
     if (status == WEFT_OK)
-        status = weft_plan_create(model, trainer, rollout, arguments->scheme, &options, plan, error);
+        status = weft_plan_create(model, trainer, rollout, scheme, &options, plan, error);
     weft_layout_destroy(trainer);
     weft_layout_destroy(rollout);
     return status;

@@ -5,8 +5,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* For the help of --scheme. */
-#define OPTION_SCHEMES "bf16, fp8-block, fp8-channel, int8-channel, mxfp8, mxfp4, int4-group-32 (64, 128), fp8-tensor, nvfp4"
+/* For the help of --scheme and --engine. */
+#define OPTION_SCHEMES "bf16, fp8-block, fp8-channel, int8-channel, mxfp8, mxfp4, int4-group-32 (64, 128), fp8-tensor, nvfp4; " \
+    "or a map: 'fp8-block; *.experts.*=nvfp4; layers.0.*=bf16'"
+
+#define OPTION_ENGINES "vllm-hopper, vllm-blackwell or sglang: chooses scheme and profile where they are not given, and names of parameters"
 
 /* Exit codes of every command; docs/errors.md. */
 enum {

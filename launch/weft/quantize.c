@@ -64,12 +64,12 @@ int command_quantize(int argc, char **argv)
 {
     plan_arguments_t arguments = PLAN_ARGUMENTS;
     arguments.trainer = "fsdp:1";
-    arguments.scheme = NULL;
     arguments.budget_bytes = UINT64_C(1) << 40; /* nothing is staged */
     const option_row_t options[] = {
-        {"scheme", OPTION_TEXT, &arguments.scheme, "NAME", OPTION_SCHEMES},
+        {"scheme", OPTION_TEXT, &arguments.scheme, "MAP", OPTION_SCHEMES},
         {"profile", OPTION_TEXT, &arguments.profile, "NAME",
          "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
+        {"engine", OPTION_TEXT, &arguments.engine, "NAME", OPTION_ENGINES},
         {"rollout", OPTION_TEXT, &arguments.rollout, "LAYOUT",
          "tp:T or tp:TxR for R replicas; ,ep for whole experts a rank"},
         {"recipe", OPTION_TEXT, &arguments.recipe, "FILE",
@@ -77,7 +77,7 @@ int command_quantize(int argc, char **argv)
     };
     const command_spec_t spec = {
         .name = "quantize",
-        .synopsis = "DIR OUT --scheme NAME --rollout LAYOUT [--profile NAME]",
+        .synopsis = "DIR OUT --scheme MAP --rollout LAYOUT [--profile NAME]",
         .about = "Write OUT/rank{r}.safetensors for each rollout rank r (replica by replica): the "
                  "kernel-format weights that a\n"
                  "sync of the checkpoint in DIR installs, byte for byte.",
@@ -92,10 +92,9 @@ int command_quantize(int argc, char **argv)
     int code = options_parse(&spec, argc, argv, false, dirs, &count);
     if (code >= 0)
         return code;
-    if (!arguments.scheme || !arguments.rollout) {
-        fprintf(
-            stderr,
-            "weft quantize: --scheme and --rollout are needed, such as --scheme fp8-block --rollout tp:2\n");
+    if ((!arguments.scheme && !arguments.engine) || !arguments.rollout) {
+        fprintf(stderr, "weft quantize: --scheme (or --engine) and --rollout are needed, such as --scheme "
+                        "fp8-block --rollout tp:2\n");
         return EXIT_USAGE;
     }
     weft_error_t error;

@@ -46,11 +46,12 @@ static int parse(run_options_t *o, int argc, char **argv, bool quiet)
          "fsdp:N, tp:N, pp:N, ep:N, dp:N, a product such as tp:2,pp:2, or boxes:FILE"},
         {"rollout", OPTION_TEXT, &o->plan.rollout, "LAYOUT",
          "tp:T or tp:TxR for R replicas; ,ep for whole experts a rank"},
-        {"scheme", OPTION_TEXT, &o->plan.scheme, "NAME", OPTION_SCHEMES " (default bf16)"},
+        {"scheme", OPTION_TEXT, &o->plan.scheme, "MAP", OPTION_SCHEMES " (default bf16)"},
         {"recipe", OPTION_TEXT, &o->plan.recipe, "FILE",
          "what tensors become in an engine, for a model_type that weft does not know"},
         {"profile", OPTION_TEXT, &o->plan.profile, "NAME",
          "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
+        {"engine", OPTION_TEXT, &o->plan.engine, "NAME", OPTION_ENGINES},
         {"swap", OPTION_TEXT, &o->swap, "MODE", "flip (default), copy, or layerwise (in place, decoding pauses)"},
         {"transport", OPTION_TEXT, &o->transport, "NAME",
          "mpi, nccl (GPU memory) or ipc (one node, read in place); default: nccl when each rank has a GPU, "

@@ -103,6 +103,7 @@ static void show_version(engine_t *e, uint64_t version, uint64_t step)
 
 /* What the decoder's callbacks reach. */
 typedef struct engine_links {
+    const weft_plan_t *plan;
     weft_rollout_t *rollout;
     MPI_Comm replica;
 } engine_links_t;
@@ -110,7 +111,11 @@ typedef struct engine_links {
 static bool find_weight(void *user, const char *name, decoder_weight_t *weight)
 {
     weft_tensor_t tensor;
-    if (weft_rollout_get(((engine_links_t *)user)->rollout, name, &tensor) != WEFT_OK)
+    const engine_links_t *links = user;
+    char its[256];
+    if (strstr(name, ".experts.") && weft_engine_name(links->plan->engine, name, its, sizeof its))
+        name = its;
+    if (weft_rollout_get(links->rollout, name, &tensor) != WEFT_OK)
         return false;
     *weight = (decoder_weight_t){.data = tensor.data, .dtype = tensor.dtype, .shape = {1, 1, 1}};
     for (uint32_t d = 0; d < tensor.num_dims && d < 3; d++)
@@ -554,7 +559,7 @@ static weft_status_t live(engine_t *e, engine_links_t *links, weft_error_t *erro
     WEFT_TRY(read_eval(e, error));
     WEFT_TRY(weft_rollout_create(job->session, &config, &e->rollout, error));
     weft_session_place(job->session, job->account.place, sizeof job->account.place);
-    *links = (engine_links_t){e->rollout, job->replica};
+    *links = (engine_links_t){job->plan, e->rollout, job->replica};
     WEFT_TRY(make_decoder(e, links, error));
     WEFT_TRY(load_first(e, error));
     if (!wait_for_first(e, error))

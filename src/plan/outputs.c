@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/format.h"
 #include "src/base/error.h"
@@ -93,22 +94,26 @@ static described_t describe(const weft_plan_t *plan, uint32_t index, uint32_t tp
     return d;
 }
 
-static char *join_name(const weft_layer_t *layer, const char *suffix)
+/* As the engine calls it. */
+static char *join_name(const weft_plan_t *plan, const weft_layer_t *layer, const char *suffix)
 {
-    char *name;
+    char plain[WEFT_LAYER_NAME_BYTES + 32], name[2 * WEFT_LAYER_NAME_BYTES];
     char full[WEFT_LAYER_NAME_BYTES];
-    return asprintf(&name, "%s%s", weft_layer_full_name(layer, full), suffix) < 0 ? NULL : name;
+    snprintf(plain, sizeof plain, "%s%s", weft_layer_full_name(layer, full), suffix);
+    if (!layer->num_experts)
+        return strdup(plain);
+    return weft_engine_name(plan->engine, plain, name, sizeof name) ? strdup(name) : NULL;
 }
 
 /* Append an output if the layer has it; *place is its index or WEFT_OUTPUT_NONE. */
-static bool append(weft_outputs_t *outputs, const weft_layer_t *layer, const described_t *d, role_t role,
-                   uint32_t *place)
+static bool append(weft_outputs_t *outputs, const weft_plan_t *plan, const weft_layer_t *layer,
+                   const described_t *d, role_t role, uint32_t *place)
 {
     *place = WEFT_OUTPUT_NONE;
     if (!d->suffixes[role])
         return true;
     weft_output_t output = d->outputs[role];
-    output.name = join_name(layer, d->suffixes[role]);
+    output.name = join_name(plan, layer, d->suffixes[role]);
     output.offset = outputs->bytes;
     outputs->bytes += align_up(output.bytes);
     *place = outputs->count++;
@@ -124,10 +129,10 @@ static bool append_layer(weft_outputs_t *outputs, const weft_plan_t *plan, uint3
     described_t d = describe(plan, index, tp_rank);
     *made = (weft_layer_outputs_t){
         .num_experts = held_experts(plan, layer, tp_rank), .rows = pattern->rows, .cols = pattern->cols};
-    bool whole = append(outputs, layer, &d, ROLE_WEIGHT, &made->weight) &&
-                 append(outputs, layer, &d, ROLE_SCALE, &made->scale) &&
-                 append(outputs, layer, &d, ROLE_GLOBAL, &made->global) &&
-                 append(outputs, layer, &d, ROLE_SHAPE, &made->shape);
+    bool whole = append(outputs, plan, layer, &d, ROLE_WEIGHT, &made->weight) &&
+                 append(outputs, plan, layer, &d, ROLE_SCALE, &made->scale) &&
+                 append(outputs, plan, layer, &d, ROLE_GLOBAL, &made->global) &&
+                 append(outputs, plan, layer, &d, ROLE_SHAPE, &made->shape);
     made->count = outputs->count - made->weight;
     return whole;
 }

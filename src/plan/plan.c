@@ -136,8 +136,15 @@ static weft_status_t take_options(weft_plan_t *plan, const char *scheme, const w
         return weft_fail(error, WEFT_ERR_ARGUMENT,
                          "weft_plan_options_t has %zu bytes, expected %zu: start from WEFT_PLAN_OPTIONS",
                          plan->options.struct_size, sizeof(weft_plan_options_t));
-    WEFT_TRY(weft_scheme_map_parse(scheme, plan->options.profile, &plan->map, error));
-    plan->options.profile = NULL;
+    if (plan->options.engine)
+        WEFT_TRY(weft_engine_find(plan->options.engine, &plan->engine, error));
+    if (!scheme && !plan->engine)
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "neither a scheme nor an engine is given; a scheme is such as fp8-block");
+    plan->engine_chose_scheme = !scheme;
+    WEFT_TRY(weft_scheme_map_parse(scheme ? scheme : plan->engine->scheme, plan->options.profile,
+                                   plan->engine, &plan->map, error));
+    plan->options.profile = plan->options.engine = NULL;
     return WEFT_OK;
 }
 
@@ -241,6 +248,11 @@ const char *weft_plan_rollout_text(const weft_plan_t *plan)
 const char *weft_plan_scheme(const weft_plan_t *plan)
 {
     return plan->map.text;
+}
+
+const char *weft_plan_engine(const weft_plan_t *plan)
+{
+    return plan->engine ? plan->engine->name : NULL;
 }
 
 const char *weft_plan_profile(const weft_plan_t *plan)

@@ -22,6 +22,8 @@ typedef struct weft_plan_round {
 struct weft_plan {
     const weft_model_t *model;
     weft_layout_t *trainer, *rollout;
+    const weft_engine_t *engine; /* NULL: none */
+    bool engine_chose_scheme;
     weft_scheme_map_t map;
     weft_plan_options_t options;
 

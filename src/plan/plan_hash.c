@@ -87,6 +87,8 @@ weft_status_t weft_plan_make_hash(weft_plan_t *plan)
                              plan->rollout->ep};
     weft_hasher_add(hasher, head, sizeof head);
     weft_hasher_add_text(hasher, plan->map.entries[0].scheme->name);
+    if (*weft_engine_experts(plan->engine))
+        weft_hasher_add_text(hasher, weft_engine_experts(plan->engine));
     add_trainer(hasher, plan);
     for (uint32_t i = 0; i < plan->num_patterns; i++) {
         const weft_pattern_t *pattern = &plan->patterns[i];

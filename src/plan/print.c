@@ -81,6 +81,22 @@ static void print_schemes(weft_text_t *text, const weft_plan_t *plan)
     }
 }
 
+/* What the engine chose, and what was given instead. */
+static void print_engine(weft_text_t *text, const weft_plan_t *plan)
+{
+    if (!plan->engine)
+        return;
+    const weft_scheme_entry_t *all = &plan->map.entries[0];
+    const char *chosen[] = {[WEFT_CHOSEN_BY_SCHEME] = "default",
+                            [WEFT_CHOSEN_BY_ENGINE] = "chosen",
+                            [WEFT_CHOSEN_BY_OPTION] = "given",
+                            [WEFT_CHOSEN_BY_ENTRY] = "given"};
+    weft_text_add(text, "\nengine    %s: scheme %s (%s), profile %s (%s), ", plan->engine->name,
+                  all->scheme->name, plan->engine_chose_scheme ? "chosen" : "given",
+                  weft_profile_name(all->profile), chosen[all->chosen_by]);
+    weft_text_add(text, "parameters of experts as experts.%sw13_weight", weft_engine_experts(plan->engine));
+}
+
 static void print_head(weft_text_t *text, const page_t *p)
 {
     char profile[32];
@@ -94,6 +110,7 @@ static void print_head(weft_text_t *text, const page_t *p)
     if (plan->map.count > 1)
         weft_text_add(text, " and a map of %u %s", plan->map.count - 1,
                       plan->map.count > 2 ? "entries" : "entry");
+    print_engine(text, plan);
     weft_text_add(text, "\nhash      %016llx%016llx\n", (unsigned long long)plan->hash.word[1],
                   (unsigned long long)plan->hash.word[0]);
     weft_text_add(
@@ -233,6 +250,9 @@ static void print_json(weft_text_t *text, const page_t *p)
                   plan->rollout->text);
     weft_text_add_json_string(text, plan->map.text);
     weft_text_add(text, ", \"profile\": \"%s\",\n", weft_plan_profile(plan));
+    weft_text_add(text, "  \"engine\": %s%s%s, \"experts_prefix\": \"%s\",\n", plan->engine ? "\"" : "",
+                  plan->engine ? plan->engine->name : "null", plan->engine ? "\"" : "",
+                  weft_engine_experts(plan->engine));
     print_json_schemes(text, plan);
     weft_text_add(text, "  \"hash\": \"%016llx%016llx\",\n", (unsigned long long)plan->hash.word[1],
                   (unsigned long long)plan->hash.word[0]);

@@ -33,7 +33,7 @@ static weft_status_t read_scheme(char *text, weft_scheme_entry_t *entry, weft_er
     if (colon)
         *colon = 0;
     WEFT_TRY(weft_scheme_find(text, &entry->scheme, error));
-    entry->named = colon != NULL;
+    entry->chosen_by = colon ? WEFT_CHOSEN_BY_ENTRY : WEFT_CHOSEN_BY_SCHEME;
     return colon ? weft_scheme_profile(entry->scheme, colon + 1, &entry->profile, error) : WEFT_OK;
 }
 
@@ -67,14 +67,16 @@ static weft_status_t read_glob(const char *text, uint32_t index, weft_scheme_ent
     if (!entry->glob)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the scheme map");
     if (!*entry->glob)
-        return weft_fail(error, WEFT_ERR_ARGUMENT,
-                         "entry %u of the scheme map, \"%.100s\", names no layers in front of its =; * is all of them",
-                         index + 1, text);
-    return is_plain(entry->glob) ? WEFT_OK
-                                 : weft_fail(error, WEFT_ERR_ARGUMENT,
-                                             "entry %u of the scheme map names layers with a quote, a backslash or "
-                                             "a control character; names have none",
-                                             index + 1);
+        return weft_fail(
+            error, WEFT_ERR_ARGUMENT,
+            "entry %u of the scheme map, \"%.100s\", names no layers in front of its =; * is all of them",
+            index + 1, text);
+    return is_plain(entry->glob)
+               ? WEFT_OK
+               : weft_fail(error, WEFT_ERR_ARGUMENT,
+                           "entry %u of the scheme map names layers with a quote, a backslash or "
+                           "a control character; names have none",
+                           index + 1);
 }
 
 static weft_status_t read_entry(const char *text, uint32_t index, weft_scheme_entry_t *entry,
@@ -117,10 +119,10 @@ static weft_status_t refuse_profile(const entry_array_t *entries, const char *na
 {
     weft_profile_t profile;
     weft_text_t open = {0};
-    if (entries->count == 1 && !entries->items[0].named)
+    if (entries->count == 1 && entries->items[0].chosen_by != WEFT_CHOSEN_BY_ENTRY)
         return weft_scheme_profile(entries->items[0].scheme, name, &profile, error);
     for (size_t i = 0; i < entries->count; i++)
-        if (!entries->items[i].named)
+        if (entries->items[i].chosen_by != WEFT_CHOSEN_BY_ENTRY)
             weft_text_add(&open, "%s%s", open.length ? ", " : "", entries->items[i].scheme->name);
     weft_fail(error, WEFT_ERR_UNKNOWN_NAME,
               "profile \"%.100s\" is for no entry of the scheme map: %s%s; write it behind a scheme, such as "
@@ -130,16 +132,25 @@ static weft_status_t refuse_profile(const entry_array_t *entries, const char *na
     return WEFT_ERR_UNKNOWN_NAME;
 }
 
-static weft_status_t choose_profiles(entry_array_t *entries, const char *name, weft_error_t *error)
+static bool try_profile(weft_scheme_entry_t *entry, const char *name, weft_chosen_by_t by)
+{
+    if (!name || weft_scheme_profile(entry->scheme, name, &entry->profile, NULL) != WEFT_OK)
+        return false;
+    entry->chosen_by = by;
+    return true;
+}
+
+static weft_status_t choose_profiles(entry_array_t *entries, const char *name, const weft_engine_t *engine,
+                                     weft_error_t *error)
 {
     bool used = name == NULL;
     for (size_t i = 0; i < entries->count; i++) {
         weft_scheme_entry_t *entry = &entries->items[i];
-        if (entry->named)
+        if (entry->chosen_by == WEFT_CHOSEN_BY_ENTRY)
             continue;
-        if (name && weft_scheme_profile(entry->scheme, name, &entry->profile, NULL) == WEFT_OK)
+        if (try_profile(entry, name, WEFT_CHOSEN_BY_OPTION))
             used = true;
-        else
+        else if (!try_profile(entry, weft_engine_profile(engine, entry->scheme->name), WEFT_CHOSEN_BY_ENGINE))
             WEFT_TRY(weft_scheme_profile(entry->scheme, NULL, &entry->profile, error));
     }
     return used ? WEFT_OK : refuse_profile(entries, name, error);
@@ -162,13 +173,13 @@ static char *write_text(const weft_scheme_map_t *map)
     return text.data;
 }
 
-weft_status_t weft_scheme_map_parse(const char *text, const char *profile, weft_scheme_map_t *map,
-                                    weft_error_t *error)
+weft_status_t weft_scheme_map_parse(const char *text, const char *profile, const weft_engine_t *engine,
+                                    weft_scheme_map_t *map, weft_error_t *error)
 {
     entry_array_t entries = {0};
     weft_status_t status = read_entries(text, &entries, error);
     if (status == WEFT_OK)
-        status = choose_profiles(&entries, profile, error);
+        status = choose_profiles(&entries, profile, engine, error);
     weft_scheme_map_t made = {.entries = entries.items, .count = (uint32_t)entries.count};
     if (status == WEFT_OK && !(made.text = write_text(&made)))
         status = weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the scheme map");

@@ -12,13 +12,22 @@
 #define WEFT_PLAN_SCHEME_MAP_H
 
 #include "src/model/layer.h"
+#include "src/plan/engine.h"
 #include "src/plan/scheme.h"
+
+/* What chose the profile of an entry; each outdoes those above. */
+typedef enum weft_chosen_by {
+    WEFT_CHOSEN_BY_SCHEME, /* its default */
+    WEFT_CHOSEN_BY_ENGINE,
+    WEFT_CHOSEN_BY_OPTION, /* the profile given for all */
+    WEFT_CHOSEN_BY_ENTRY,  /* written behind the scheme */
+} weft_chosen_by_t;
 
 typedef struct weft_scheme_entry {
     char *glob; /* NULL: the default, the first entry alone */
     const weft_scheme_t *scheme;
     weft_profile_t profile;
-    bool named; /* the entry itself says which profile */
+    weft_chosen_by_t chosen_by; /* the profile */
 } weft_scheme_entry_t;
 
 typedef struct weft_scheme_map {
@@ -27,12 +36,13 @@ typedef struct weft_scheme_map {
     char *text; /* as weft writes it: one blank behind each ';', profiles where a further entry's scheme has several */
 } weft_scheme_map_t;
 
-/* Read a map. `profile` (or NULL) is for every entry that names none and whose scheme has it.
+/* Read a map. `profile` (or NULL) is for every entry that names none and whose scheme has it; then comes what `engine` (or
+ * NULL) has for the scheme.
  * **Returns** WEFT_OK; WEFT_ERR_ARGUMENT (an entry that is none); WEFT_ERR_UNKNOWN_NAME (a scheme or a profile; the message
  * lists those there are); WEFT_ERR_NO_MEMORY.
  * **Ownership** free with weft_scheme_map_free. */
-weft_status_t weft_scheme_map_parse(const char *text, const char *profile, weft_scheme_map_t *map,
-                                    weft_error_t *error);
+weft_status_t weft_scheme_map_parse(const char *text, const char *profile, const weft_engine_t *engine,
+                                    weft_scheme_map_t *map, weft_error_t *error);
 void weft_scheme_map_free(weft_scheme_map_t *map);
 
 /* Find the entry of each layer: entry_of[layer] is its index, [layers->count]. Of a layer that is never quantized it

@@ -56,9 +56,10 @@ weft_status_t weft_kernel_file_write(const char *dir, uint32_t rollout_rank, con
         {"profile", weft_plan_profile(plan)},
         {"tp_rank", place_text(rollout_rank % weft_plan_tp(plan), place)},
         {"digest", digest_text(digest, text)},
+        {"experts", weft_engine_experts(plan->engine)}, /* the last: only where names are not plain */
     };
-    return weft_safetensors_write(path, tensors, count, metadata, sizeof metadata / sizeof metadata[0],
-                                  error);
+    size_t rows = sizeof metadata / sizeof metadata[0] - (*weft_engine_experts(plan->engine) == 0);
+    return weft_safetensors_write(path, tensors, count, metadata, rows, error);
 }
 
 /* ---- which file ---- */
@@ -101,7 +102,7 @@ static bool same_schemes(const char *found, const char *profile, const weft_plan
 {
     weft_scheme_map_t map;
     uint32_t *entries = calloc((size_t)plan->layers->count + 1, sizeof *entries);
-    if (!entries || weft_scheme_map_parse(found, NULL, &map, NULL) != WEFT_OK) {
+    if (!entries || weft_scheme_map_parse(found, NULL, NULL, &map, NULL) != WEFT_OK) {
         free(entries);
         return false;
     }
@@ -120,6 +121,8 @@ static bool row_fits(const weft_safetensors_t *file, const char *row, const char
 {
     const char *found = weft_safetensors_metadata(file, row);
     const char *profile = weft_safetensors_metadata(file, "profile");
+    if (strcmp(row, "experts") == 0)
+        return strcmp(found ? found : "", expected) == 0;
     if (!found)
         return false;
     if (strcmp(row, "rollout") == 0)
@@ -139,14 +142,15 @@ static weft_status_t check_made(const weft_safetensors_t *file, const weft_progr
                                    {"rollout", weft_plan_rollout_text(plan)},
                                    {"scheme", weft_plan_scheme(plan)},
                                    {"profile", weft_plan_profile(plan)},
-                                   {"tp_rank", place_text(program->tp_rank, place)}};
+                                   {"tp_rank", place_text(program->tp_rank, place)},
+                                   {"experts", weft_engine_experts(plan->engine)}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         if (row_fits(file, rows[i][0], rows[i][1], plan))
             continue;
         const char *found = weft_safetensors_metadata(file, rows[i][0]);
         return weft_fail(error, WEFT_ERR_MISFIT,
                          "its %s is %.200s, expected %.200s: write it anew with weft quantize", rows[i][0],
-                         found ? found : "not given", rows[i][1]);
+                         found ? found : "not given", *rows[i][1] ? rows[i][1] : "none");
     }
     return WEFT_OK;
 }

@@ -1,11 +1,12 @@
 #!/usr/bin/python3
 """What every rollout rank must hold for a checkpoint, computed by itself.
 
-    checkpoint.py MODEL_DIR ROLLOUT SCHEME PROFILE OUT_DIR
+    checkpoint.py MODEL_DIR ROLLOUT SCHEME PROFILE OUT_DIR [EXPERTS]
 
 ROLLOUT is tp:T, tp:TxR (R replicas), either followed by ",ep". SCHEME is one of SCHEMES below, or a map
 "SCHEME; GLOB=SCHEME[:PROFILE]; ..." whose last match decides what a layer gets. PROFILE is one
-of its, or "default"; in a map it is for every entry that names none and has it. Writes OUT_DIR/rank{r}.safetensors, replica by replica, in kernel-format names. Knows
+of its, or "default"; in a map it is for every entry that names none and has it. Writes OUT_DIR/rank{r}.safetensors, replica by replica, in kernel-format names; EXPERTS, such as
+"routed_experts.", stands before the last name of the experts' parameters. Knows
 Llama, Qwen2, Mistral, Qwen3 and Qwen3-MoE; Mixtral, DeepSeek-V3, Kimi-K2 and gpt-oss by architectures.py. Every scale is computed on whole tensors; ranks get slices of the result.
 """
 
@@ -434,12 +435,13 @@ def outputs(model, rollout, schemes):
 
 
 def main():
-    if len(sys.argv) != 6:
+    if len(sys.argv) not in (6, 7):
         sys.exit(__doc__)
-    folder, rollout, scheme, profile, out = sys.argv[1:]
+    folder, rollout, scheme, profile, out, *prefix = sys.argv[1:]
     model, rollout, schemes = Model(folder), Rollout(rollout), Schemes(scheme, profile)
     ranks = [{} for _ in range(rollout.tp)]
     for rank, name, dtype, array in outputs(model, rollout, schemes):
+        name = name.replace(".experts.", ".experts." + "".join(prefix))
         ranks[rank][name] = (dtype, array)
     model.check_all_used()
     os.makedirs(out, exist_ok=True)

@@ -23,7 +23,8 @@ PLANS = [("qwen3-0.6b", "fsdp:1", "tp:1", "bf16"), ("qwen3-0.6b", "fsdp:2", "tp:
          ("llama-3-70b", "fsdp:64", "tp:8x4", "fp8-channel"), ("mixtral-8x7b", "ep:4,dp:2", "tp:4", "fp8-block"),
          ("qwen3-30b-a3b", "fsdp:8", "tp:4,ep", "fp8-block"), ("qwen3-235b-a22b", "tp:4,pp:4,dp:2", "tp:4,ep", "bf16"),
          ("gpt-oss-120b", "fsdp:16", "tp:2", "bf16"), ("deepseek-v3", "fsdp:256", "tp:16x8,ep", "fp8-block"),
-         ("kimi-k2", "ep:32,pp:8", "tp:16x8,ep", "fp8-block")]
+         ("kimi-k2", "ep:32,pp:8", "tp:16x8,ep", "fp8-block"),
+         ("qwen3-30b-a3b", "fsdp:8", "tp:4,ep", "fp8-block; *.experts.*=nvfp4; layers.0.*=bf16")]
 
 
 def find(t, folder):

@@ -28,12 +28,12 @@ LAYOUTS = ["--trainer", "fsdp:2", "--rollout", "tp:2"]
 SHORT = ["--tokens", "2", "--quiet"]
 
 OPTIONS = {
-    "plan": "trainer rollout scheme profile recipe budget bucket max-groups link nvlink hbm ranks-per-node explain json help",
-    "quantize": "scheme profile rollout recipe help",
+    "plan": "trainer rollout scheme profile engine recipe budget bucket max-groups link nvlink hbm ranks-per-node explain json help",
+    "quantize": "scheme profile engine rollout recipe help",
     "verify": "help",
     "gen": "list config recipe set random seed help",
     "doctor": "help",
-    "run": "model load trainer rollout scheme recipe profile swap transport shared-gpu memory workers ctas budget bucket max-groups rate updates tokens pace prompt "
+    "run": "model load trainer rollout scheme recipe profile engine swap transport shared-gpu memory workers ctas budget bucket max-groups rate updates tokens pace prompt "
            "eval eval-bytes dump json trace host quiet verbose help",
 }
 
@@ -294,6 +294,14 @@ def check_misfit(t):
     for layout, scheme in re.findall(r"(tp:\d+(?:,ep)?)(?=,|;|$)|(?:use (fp8-\w+))", " ".join(planned.messages).split("these fit:")[-1]):
         rollout, scheme = layout or "tp:4", scheme or "fp8-block"
         t.code(t.weft("plan", MOE, "--trainer", "fsdp:1", "--rollout", rollout, "--scheme", scheme), OK, f"{rollout} {scheme} fits, as said")
+    of = ["--trainer", "fsdp:1", "--rollout", "tp:1", "--scheme"]
+    t.refused("a router that would be quantized", t.weft("plan", MOE, *of, "bf16; *.mlp.gate=fp8-block"), PLAN, "model.layers.0.mlp.gate", "never quantized")
+    t.refused("a head that would be quantized", t.weft("quantize", V1, t.path("out"), *of[2:], "bf16; lm_head=fp8-channel"), PLAN, "lm_head", "never quantized")
+    t.refused("norms that would be quantized", t.weft.ranks(2, "--model", V1, *of, "bf16; *norm*=fp8-channel"), PLAN, "norm", "never quantized")
+    t.refused("parts of one layer that differ", t.weft("plan", V1, *of, "bf16; *.q_proj=fp8-block"), PLAN, "model.layers.0.self_attn.qkv_proj", "q_proj", "k_proj")
+    t.refused("experts of one layer that differ", t.weft("plan", MOE, *of, "bf16; *.experts.1.*=fp8-block"), PLAN, "experts.w13", "experts.0.", "experts.1.")
+    t.refused("one scheme of a map cut inside a block", t.weft("plan", MOE, "--trainer", "fsdp:1", "--rollout", "tp:4", "--scheme", "fp8-channel; *.w2=fp8-block"), PLAN,
+              "tp:4 with fp8-block", "experts.w2", "fp8-channel instead of fp8-block")
     t.refused("heads that do not divide", t.weft("plan", V1, "--trainer", "fsdp:1", "--rollout", "tp:3"), PLAN, "tp:1, tp:2, tp:4")
     t.refused("trainer rows that do not divide", t.weft("plan", V1, "--trainer", "tp:3", "--rollout", "tp:1"), PLAN, "fsdp:N")
 
@@ -340,7 +348,10 @@ def check_usage(t):
     run = ["--model", V1, *LAYOUTS, *SHORT]
     for arguments, word in (
         (plan + ["--scheme", "fp9"], "fp8-block"), (plan + ["--scheme", "fp8-block", "--profile", "exact"], "vllm-pow2"),
-        (plan + ["--profile", "vllm"], "profile"), (["plan", V1, "--trainer", "fsdp:0", "--rollout", "tp:1"], "fsdp"),
+        (plan + ["--profile", "vllm"], "profile"), (plan + ["--scheme", "fp8-block;"], "entry 2"), (plan + ["--scheme", "lm_head=bf16"], "fp8-block; lm_head=bf16"),
+        (plan + ["--scheme", "bf16; lm_head"], "layers=scheme"), (plan + ["--scheme", "bf16; *.o_proj=fp9"], "fp8-block, fp8-channel"),
+        (plan + ["--scheme", "bf16; *.experts.*=nvfp4"], "*.experts.*=nvfp4 matches no layer"), (plan + ["--engine", "vllm"], "vllm-hopper, vllm-blackwell, sglang"),
+        (plan + ["--scheme", "bf16; *.o_proj=fp8-block:exact"], "vllm-pow2"), (plan + ["--scheme", "bf16; *.o_proj=fp8-block", "--profile", "ct"], "none has it of bf16, fp8-block"), (["plan", V1, "--trainer", "fsdp:0", "--rollout", "tp:1"], "fsdp"),
         (["plan", V1, "--trainer", "fsdp", "--rollout", "tp:1"], "fsdp"), (["plan", V1, "--trainer", "zz:2", "--rollout", "tp:1"], "zz"),
         (["plan", V1, "--trainer", "fsdp:2", "--rollout", "fsdp:2"], "tp:"), (["plan", V1, "--trainer", "fsdp:2", "--rollout", "tp:2x0"], "tp:2x0"),
         (["plan", V1, "--trainer", "fsdp:99999999999", "--rollout", "tp:2"], "fsdp"), (["plan", V1, "--trainer", "fsdp:2"], "--rollout"),

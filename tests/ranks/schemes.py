@@ -29,6 +29,7 @@ SYNCS = (
      "layers.1.*=mxfp8", "default", "BF16 F8_E4M3 F32 I32 I64 I8 U8", ["--budget", LEAST]),
     (DENSE, "tp:2", 2, "tp:2x2", 4, "fp8-channel; *.o_proj=int8-channel; *.down_proj=mxfp4; layers.0.*=bf16; layers.1.mlp.*=nvfp4:modelopt", "default",
      "BF16 F8_E4M3 F32 I8 U8", ["--swap", "copy", "--max-groups", "0"]),
+    (EXPERTS, "fsdp:1", 1, "tp:2", 2, "fp8-block; layers.0.mlp.*=fp8-channel", "vllm-pow2", "BF16 F8_E4M3 F32", ["--engine", "vllm-hopper"]),
     (DENSE, "fsdp:3", 3, "tp:1", 1, "fp8-block; *.down_proj=fp8-channel; layers.1.*=bf16", "pow2", "BF16 F8_E4M3 F32",
      ["--swap", "layerwise", "--eval", os.path.join(DEMO, "eval.txt"), "--eval-bytes", "1KiB"]),
 )
@@ -47,9 +48,9 @@ class Test(Checks):
         ran = subprocess.run([sys.executable, os.path.join(ORACLE, script), *arguments], capture_output=True, text=True, timeout=100)
         self.that(ran.returncode == 0, f"{script} {' '.join(arguments)}", ran.stdout + ran.stderr)
 
-    def quantize(self, checkpoint, rollout, scheme, profile="default"):
+    def quantize(self, checkpoint, rollout, scheme, *how):
         out = self.path("quantized")
-        self.code(self.weft("quantize", checkpoint, out, "--rollout", rollout, "--scheme", scheme, *profile_option(profile)), OK, f"quantize {scheme}")
+        self.code(self.weft("quantize", checkpoint, out, "--rollout", rollout, "--scheme", scheme, *how), OK, f"quantize {scheme}")
         return out
 
     def sync(self, ranks, checkpoints, *options, code=OK):
@@ -78,13 +79,14 @@ def least_budget(t, checkpoint, trainer, rollout, scheme):
 def check_syncs(t):
     for model, trainer, trainers, rollout, rollouts, scheme, profile, expected, more in SYNCS:
         last = demo(model, "v3" if model == DENSE else "v1")
-        offline, oracle = t.quantize(last, rollout, scheme, profile), t.path("oracle")
-        t.python("checkpoint.py", last, rollout, scheme, profile, oracle)
+        how = more if "--engine" in more else profile_option(profile)
+        offline, oracle = t.quantize(last, rollout, scheme, *how), t.path("oracle")
+        t.python("checkpoint.py", last, rollout, scheme, profile, oracle, *(["routed_experts."] if how is more else []))
         t.python("compare.py", oracle, offline)
         t.that(dtypes(offline) == set(expected.split()), f"{scheme}: every scheme is there", dtypes(offline))
         more = [least_budget(t, last, trainer, rollout, scheme) if option == LEAST else option for option in more]
         result, table, dump = t.sync(trainers + rollouts, last, "--trainer", trainer, "--rollout", rollout, "--scheme", scheme,
-                                     *profile_option(profile), *more)
+                                     *(more if how is more else [*how, *more]))
         t.code(t.weft("verify", dump, offline), OK, f"{scheme}: what is served")
         t.that(table and not table["torn_steps"] and table["received_bytes"] == table["needed_bytes"] and table["scheme"].startswith(scheme.split(";")[0]),
                f"{scheme}: what is needed is received once, and the table names the map", table)
@@ -102,6 +104,9 @@ def check_load(t):
             t.code(t.weft("verify", dump, offline), OK, f"loaded, of {scheme}")
         else:
             t.that("expected fp8-block; layers.0.*=bf16" in result.err and scheme in result.err, f"{scheme} is not loaded", result)
+    named = t.quantize(demo(EXPERTS, "v1"), "tp:2", "bf16", "--engine", "vllm-hopper")
+    result, _, _ = t.sync(3, demo(EXPERTS, "v1"), "--trainer", "fsdp:1", "--rollout", "tp:2", "--updates", "0", "--load", named, code=CHECK_FAILED)
+    t.that("its experts is routed_experts., expected none" in result.err, "names of another engine are not loaded", result)
 
 
 def check_disagreement(t):

@@ -5,7 +5,7 @@ static weft_scheme_map_t parse(const char *text, const char *profile)
 {
     weft_scheme_map_t map;
     weft_error_t error;
-    if (weft_scheme_map_parse(text, profile, &map, &error) != WEFT_OK)
+    if (weft_scheme_map_parse(text, profile, NULL, &map, &error) != WEFT_OK)
         fail_msg("%s: %s", text, error.message);
     return map;
 }
@@ -14,7 +14,7 @@ static void refuse(const char *text, const char *profile, weft_status_t expected
 {
     weft_scheme_map_t map = {.count = 99};
     weft_error_t error;
-    if (weft_scheme_map_parse(text, profile, &map, &error) != expected)
+    if (weft_scheme_map_parse(text, profile, NULL, &map, &error) != expected)
         fail_msg("\"%s\" is not refused by %s", text, weft_status_name(expected));
     if (!strstr(error.message, word))
         fail_msg("\"%s\": \"%s\" does not say \"%s\"", text, error.message, word);

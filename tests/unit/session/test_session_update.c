@@ -44,7 +44,8 @@ static void run_case(const checkpoint_t *cp, const job_config_t *config)
 
 static const char *const schemes[] = {"bf16", "fp8-block", "fp8-channel"};
 static const char *const all_schemes[] = {"bf16",  "fp8-block", "fp8-channel",   "int8-channel", "mxfp8",
-                                          "mxfp4", "nvfp4",     "int4-group-32", "fp8-tensor"};
+                                          "mxfp4", "nvfp4",     "int4-group-32", "fp8-tensor",
+                                          "fp8-channel; *proj=int8-channel; *.o_proj=fp8-tensor; layers.0.*=nvfp4"};
 
 #define NUM_SCHEMES (sizeof all_schemes / sizeof all_schemes[0])
 
