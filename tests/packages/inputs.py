@@ -24,9 +24,9 @@ def finite():
 
 
 def below(amax):
-    """All of them, those above `amax` replaced by zeros of their sign."""
+    """All of them, those above `amax` replaced by zeros."""
     bits = finite()
-    return np.where((bits & MAGNITUDE) <= amax, bits, bits & SIGN)
+    return np.where((bits & MAGNITUDE) <= amax, bits, 0).astype(np.uint16)
 
 
 def sweep_in_groups(amax, size):

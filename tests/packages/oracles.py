@@ -1,6 +1,7 @@
 """What the packages make of a matrix: {suffix of the stored name: array}. Inputs are bf16 bits, on the CPU.
 
-`scale_of` gives what the package is handed where only its codes are compared."""
+`scale_of` gives what the package is handed where only its codes are compared. No zero points are handed to it: what is symmetric
+has none, and adding one of 0 would take the sign of a -0."""
 
 import numpy as np
 import torch
@@ -51,21 +52,21 @@ def minmax(x, size=None):
 
 def fp8_channel(bits):
     x = bf16(bits).float()
-    scale, zero = calculate_qparams(*minmax(x), CHANNEL_FP8)
-    return {"weight": array(quantize(x, scale, zero, CHANNEL_FP8, dtype=torch.float8_e4m3fn)), "weight_scale": array(scale)}
+    scale, _ = calculate_qparams(*minmax(x), CHANNEL_FP8)
+    return {"weight": array(quantize(x, scale, None, CHANNEL_FP8, dtype=torch.float8_e4m3fn)), "weight_scale": array(scale)}
 
 
 def fp8_tensor(bits):
     x = bf16(bits).float()
-    scale, zero = calculate_qparams(x.min(), x.max(), TENSOR_FP8)
-    return {"weight": array(quantize(x, scale, zero, TENSOR_FP8, dtype=torch.float8_e4m3fn)), "weight_scale": array(scale)}
+    scale, _ = calculate_qparams(x.min(), x.max(), TENSOR_FP8)
+    return {"weight": array(quantize(x, scale, None, TENSOR_FP8, dtype=torch.float8_e4m3fn)), "weight_scale": array(scale)}
 
 
 def int8_ct(bits):
     """All of it in bf16, as the weights are. The scale is widened: weft stores fp32."""
     x = bf16(bits)
-    scale, zero = calculate_qparams(*minmax(x), CHANNEL_INT8)
-    return {"weight": array(quantize(x, scale, zero, CHANNEL_INT8, dtype=torch.int8)), "weight_scale": array(scale.float())}
+    scale, _ = calculate_qparams(*minmax(x), CHANNEL_INT8)
+    return {"weight": array(quantize(x, scale, None, CHANNEL_INT8, dtype=torch.int8)), "weight_scale": array(scale.float())}
 
 
 def int8_given(bits, scale_of):
@@ -81,8 +82,8 @@ def int4_result(codes, scale, bits):
 def int4_ct(size):
     def make(bits):
         x = bf16(bits)
-        scale, zero = calculate_qparams(*minmax(x, size), group_int4(size))
-        return int4_result(quantize(x, scale, zero, group_int4(size), dtype=torch.int8), scale, bits)
+        scale, _ = calculate_qparams(*minmax(x, size), group_int4(size))
+        return int4_result(quantize(x, scale, None, group_int4(size), dtype=torch.int8), scale, bits)
 
     return make
 
@@ -93,10 +94,10 @@ def int4_rounded_scale(size):
     def make(bits):
         x = bf16(bits).float()
         low, high = minmax(x, size)
-        scale, zero = calculate_qparams(low, high, group_int4(size))
+        scale, _ = calculate_qparams(low, high, group_int4(size))
         scale = torch.where((low == 0) & (high == 0), 0.0, scale).to(torch.bfloat16).float()
         scale = torch.where(scale == 0, 1.0, scale)
-        return int4_result(quantize(x, scale, zero, group_int4(size), dtype=torch.int8), scale, bits)
+        return int4_result(quantize(x, scale, None, group_int4(size), dtype=torch.int8), scale, bits)
 
     return make
 
@@ -113,16 +114,16 @@ def int4_given(size, scale_of):
 
 def mxfp4(bits):
     x = bf16(bits)
-    scale, zero = calculate_qparams(*minmax(x, 32), MXFP4)
-    codes = quantize(x, scale, zero, MXFP4)
+    scale, _ = calculate_qparams(*minmax(x, 32), MXFP4)
+    codes = quantize(x, scale, None, MXFP4)
     return {"weight_packed": array(pack_fp4_to_uint8(codes)), "weight_scale": array(compress_mx_scale(scale, torch.uint8))}
 
 
 def nvfp4(bits):
     x = bf16(bits).float()
     divisor = generate_gparam(x.min(), x.max())
-    scale, zero = calculate_qparams(*minmax(x, 16), NVFP4, global_scale=divisor)
-    codes = quantize(x, scale, zero, NVFP4, global_scale=divisor)
+    scale, _ = calculate_qparams(*minmax(x, 16), NVFP4, global_scale=divisor)
+    codes = quantize(x, scale, None, NVFP4, global_scale=divisor)
     return {"weight_packed": array(pack_fp4_to_uint8(codes)), "weight_scale": array(scale.to(torch.float8_e4m3fn)),
             "weight_global_scale": array(divisor)}
 
