@@ -17,7 +17,7 @@ import torch  # noqa: E402
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig, FineGrainedFP8Config  # noqa: E402
 
 from command import Checks, Weft, demo  # noqa: E402
-import compare  # noqa: E402
+import compare_packages  # noqa: E402
 import tensor_file  # noqa: E402
 
 SCHEMES = ("fp8-block", "fp8-channel", "fp8-tensor", "int8-channel", "int4-group-128", "mxfp4", "mxfp8", "nvfp4")
@@ -36,17 +36,17 @@ def widened(scheme, folder):
         modules.setdefault(module, {})[suffix] = np.asarray(values)
     for module, mine in modules.items():
         if "weight_scale" not in mine and "weight_scale_inv" not in mine:
-            yield module + ".weight", compare.as_f32(mine["weight"])
+            yield module + ".weight", compare_packages.as_f32(mine["weight"])
             continue
         packed = mine.get("weight_packed")
         rows, cols = (packed if packed is not None else mine["weight"]).shape
         codes = 1 if packed is None else 8 if scheme.startswith("int4") else 2
-        yield module + ".weight", compare.dequantized(scheme, mine, (rows, cols * codes))
+        yield module + ".weight", compare_packages.dequantized(scheme, mine, (rows, cols * codes))
 
 
 def how_to_widen(scheme):
     """Weights in bf16, so that nothing depends on a kernel."""
-    return FineGrainedFP8Config(dequantize=True) if scheme == "fp8-block" else CompressedTensorsConfig(run_compressed=False)
+    return FineGrainedFP8Config(dequantize=True) if scheme == "fp8-block" else CompressedTensorsConfig(dequantize=True)
 
 
 def check_scheme(checks, weft, scheme, work):

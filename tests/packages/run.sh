@@ -22,5 +22,5 @@ golden=
 if [ "${1:-}" = --write-golden ]; then
     golden="--write-golden $root/tests/unit/kernels/golden/packages.bin"
 fi
-"$venv/bin/python" "$here/compare.py" "$weft" $golden
+"$venv/bin/python" "$here/compare_packages.py" "$weft" $golden
 "$venv/bin/python" "$here/load.py" "$weft"
