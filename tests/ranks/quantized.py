@@ -4,7 +4,7 @@ and files that agree, the source's configuration with what says how it is quanti
 
     quantized.py WEFT [--only TEXT]
 
-tests/conformance/packages reads the same folders with the packages that engines use. Exits 77 when NumPy is missing."""
+tests/packages reads such folders with the packages that engines use. Exits 77 when NumPy is missing."""
 
 import argparse
 import json
