@@ -66,9 +66,13 @@ static void add_layer(const weft_plan_t *plan, uint32_t index, bool *listed, wef
     const weft_layer_t *layer = &plan->layers->items[index];
     if (layer->parts[0].vector || weft_plan_pattern(plan, index)->scheme->kernel != WEFT_KERNEL_CAST)
         return;
-    for (uint32_t part = 0; part < layer->num_parts; part++) {
-        uint32_t tensor = layer->tensors[part];
-        add_module(text, listed[tensor] ? layer->name : weft_model_tensor(plan->model, tensor)->name, first);
+    uint32_t count = layer->num_parts * (layer->num_experts ? layer->num_experts : 1);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t tensor = layer->tensors[i];
+        if (!listed[tensor])
+            add_module(text, weft_model_tensor(plan->model, tensor)->name, first);
+        else if (!layer->num_experts)
+            add_module(text, layer->name, first);
         listed[tensor] = true;
     }
 }
