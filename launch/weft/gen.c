@@ -88,8 +88,10 @@ static float weight_of(uint64_t word)
     return ((float)sum - 510.0f) * (0.02f / 147.8f);
 }
 
-static void make_random(void *user, const weft_tensor_t *tensor, uint64_t begin, size_t bytes, void *out)
+static weft_status_t make_random(void *user, const weft_tensor_t *tensor, uint64_t begin, size_t bytes,
+                                 void *out, weft_error_t *error)
 {
+    (void)error;
     const gen_arguments_t *arguments = user;
     size_t element = weft_dtype_bytes(tensor->dtype);
     uint64_t name = weft_hash64(tensor->name, strlen(tensor->name));
@@ -101,6 +103,7 @@ static void make_random(void *user, const weft_tensor_t *tensor, uint64_t begin,
         else
             ((uint16_t *)out)[i] = weft_bf16_from_f32(x);
     }
+    return WEFT_OK;
 }
 
 /* ---- files ---- */
@@ -127,7 +130,7 @@ static weft_status_t write_weights(const gen_arguments_t *arguments, const weft_
         bytes += tensors[i].bytes;
     }
     weft_status_t status = weft_safetensors_write_made(
-        path, tensors, count, arguments->random ? make_random : NULL, (void *)arguments, error);
+        path, tensors, count, NULL, 0, arguments->random ? make_random : NULL, (void *)arguments, error);
     free(tensors);
     if (status == WEFT_OK)
         printf("%s: %u tensors, %.1f GB%s\n", path, count, (double)bytes / 1e9,

@@ -61,13 +61,15 @@ weft_status_t weft_safetensors_write(const char *path, const weft_tensor_t *tens
                                      const weft_safetensors_metadata_t *metadata, size_t num_metadata,
                                      weft_error_t *error);
 
-/* Write the bytes [begin, begin + bytes) of `tensor` to `out`; a piece at a time, in order. */
-typedef void (*weft_safetensors_make_fn)(void *user, const weft_tensor_t *tensor, uint64_t begin, size_t bytes,
-                                         void *out);
+/* Write the bytes [begin, begin + bytes) of `tensor` to `out`; a piece at a time, in order. Anything but WEFT_OK, with
+ * the reason in `error`, gives the file up. */
+typedef weft_status_t (*weft_safetensors_make_fn)(void *user, const weft_tensor_t *tensor, uint64_t begin, size_t bytes,
+                                                  void *out, weft_error_t *error);
 
 /* The same of tensors whose bytes are made as they are written; `make` NULL: they are a hole, which takes no disk where the
- * file system has holes, and reads as zeros. `data` is not read. */
+ * file system has holes, and reads as zeros. `data` is not read. **Returns** also what `make` returned. */
 weft_status_t weft_safetensors_write_made(const char *path, const weft_tensor_t *tensors, size_t count,
+                                          const weft_safetensors_metadata_t *metadata, size_t num_metadata,
                                           weft_safetensors_make_fn make, void *user, weft_error_t *error);
 
 #endif

@@ -22,6 +22,8 @@ typedef struct contents {
     bool made; /* by `make`, or a hole where it is NULL */
     weft_safetensors_make_fn make;
     void *user;
+    weft_error_t *error;
+    weft_status_t status; /* of `make` */
 } contents_t;
 
 static weft_status_t check_tensor(const weft_tensor_t *tensor, bool made, uint64_t *bytes,
@@ -116,20 +118,20 @@ static bool write_all(int fd, const void *data, uint64_t bytes)
     return true;
 }
 
-static bool write_made(int fd, const contents_t *contents, const weft_tensor_t *tensor, uint64_t bytes)
+static bool write_made(int fd, contents_t *contents, const weft_tensor_t *tensor, uint64_t bytes)
 {
     void *piece = malloc(PIECE_BYTES);
     bool written = piece != NULL;
     for (uint64_t begin = 0; begin < bytes && written; begin += PIECE_BYTES) {
         size_t length = bytes - begin < PIECE_BYTES ? (size_t)(bytes - begin) : PIECE_BYTES;
-        contents->make(contents->user, tensor, begin, length, piece);
-        written = write_all(fd, piece, length);
+        contents->status = contents->make(contents->user, tensor, begin, length, piece, contents->error);
+        written = contents->status == WEFT_OK && write_all(fd, piece, length);
     }
     free(piece);
     return written;
 }
 
-static bool write_tensor(int fd, const contents_t *contents, const weft_tensor_t *tensor)
+static bool write_tensor(int fd, contents_t *contents, const weft_tensor_t *tensor)
 {
     uint64_t bytes = 0;
     weft_shape_bytes(tensor->dtype, tensor->shape, tensor->num_dims, &bytes);
@@ -141,7 +143,7 @@ static bool write_tensor(int fd, const contents_t *contents, const weft_tensor_t
     return end >= 0 && ftruncate(fd, end) == 0;
 }
 
-static bool write_contents(int fd, const weft_text_t *header, const contents_t *contents)
+static bool write_contents(int fd, const weft_text_t *header, contents_t *contents)
 {
     uint8_t length[8];
     for (int i = 0; i < 8; i++)
@@ -155,7 +157,7 @@ static bool write_contents(int fd, const weft_text_t *header, const contents_t *
 }
 
 static weft_status_t write_renamed(const char *path, const char *temporary, const weft_text_t *header,
-                                   const contents_t *contents, weft_error_t *error)
+                                   contents_t *contents, weft_error_t *error)
 {
     /* A file left by a process that died under the same id. */
     unlink(temporary);
@@ -173,10 +175,12 @@ static weft_status_t write_renamed(const char *path, const char *temporary, cons
     if (written)
         reason = errno;
     unlink(temporary);
+    if (contents->status != WEFT_OK)
+        return contents->status;
     return weft_fail(error, WEFT_ERR_IO, "%s: cannot be written: %s", path, strerror(reason));
 }
 
-static weft_status_t write_file(const char *path, const contents_t *contents,
+static weft_status_t write_file(const char *path, contents_t *contents,
                                 const weft_safetensors_metadata_t *metadata, size_t num_metadata,
                                 weft_error_t *error)
 {
@@ -197,14 +201,15 @@ weft_status_t weft_safetensors_write(const char *path, const weft_tensor_t *tens
                                      const weft_safetensors_metadata_t *metadata, size_t num_metadata,
                                      weft_error_t *error)
 {
-    const contents_t contents = {.tensors = tensors, .count = count};
+    contents_t contents = {.tensors = tensors, .count = count};
     return write_file(path, &contents, metadata, num_metadata, error);
 }
 
 weft_status_t weft_safetensors_write_made(const char *path, const weft_tensor_t *tensors, size_t count,
+                                          const weft_safetensors_metadata_t *metadata, size_t num_metadata,
                                           weft_safetensors_make_fn make, void *user, weft_error_t *error)
 {
-    const contents_t contents = {
-        .tensors = tensors, .count = count, .made = true, .make = make, .user = user};
-    return write_file(path, &contents, NULL, 0, error);
+    contents_t contents = {
+        .tensors = tensors, .count = count, .made = true, .make = make, .user = user, .error = error};
+    return write_file(path, &contents, metadata, num_metadata, error);
 }

@@ -153,6 +153,13 @@ def case(w, kernel, profile, out_dtype, output, scales, whole=np.zeros(0, np.flo
         yield struct.pack("<I", array.nbytes) + np.ascontiguousarray(array).tobytes()
 
 
+def write(path, header, cases):
+    """`header` says who made it, of what."""
+    with open(path, "wb") as file:
+        file.write(header.encode().ljust(HEADER_BYTES))
+        file.write(struct.pack("<I", len(cases)) + b"".join(cases))
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
@@ -161,10 +168,7 @@ def main():
     for make, rows, cols in INPUTS:
         w = make(rng, rows, cols)
         cases += [b"".join(case(w, *result)) for result in results(w)]
-    header = f"weft golden vectors, version 2\ntests/oracle/golden.py, NumPy {np.__version__}, seed {SEED}, host CPU\n"
-    with open(sys.argv[1], "wb") as file:
-        file.write(header.encode().ljust(HEADER_BYTES))
-        file.write(struct.pack("<I", len(cases)) + b"".join(cases))
+    write(sys.argv[1], f"weft golden vectors, version 2\ntests/oracle/golden.py, NumPy {np.__version__}, seed {SEED}, host CPU\n", cases)
 
 
 if __name__ == "__main__":

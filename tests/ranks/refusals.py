@@ -29,7 +29,7 @@ SHORT = ["--tokens", "2", "--quiet"]
 
 OPTIONS = {
     "plan": "trainer rollout scheme profile engine recipe budget bucket max-groups link nvlink hbm ranks-per-node explain json help",
-    "quantize": "scheme profile engine rollout recipe help",
+    "quantize": "scheme profile engine rollout format shard recipe help",
     "verify": "help",
     "gen": "list config recipe set random seed help",
     "doctor": "help",

@@ -1,5 +1,5 @@
-/* The kernels against NumPy: golden/kernels.bin, written by tests/oracle/golden.py, which describes the
- * format. */
+/* The kernels against NumPy (golden/kernels.bin, written by tests/oracle/golden.py, which describes the format)
+ * and against the packages that engines use (golden/packages.bin, by tests/packages/compare_packages.py). */
 #include "fixture.h"
 
 #define HEADER_BYTES 256
@@ -82,17 +82,15 @@ static void check_case(reader_t *reader)
     free(matrix.data);
 }
 
-static void kernels_equal_numpy(void **state)
+static void check_file(const char *path)
 {
-    (void)state;
-    random_begin("kernels_equal_numpy");
     static unsigned char file_bytes[4 << 20];
-    FILE *file = fopen(WEFT_SOURCE_DIR "/tests/unit/kernels/golden/kernels.bin", "rb");
+    FILE *file = fopen(path, "rb");
     assert_non_null(file);
     size_t bytes = fread(file_bytes, 1, sizeof file_bytes, file);
     fclose(file);
     reader_t reader = {file_bytes, file_bytes + bytes};
-    print_message("%.128s\n", (const char *)read_bytes(&reader, HEADER_BYTES));
+    print_message("%.256s\n", (const char *)read_bytes(&reader, HEADER_BYTES));
     uint32_t count = read_u32(&reader);
     assert_true(count > 0);
     for (uint32_t i = 0; i < count; i++)
@@ -101,8 +99,23 @@ static void kernels_equal_numpy(void **state)
     print_message("%u cases\n", count);
 }
 
+static void kernels_equal_numpy(void **state)
+{
+    (void)state;
+    random_begin("kernels_equal_numpy");
+    check_file(WEFT_SOURCE_DIR "/tests/unit/kernels/golden/kernels.bin");
+}
+
+static void kernels_equal_packages(void **state)
+{
+    (void)state;
+    random_begin("kernels_equal_packages");
+    check_file(WEFT_SOURCE_DIR "/tests/unit/kernels/golden/packages.bin");
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(kernels_equal_numpy)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(kernels_equal_numpy),
+                                       cmocka_unit_test(kernels_equal_packages)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "src/base/error.h"
 #include "src/base/text.h"
 #include "src/model/safetensors.h"
 
@@ -330,6 +331,45 @@ static void test_writer_round_trip(void **state)
     unlink(path);
 }
 
+/* Bytes that count up, but for a tensor that cannot be made. */
+static weft_status_t make_counting(void *user, const weft_tensor_t *tensor, uint64_t begin, size_t bytes,
+                                   void *out, weft_error_t *error)
+{
+    (void)user;
+    if (strcmp(tensor->name, "unmade") == 0)
+        return weft_fail(error, WEFT_ERR_NONFINITE, "it has a NaN");
+    for (size_t i = 0; i < bytes; i++)
+        ((uint8_t *)out)[i] = (uint8_t)((begin + i) * 7);
+    return WEFT_OK;
+}
+
+static void test_writer_makes_bytes_or_gives_up(void **state)
+{
+    (void)state;
+    char path[64];
+    temporary_path(path);
+    const weft_tensor_t tensors[] = {
+        {.name = "made", .dtype = WEFT_DTYPE_U8, .num_dims = 1, .shape = {(3u << 20) + 5}},
+        {.name = "unmade", .dtype = WEFT_DTYPE_U8, .num_dims = 1, .shape = {9}},
+    };
+    const weft_safetensors_metadata_t metadata[] = {{"format", "pt"}};
+    weft_error_t error = {0};
+    assert_int_equal(
+        weft_safetensors_write_made(path, tensors, 1, metadata, 1, make_counting, NULL, &error), WEFT_OK);
+    assert_int_equal(weft_safetensors_write_made(path, tensors, 2, NULL, 0, make_counting, NULL, &error),
+                     WEFT_ERR_NONFINITE);
+    assert_string_equal(error.message, "it has a NaN");
+    weft_safetensors_t *file = NULL;
+    assert_int_equal(weft_safetensors_open(path, &file, &error), WEFT_OK);
+    assert_int_equal(weft_safetensors_count(file), 1);
+    assert_string_equal(weft_safetensors_metadata(file, "format"), "pt");
+    const uint8_t *data = weft_safetensors_find(file, "made")->data;
+    for (size_t i = 0; i < (3u << 20) + 5; i++)
+        assert_int_equal(data[i], (uint8_t)(i * 7));
+    weft_safetensors_close(file);
+    unlink(path);
+}
+
 static void test_writer_refusals_leave_the_old_file(void **state)
 {
     (void)state;
@@ -426,6 +466,7 @@ int main(void)
         cmocka_unit_test(test_refuses_bad_metadata),
         cmocka_unit_test(test_refusals_name_the_file),
         cmocka_unit_test(test_writer_round_trip),
+        cmocka_unit_test(test_writer_makes_bytes_or_gives_up),
         cmocka_unit_test(test_writer_refusals_leave_the_old_file),
         cmocka_unit_test(test_writer_reports_a_full_disk),
         cmocka_unit_test(test_reads_140000_tensors),
