@@ -134,24 +134,9 @@ static weft_status_t do_without_decoder(engine_t *e, weft_error_t *error)
     return WEFT_OK;
 }
 
-/* The decoder is a reference, not an engine: it computes with bf16 and fp8 by block or channel. */
-static bool decoder_reads(const char *scheme)
-{
-    static const char *const known[] = {"bf16", "fp8-block", "fp8-channel"};
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (strcmp(scheme, known[i]) == 0)
-            return true;
-    return false;
-}
-
 static weft_status_t make_decoder(engine_t *e, engine_links_t *links, weft_error_t *error)
 {
     run_job_t *job = e->job;
-    if (!decoder_reads(weft_plan_scheme(job->plan))) {
-        weft_fail(error, WEFT_ERR_UNSUPPORTED, "the decoder does not read %s weights",
-                  weft_plan_scheme(job->plan));
-        return do_without_decoder(e, error);
-    }
     uint32_t tp = weft_plan_tp(job->plan);
     decoder_config_t config = {
         .model = job->model,
