@@ -7,9 +7,8 @@
  *     e2m1          1      2        1         1    no Inf, no NaN
  *     e8m0          0      8        0       127    a power of two; 0xFF is NaN
  *
- * Exponent and mantissa move to the fp32's place and the exponent is rebiased. A subnormal has no hidden 1:
- * it is read as if it had, with the least normal exponent, and the 1 is taken off again, which is exact.
- * Nothing branches, so that loops over these functions vectorize.
+ * Nothing branches, so that loops over these functions vectorize: a condition becomes a mask, and no float
+ * operation hangs on one.
  */
 #ifndef WEFT_LAUNCH_DECODER_CODES_H
 #define WEFT_LAUNCH_DECODER_CODES_H
@@ -30,11 +29,18 @@ DECODER_HD float decoder_float_of_bits(uint32_t bits)
     return value;
 }
 
-DECODER_HD float decoder_with_sign(float magnitude, uint32_t sign)
+/* From exponent and mantissa, moved to their place in an fp32, to the fp32 without its sign: the exponent
+ * goes up by `by`. A subnormal has no hidden 1: it is read as if it had, with the least normal exponent, and
+ * the 1 is taken off again, which is exact. */
+DECODER_HD uint32_t decoder_rebias(int32_t magnitude, int32_t by)
 {
+    int32_t small = -(magnitude < (1 << 23));
+    int32_t exponent = (by << 23) + (small & (1 << 23)), one = small & ((by + 1) << 23);
+    float value =
+        decoder_float_of_bits((uint32_t)(magnitude + exponent)) - decoder_float_of_bits((uint32_t)one);
     uint32_t bits;
-    memcpy(&bits, &magnitude, sizeof bits);
-    return decoder_float_of_bits(bits | sign);
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
 }
 
 DECODER_HD float decoder_float_of_bf16(uint16_t code)
@@ -44,32 +50,24 @@ DECODER_HD float decoder_float_of_bf16(uint16_t code)
 
 DECODER_HD float decoder_float_of_fp16(uint16_t code)
 {
-    uint32_t magnitude = (uint32_t)(code & 0x7FFF) << 13;
-    float normal = decoder_float_of_bits(magnitude + (112u << 23));
-    float subnormal = decoder_float_of_bits(magnitude + (113u << 23)) - 0x1p-14f;
-    float special = decoder_float_of_bits(magnitude | 0x7F800000u);
-    float value = magnitude < (1u << 23) ? subnormal : magnitude >= (31u << 23) ? special : normal;
-    return decoder_with_sign(value, (uint32_t)(code & 0x8000) << 16);
+    int32_t magnitude = (code & 0x7FFF) << 13, special = -(magnitude >= (31 << 23)) & 0x7F800000;
+    uint32_t sign = (uint32_t)(code & 0x8000) << 16;
+    return decoder_float_of_bits(decoder_rebias(magnitude, 112) | (uint32_t)special | sign);
 }
 
 DECODER_HD float decoder_float_of_e4m3(uint8_t code)
 {
-    uint32_t magnitude = (uint32_t)(code & 0x7F) << 20;
-    float normal = decoder_float_of_bits(magnitude + (120u << 23));
-    float subnormal = decoder_float_of_bits(magnitude + (121u << 23)) - 0x1p-6f;
-    float nan = decoder_float_of_bits(0x7FC00000u);
-    float value = magnitude < (1u << 23) ? subnormal : magnitude == (0x7Fu << 20) ? nan : normal;
-    return decoder_with_sign(value, (uint32_t)(code & 0x80) << 24);
+    int32_t magnitude = (code & 0x7F) << 20, nan = -(magnitude == (0x7F << 20)) & 0x7FC00000;
+    uint32_t sign = (uint32_t)(code & 0x80) << 24;
+    return decoder_float_of_bits(decoder_rebias(magnitude, 120) | (uint32_t)nan | sign);
 }
 
-/* Of the low four bits. */
+/* Of the low four bits. The one subnormal, 0.5, is a power of two like any other. */
 DECODER_HD float decoder_float_of_e2m1(uint32_t code)
 {
-    uint32_t magnitude = (code & 7) << 22;
-    float normal = decoder_float_of_bits(magnitude + (126u << 23));
-    float subnormal = decoder_float_of_bits(magnitude + (127u << 23)) - 1.0f;
-    float value = magnitude < (1u << 23) ? subnormal : normal;
-    return decoder_with_sign(value, (code & 8) << 28);
+    int32_t magnitude = (int32_t)(code & 7), normal = (126 << 23) + (magnitude << 22);
+    int32_t bits = (normal - ((magnitude == 1) << 22)) & -(magnitude != 0);
+    return decoder_float_of_bits((uint32_t)bits | (code & 8) << 28);
 }
 
 /* Of the low four bits, which hold the value plus 8. */

@@ -1,75 +1,81 @@
-/* Rows of codes to rows of floats. Each loop is branch-free, so that it vectorizes. */
+/* Rows of codes to rows of floats: for each format a function of its own, in which all that its row of
+ * DECODER_FORMATS says is a constant. Its loops are branch-free, so that they vectorize. */
 #include "launch/decoder/clones.h"
 #include "launch/decoder/matrix.h"
 
+#define INLINE static inline __attribute__((always_inline))
+
 /* `count` codes that share a scale. */
-typedef void (*run_fn)(const void *codes, uint32_t count, float scale, float *restrict out);
-
-DECODER_VECTOR_CLONES
-static void run_of_bf16(const void *codes, uint32_t count, float scale, float *restrict out)
+INLINE void run_of_bytes(weft_dtype_t dtype, const uint8_t *restrict codes, uint32_t count, float scale,
+                         float *restrict out)
 {
     for (uint32_t i = 0; i < count; i++)
-        out[i] = decoder_float_of_bf16(((const uint16_t *)codes)[i]) * scale;
+        out[i] = decoder_code(dtype, codes, i) * scale;
 }
 
-DECODER_VECTOR_CLONES
-static void run_of_fp16(const void *codes, uint32_t count, float scale, float *restrict out)
-{
-    for (uint32_t i = 0; i < count; i++)
-        out[i] = decoder_float_of_fp16(((const uint16_t *)codes)[i]) * scale;
-}
-
-DECODER_VECTOR_CLONES
-static void run_of_e4m3(const void *codes, uint32_t count, float scale, float *restrict out)
-{
-    for (uint32_t i = 0; i < count; i++)
-        out[i] = decoder_float_of_e4m3(((const uint8_t *)codes)[i]) * scale;
-}
-
-DECODER_VECTOR_CLONES
-static void run_of_int8(const void *codes, uint32_t count, float scale, float *restrict out)
-{
-    for (uint32_t i = 0; i < count; i++)
-        out[i] = (float)((const int8_t *)codes)[i] * scale;
-}
-
-DECODER_VECTOR_CLONES
-static void run_of_e2m1(const void *codes, uint32_t count, float scale, float *restrict out)
+INLINE void run_of_nibbles(weft_dtype_t dtype, const uint8_t *restrict codes, uint32_t count, float scale,
+                           float *restrict out)
 {
     for (uint32_t i = 0; i < count / 2; i++) {
-        uint32_t pair = ((const uint8_t *)codes)[i];
-        out[2 * i] = decoder_float_of_e2m1(pair) * scale;
-        out[2 * i + 1] = decoder_float_of_e2m1(pair >> 4) * scale;
+        out[2 * i] = decoder_nibble(dtype, codes[i]) * scale;
+        out[2 * i + 1] = decoder_nibble(dtype, (uint32_t)codes[i] >> 4) * scale;
     }
 }
 
-DECODER_VECTOR_CLONES
-static void run_of_int4(const void *codes, uint32_t count, float scale, float *restrict out)
+INLINE void run_of_codes(weft_dtype_t dtype, uint32_t bits, const uint8_t *restrict codes, uint32_t count,
+                         float scale, float *restrict out)
 {
-    for (uint32_t i = 0; i < count / 2; i++) {
-        uint32_t pair = ((const uint8_t *)codes)[i];
-        out[2 * i] = decoder_float_of_int4(pair) * scale;
-        out[2 * i + 1] = decoder_float_of_int4(pair >> 4) * scale;
+    if (bits == 4)
+        run_of_nibbles(dtype, codes, count, scale, out);
+    else
+        run_of_bytes(dtype, codes, count, scale, out);
+}
+
+/* A run for each scale. Most are whole, and of a length that the compiler knows. */
+INLINE void piece_of_row(weft_dtype_t dtype, uint32_t bits, decoder_scaling_t scaling,
+                         const decoder_matrix_t *matrix, uint32_t row, uint32_t col, uint32_t cols,
+                         float *restrict out)
+{
+    const uint8_t *codes = (const uint8_t *)matrix->data + (size_t)row * matrix->cols * bits / 8;
+    const uint32_t each = scaling.cols ? scaling.cols : matrix->cols;
+    for (uint32_t end = col + cols; col < end;) {
+        const uint8_t *first = codes + (size_t)col * bits / 8;
+        const float scale = decoder_scale(scaling, matrix, row, col);
+        uint32_t count = each - col % each;
+        if (count > end - col)
+            count = end - col;
+        if (count == each)
+            run_of_codes(dtype, bits, first, each, scale, out);
+        else
+            run_of_codes(dtype, bits, first, count, scale, out);
+        out += count;
+        col += count;
     }
 }
 
-static const run_fn runs[WEFT_DTYPE_COUNT] = {
-    [WEFT_DTYPE_BF16] = run_of_bf16, [WEFT_DTYPE_F16] = run_of_fp16, [WEFT_DTYPE_F8_E4M3] = run_of_e4m3,
-    [WEFT_DTYPE_I8] = run_of_int8,   [WEFT_DTYPE_U8] = run_of_e2m1,  [WEFT_DTYPE_I32] = run_of_int4,
+typedef void (*piece_fn)(const decoder_matrix_t *matrix, uint32_t row, uint32_t col, uint32_t cols,
+                         float *restrict out);
+
+#define X(id, scheme, suffix, dtype, bits, scale_suffix, scale_dtype, rows, cols_, global_suffix)            \
+    DECODER_VECTOR_CLONES                                                                                    \
+    static void piece_of_##id(const decoder_matrix_t *matrix, uint32_t row, uint32_t col, uint32_t cols,     \
+                              float *restrict out)                                                           \
+    {                                                                                                        \
+        piece_of_row(                                                                                        \
+            WEFT_DTYPE_##dtype, bits,                                                                        \
+            (decoder_scaling_t)DECODER_SCALING(scale_suffix, scale_dtype, rows, cols_, global_suffix),       \
+            matrix, row, col, cols, out);                                                                    \
+    }
+DECODER_FORMATS(X)
+#undef X
+
+static const piece_fn pieces[DECODER_FORMAT_COUNT] = {
+#define X(id, ...) [DECODER_FORMAT_##id] = piece_of_##id,
+    DECODER_FORMATS(X)
+#undef X
 };
 
 void decoder_dequantize(const decoder_matrix_t *matrix, uint32_t row, uint32_t col, uint32_t cols, float *out)
 {
-    const decoder_format_t *format = &decoder_formats[matrix->format];
-    const uint8_t *codes = (const uint8_t *)matrix->data + (size_t)row * matrix->cols * format->bits / 8;
-    uint32_t each = format->scaling.cols ? format->scaling.cols : matrix->cols;
-    for (uint32_t end = col + cols; col < end;) {
-        uint32_t count = each - col % each;
-        if (count > end - col)
-            count = end - col;
-        runs[format->dtype](codes + (size_t)col * format->bits / 8, count,
-                            decoder_scale(format->scaling, matrix, row, col), out);
-        out += count;
-        col += count;
-    }
+    pieces[matrix->format](matrix, row, col, cols, out);
 }

@@ -3,13 +3,13 @@
  *     value = code * scale                          scale = what is stored for the element's block
  *                                                   (nvfp4: times the global scale of the tensor)
  *
- *     fp8-block                                     int4-group-32
- *     data  [rows, cols] E4M3                       data  [rows, cols/8] I32, 8 codes each, the first one
- * lowest scale [ceil(rows/128), ceil(cols/128)] F32    scale [rows, cols/32] BF16
+ *     fp8-block                                     int4-group-32, eight codes an item, the first lowest
+ *     data  [rows, cols] E4M3                       data  [rows, cols/8] I32
+ *     scale [ceil(rows/128), ceil(cols/128)] F32    scale [rows, cols/32] BF16
  *
- * To add a format: a row below; and if its codes or scales are stored as nothing else is, a case in
- * decoder_code or decoder_scale, a run in dequantize.c and a word in cuda/matrix.cuh. Both backends take all
- * else from the row.
+ * To add a format: a row below, from which both backends take all there is to know; and if its codes or
+ * scales are stored as nothing else is, a case in decoder_code or decoder_scale, and a word in
+ * cuda/matrix.cuh.
  */
 #ifndef WEFT_LAUNCH_DECODER_MATRIX_H
 #define WEFT_LAUNCH_DECODER_MATRIX_H
@@ -24,9 +24,8 @@
 #define DECODER_BLOCK 128 /* rows and columns that share a scale in fp8-block */
 #define DECODER_WHOLE 0   /* all rows, or all columns */
 
-/* X(id, scheme, what the weight's name adds, its dtype, bits of a code,
- *   what the scale's name adds, its dtype, rows and columns that share one, what the global scale's name
- * adds) */
+/* X(id, scheme, what the weight's name adds, its dtype, bits of a code, what the scale's name adds, its
+ * dtype, rows and columns that share one, what the global scale's name adds) */
 #define DECODER_FORMATS(X)                                                                                   \
     X(BF16, "bf16", "", BF16, 16, NULL, F32, DECODER_WHOLE, DECODER_WHOLE, NULL)                             \
     X(F16, "fp16", "", F16, 16, NULL, F32, DECODER_WHOLE, DECODER_WHOLE, NULL)                               \
@@ -55,6 +54,11 @@ typedef struct decoder_scaling {
     uint32_t rows, cols; /* DECODER_WHOLE, or of a block */
 } decoder_scaling_t;
 
+#define DECODER_SCALING(scale_suffix, scale_dtype, rows, cols, global_suffix)                                \
+    {                                                                                                        \
+        (scale_suffix) != NULL, (global_suffix) != NULL, WEFT_DTYPE_##scale_dtype, rows, cols                \
+    }
+
 typedef struct decoder_format {
     const char *scheme;
     const char *suffix; /* of the weight's name */
@@ -75,7 +79,7 @@ constexpr
      bits,                                                                                                   \
      scale_suffix,                                                                                           \
      global_suffix,                                                                                          \
-     {(scale_suffix) != NULL, (global_suffix) != NULL, WEFT_DTYPE_##scale_dtype, rows, cols}},
+     DECODER_SCALING(scale_suffix, scale_dtype, rows, cols, global_suffix)},
         DECODER_FORMATS(X)
 #undef X
 };
@@ -96,8 +100,7 @@ void decoder_scale_extent(const decoder_scaling_t *scaling, uint32_t rows, uint3
 decoder_matrix_t decoder_matrix(decoder_format_id_t format, uint32_t rows, uint32_t cols, const void *data,
                                 const void *scale, const float *global);
 
-/* Write columns [col, col + cols) of a row as floats, on the host. Of 4-bit codes `col` and `cols` are even.
- */
+/* Write columns [col, col + cols) of a row as floats, on the host. Of 4-bit codes both are even. */
 void decoder_dequantize(const decoder_matrix_t *matrix, uint32_t row, uint32_t col, uint32_t cols,
                         float *out);
 
@@ -113,10 +116,15 @@ DECODER_HD decoder_matrix_t decoder_matrix_expert(const decoder_matrix_t *stack,
     return one;
 }
 
+/* A code of four bits, the lowest of `bits`: U8 holds E2M1, I32 holds integers. */
+DECODER_HD float decoder_nibble(weft_dtype_t dtype, uint32_t bits)
+{
+    return dtype == WEFT_DTYPE_U8 ? decoder_float_of_e2m1(bits) : decoder_float_of_int4(bits);
+}
+
 /* Code number `index` of a run of codes, as a float. */
 DECODER_HD float decoder_code(weft_dtype_t dtype, const void *codes, size_t index)
 {
-    const uint32_t nibble = 4 * (uint32_t)(index % 2);
     switch (dtype) {
     case WEFT_DTYPE_BF16:
         return decoder_float_of_bf16(((const uint16_t *)codes)[index]);
@@ -126,10 +134,8 @@ DECODER_HD float decoder_code(weft_dtype_t dtype, const void *codes, size_t inde
         return decoder_float_of_e4m3(((const uint8_t *)codes)[index]);
     case WEFT_DTYPE_I8:
         return (float)((const int8_t *)codes)[index];
-    case WEFT_DTYPE_U8:
-        return decoder_float_of_e2m1((uint32_t)((const uint8_t *)codes)[index / 2] >> nibble);
-    default: /* I32, little-endian: nibbles in order of bytes */
-        return decoder_float_of_int4((uint32_t)((const uint8_t *)codes)[index / 2] >> nibble);
+    default: /* two to a byte, also where the byte is of a little-endian I32 */
+        return decoder_nibble(dtype, (uint32_t)((const uint8_t *)codes)[index / 2] >> 4 * (index % 2));
     }
 }
 
@@ -163,8 +169,8 @@ DECODER_HD float decoder_matrix_value(const decoder_matrix_t *matrix, uint32_t r
     switch (matrix->format) {
 #define X(id, scheme, suffix, dtype_, bits, scale_suffix, scale_dtype, rows_, cols_, global_suffix)          \
     case DECODER_FORMAT_##id: {                                                                              \
-        const decoder_scaling_t scaling = {(scale_suffix) != NULL, (global_suffix) != NULL,                  \
-                                           WEFT_DTYPE_##scale_dtype, rows_, cols_};                          \
+        const decoder_scaling_t scaling =                                                                    \
+            DECODER_SCALING(scale_suffix, scale_dtype, rows_, cols_, global_suffix);                         \
         return decoder_code(WEFT_DTYPE_##dtype_, matrix->data, at) *                                         \
                decoder_scale(scaling, matrix, row, col);                                                     \
     }
