@@ -4,7 +4,7 @@
     bits.py WEFT [--schemes A,B] [--rollout tp:1] [--bytes 61440] [--jobs 1]
 
 `weft run` syncs a checkpoint in a scheme and a profile, and the rollout scores the text on the
-weights it serves. Prints the table of docs/benchmarks.md; a quarter of an hour on two cores with --jobs 2. Exits 1 when an 8-bit
+weights it serves. Prints the table of docs/benchmarks.md; a quarter of an hour on a core. Exits 1 when an 8-bit
 scheme costs more than 0.03 bits a byte."""
 
 import argparse
