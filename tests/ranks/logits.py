@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """What the decoder answers on the weights of each scheme is what NumPy computes from the same files.
 
-    schemes.py WEFT DECODER_ANSWER [--full]
+    logits.py WEFT DECODER_ANSWER [--full]
 
 Logits of every byte of a sentence, and its bits per byte; Qwen3 and Qwen3-MoE; one rank, tensor and expert parallel ranks, all
 against one dequantization of the whole. Each scheme meets one way of slicing unless --full: every profile with all of them."""
