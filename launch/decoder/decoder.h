@@ -47,9 +47,8 @@ typedef struct decoder_config {
 typedef struct decoder decoder_t;
 
 /* Look every weight up once and check dtype and shape; a missing or odd one is named.
- * Weights are bf16 or fp16 `weight`, fp8-block (`weight` F8_E4M3 + `weight_scale_inv` F32 grid of 128 x 128)
- * or fp8-channel (`weight` F8_E4M3 + `weight_scale` F32 [N, 1]), decided tensor by tensor by dtype and which
- * scale exists.
+ * A weight may have any of the formats of launch/decoder/matrix.h, decided tensor by tensor: by the name it is
+ * found under, its dtype, and the name, dtype and shape of its scale.
  * **Returns** also WEFT_ERR_UNKNOWN_NAME (no such device) and WEFT_ERR_UNSUPPORTED (a build without CUDA, a
  * machine without a GPU, a model that the GPU's kernels have no room for). */
 weft_status_t decoder_create(const decoder_config_t *config, decoder_t **decoder, weft_error_t *error);

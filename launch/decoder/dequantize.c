@@ -1,97 +1,81 @@
-/* Bits to floats. Each loop is branch-free, so that it vectorizes. */
-#include <string.h>
-
+/* Rows of codes to rows of floats: for each format a function of its own, in which all that its row of
+ * DECODER_FORMATS says is a constant. Its loops are branch-free, so that they vectorize. */
 #include "launch/decoder/clones.h"
-#include "launch/decoder/weights.h"
+#include "launch/decoder/matrix.h"
 
-static inline float float_of_bits(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
+#define INLINE static inline __attribute__((always_inline))
 
-static inline float float_of_bf16(uint16_t code)
-{
-    return float_of_bits((uint32_t)code << 16);
-}
-
-/* Exponent and mantissa move to the float's place and the exponent is rebiased (15 -> 127). A subnormal has
- * no hidden 1: it is read as 2^-14 * (1 + m/1024), and 2^-14 is taken off again, which is exact. */
-static inline float float_of_fp16(uint16_t code)
-{
-    uint32_t magnitude = (uint32_t)(code & 0x7FFF) << 13;
-    uint32_t sign = (uint32_t)(code & 0x8000) << 16;
-    float normal = float_of_bits(magnitude + (112u << 23));
-    float subnormal = float_of_bits(magnitude + (113u << 23)) - 0x1p-14f;
-    float special = float_of_bits(magnitude | 0x7F800000u);
-    float value = magnitude < (1u << 23) ? subnormal : magnitude >= (31u << 23) ? special : normal;
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return float_of_bits(bits | sign);
-}
-
-/* The same for E4M3 (bias 7); 0x7F is NaN and there is no Inf. */
-static inline float float_of_e4m3(uint8_t code)
-{
-    uint32_t magnitude = (uint32_t)(code & 0x7F) << 20;
-    uint32_t sign = (uint32_t)(code & 0x80) << 24;
-    float normal = float_of_bits(magnitude + (120u << 23));
-    float subnormal = float_of_bits(magnitude + (121u << 23)) - 0x1p-6f;
-    float nan = float_of_bits(0x7FC00000u);
-    float value = magnitude < (1u << 23) ? subnormal : magnitude == (0x7Fu << 20) ? nan : normal;
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return float_of_bits(bits | sign);
-}
-
-DECODER_VECTOR_CLONES
-static void run_of_bf16(const uint16_t *restrict codes, uint32_t count, float *restrict out)
+/* `count` codes that share a scale. */
+INLINE void run_of_bytes(weft_dtype_t dtype, const uint8_t *restrict codes, uint32_t count, float scale,
+                         float *restrict out)
 {
     for (uint32_t i = 0; i < count; i++)
-        out[i] = float_of_bf16(codes[i]);
+        out[i] = decoder_code(dtype, codes, i) * scale;
 }
 
-DECODER_VECTOR_CLONES
-static void run_of_fp16(const uint16_t *restrict codes, uint32_t count, float *restrict out)
+INLINE void run_of_nibbles(weft_dtype_t dtype, const uint8_t *restrict codes, uint32_t count, float scale,
+                           float *restrict out)
 {
-    for (uint32_t i = 0; i < count; i++)
-        out[i] = float_of_fp16(codes[i]);
+    for (uint32_t i = 0; i < count / 2; i++) {
+        out[2 * i] = decoder_nibble(dtype, codes[i]) * scale;
+        out[2 * i + 1] = decoder_nibble(dtype, (uint32_t)codes[i] >> 4) * scale;
+    }
 }
 
-DECODER_VECTOR_CLONES
-static void run_of_e4m3(const uint8_t *restrict codes, uint32_t count, float scale, float *restrict out)
+INLINE void run_of_codes(weft_dtype_t dtype, uint32_t bits, const uint8_t *restrict codes, uint32_t count,
+                         float scale, float *restrict out)
 {
-    for (uint32_t i = 0; i < count; i++)
-        out[i] = float_of_e4m3(codes[i]) * scale;
+    if (bits == 4)
+        run_of_nibbles(dtype, codes, count, scale, out);
+    else
+        run_of_bytes(dtype, codes, count, scale, out);
 }
 
-/* A run of one row meets a new scale at every multiple of 128 columns. */
-static void row_of_blocks(const decoder_matrix_t *matrix, uint32_t row, uint32_t col, uint32_t cols,
-                          float *out)
+/* A run for each scale. Most are whole, and of a length that the compiler knows. */
+INLINE void piece_of_row(weft_dtype_t dtype, uint32_t bits, decoder_scaling_t scaling,
+                         const decoder_matrix_t *matrix, uint32_t row, uint32_t col, uint32_t cols,
+                         float *restrict out)
 {
-    const uint8_t *codes = (const uint8_t *)matrix->data + (size_t)row * matrix->cols;
-    uint32_t grid_cols = (matrix->cols + DECODER_BLOCK - 1) / DECODER_BLOCK;
-    const float *scales = matrix->scale + (size_t)(row / DECODER_BLOCK) * grid_cols;
+    const uint8_t *codes = (const uint8_t *)matrix->data + (size_t)row * matrix->cols * bits / 8;
+    const uint32_t each = scaling.cols ? scaling.cols : matrix->cols;
     for (uint32_t end = col + cols; col < end;) {
-        uint32_t count = DECODER_BLOCK - col % DECODER_BLOCK;
+        const uint8_t *first = codes + (size_t)col * bits / 8;
+        const float scale = decoder_scale(scaling, matrix, row, col);
+        uint32_t count = each - col % each;
         if (count > end - col)
             count = end - col;
-        run_of_e4m3(codes + col, count, scales[col / DECODER_BLOCK], out);
+        if (count == each)
+            run_of_codes(dtype, bits, first, each, scale, out);
+        else
+            run_of_codes(dtype, bits, first, count, scale, out);
         out += count;
         col += count;
     }
 }
 
+typedef void (*piece_fn)(const decoder_matrix_t *matrix, uint32_t row, uint32_t col, uint32_t cols,
+                         float *restrict out);
+
+#define X(id, scheme, suffix, dtype, bits, scale_suffix, scale_dtype, rows, cols_, global_suffix)            \
+    DECODER_VECTOR_CLONES                                                                                    \
+    static void piece_of_##id(const decoder_matrix_t *matrix, uint32_t row, uint32_t col, uint32_t cols,     \
+                              float *restrict out)                                                           \
+    {                                                                                                        \
+        piece_of_row(                                                                                        \
+            WEFT_DTYPE_##dtype, bits,                                                                        \
+            (decoder_scaling_t)DECODER_SCALING(scale_suffix, scale_dtype, rows, cols_, global_suffix),       \
+            matrix, row, col, cols, out);                                                                    \
+    }
+DECODER_FORMATS(X)
+#undef X
+
+static const piece_fn pieces[DECODER_FORMAT_COUNT] = {
+#define X(id, ...) [DECODER_FORMAT_##id] = piece_of_##id,
+    DECODER_FORMATS(X)
+#undef X
+};
+
 void decoder_dequantize(const decoder_matrix_t *matrix, uint32_t row, uint32_t col, uint32_t cols, float *out)
 {
-    size_t first = (size_t)row * matrix->cols + col;
-    if (matrix->dtype == WEFT_DTYPE_BF16)
-        run_of_bf16((const uint16_t *)matrix->data + first, cols, out);
-    else if (matrix->dtype == WEFT_DTYPE_F16)
-        run_of_fp16((const uint16_t *)matrix->data + first, cols, out);
-    else if (matrix->scaling == DECODER_SCALING_CHANNEL)
-        run_of_e4m3((const uint8_t *)matrix->data + first, cols, matrix->scale[row], out);
-    else
-        row_of_blocks(matrix, row, col, cols, out);
+    pieces[matrix->format](matrix, row, col, cols, out);
 }

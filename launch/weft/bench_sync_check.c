@@ -139,7 +139,7 @@ static weft_status_t make_layer(reference_t *r, uint32_t layer, weft_error_t *er
         WEFT_TRY(weft_quantizer_run(r->quantizer, u, 1, error));
         WEFT_TRY(weft_quantizer_judge(r->quantizer, error));
     }
-    return WEFT_OK;
+    return weft_quantizer_put_shapes(r->quantizer, layer);
 }
 
 /* ---- rollout: comparing ---- */

@@ -139,29 +139,9 @@ static weft_status_t do_without_decoder(engine_t *e, weft_error_t *error)
     return WEFT_OK;
 }
 
-/* The decoder is a reference, not an engine: it computes with bf16 and fp8 by block or channel. */
-static bool decoder_reads(const weft_plan_t *plan, const char **unread)
-{
-    static const char *const known[] = {"bf16", "fp8-block", "fp8-channel"};
-    for (uint32_t p = 0; p < plan->num_patterns; p++) {
-        size_t i = 0;
-        *unread = plan->patterns[p].scheme->name;
-        while (i < sizeof known / sizeof *known && strcmp(*unread, known[i]) != 0)
-            i++;
-        if (i == sizeof known / sizeof *known)
-            return false;
-    }
-    return true;
-}
-
 static weft_status_t make_decoder(engine_t *e, engine_links_t *links, weft_error_t *error)
 {
     run_job_t *job = e->job;
-    const char *unread;
-    if (!decoder_reads(job->plan, &unread)) {
-        weft_fail(error, WEFT_ERR_UNSUPPORTED, "the decoder does not read %s weights", unread);
-        return do_without_decoder(e, error);
-    }
     uint32_t tp = weft_plan_tp(job->plan);
     decoder_config_t config = {
         .model = job->model,

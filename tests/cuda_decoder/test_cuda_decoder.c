@@ -20,8 +20,6 @@
 
 static const char prompt[] = "And God said unto Moses, ";
 
-typedef enum scheme { BF16, FP8_BLOCK, FP8_CHANNEL } scheme_t;
-
 /* A model at one rank, once on the host and once on the GPU. */
 typedef struct subject {
     weft_model_t *model;
@@ -37,14 +35,13 @@ static void create(const decoder_config_t *config, decoder_t **decoder)
         fail_msg("%s", error.message);
 }
 
-static void open_subject(subject_t *subject, const char *path, scheme_t scheme, bool shifted)
+static void open_subject(subject_t *subject, const char *path, decoder_format_id_t format, bool shifted)
 {
     *subject = (subject_t){.model = open_demo(path)};
     kernel_rank_build(&subject->weights, subject->model, (kernel_place_t){.ranks = 1});
-    if (scheme != BF16) {
+    if (decoder_formats[format].scaling.scaled) {
         kernel_rank_t plain = subject->weights;
-        kernel_rank_quantize(&plain, scheme == FP8_BLOCK ? KERNEL_FP8_BLOCK : KERNEL_FP8_CHANNEL,
-                             &subject->weights);
+        kernel_rank_quantize(&plain, format, &subject->weights);
         kernel_rank_free(&plain);
     }
     decoder_config_t config = {.model = subject->model,
@@ -69,12 +66,12 @@ static void close_subject(subject_t *subject)
 }
 
 /* The prompt and what the host writes after it, step by step on both. */
-static void check_steps(const char *path, scheme_t scheme, bool shifted)
+static void check_steps(const char *path, decoder_format_id_t format, bool shifted)
 {
     subject_t subject;
     float expected[VOCAB], logits[VOCAB], largest = 0;
     uint32_t token = 0;
-    open_subject(&subject, path, scheme, shifted);
+    open_subject(&subject, path, format, shifted);
     for (uint32_t i = 0; i < STEPS; i++) {
         token = i + 1 < sizeof prompt ? (uint8_t)prompt[i] : token;
         assert_int_equal(decoder_step(subject.host, token, expected), WEFT_OK);
@@ -84,38 +81,40 @@ static void check_steps(const char *path, scheme_t scheme, bool shifted)
         check_near(expected, logits, VOCAB, &largest);
         token = likeliest(expected, VOCAB);
     }
-    print_message("%s, scheme %d%s: logits off by at most %g\n", path, scheme, shifted ? ", shifted" : "",
-                  largest);
+    print_message("%s, %s%s: logits off by at most %g\n", path, decoder_formats[format].scheme,
+                  shifted ? ", shifted" : "", largest);
     close_subject(&subject);
 }
 
 static void steps_are_the_hosts(void **state)
 {
     (void)state;
-    check_steps("tiny-qwen3/v1", BF16, false);
-    check_steps("tiny-qwen3/v3", BF16, false);
-    check_steps("tiny-qwen3/v3", FP8_BLOCK, false);
-    check_steps("tiny-qwen3/v3", FP8_CHANNEL, false);
-    check_steps("tiny-qwen3-moe/v1", BF16, false);
-    check_steps("tiny-qwen3-moe/v1", FP8_BLOCK, false);
-    check_steps("tiny-qwen3-moe/v1", FP8_CHANNEL, false);
+    check_steps("tiny-qwen3/v1", DECODER_FORMAT_BF16, false);
+    for (uint32_t id = 0; id < DECODER_FORMAT_COUNT; id++) {
+        if (id == DECODER_FORMAT_F16)
+            continue; /* the demo checkpoints are bf16 */
+        check_steps("tiny-qwen3/v3", (decoder_format_id_t)id, false);
+        check_steps("tiny-qwen3-moe/v1", (decoder_format_id_t)id, false);
+    }
 }
 
 /* For sanitizers, under which everything takes a hundred times as long. */
 static void kernels_of_each_kind(void **state)
 {
     (void)state;
-    check_steps("tiny-qwen3/v3", FP8_CHANNEL, true);
-    check_steps("tiny-qwen3-moe/v1", FP8_BLOCK, false);
+    check_steps("tiny-qwen3/v3", DECODER_FORMAT_FP8_CHANNEL, true);
+    check_steps("tiny-qwen3-moe/v1", DECODER_FORMAT_FP8_BLOCK, false);
+    check_steps("tiny-qwen3-moe/v1", DECODER_FORMAT_NVFP4, false);
 }
 
 /* Addresses that allow no 16-byte load. */
 static void odd_addresses_are_read(void **state)
 {
     (void)state;
-    check_steps("tiny-qwen3/v3", BF16, true);
-    check_steps("tiny-qwen3/v3", FP8_BLOCK, true);
-    check_steps("tiny-qwen3-moe/v1", FP8_CHANNEL, true);
+    check_steps("tiny-qwen3/v3", DECODER_FORMAT_BF16, true);
+    check_steps("tiny-qwen3/v3", DECODER_FORMAT_FP8_BLOCK, true);
+    check_steps("tiny-qwen3-moe/v1", DECODER_FORMAT_FP8_CHANNEL, true);
+    check_steps("tiny-qwen3-moe/v1", DECODER_FORMAT_INT4_GROUP_128, true);
 }
 
 /* An entry of oracle.json; *all is to be deleted. */
@@ -141,7 +140,7 @@ static void check_text(const char *path, const char *name)
     const char *whole = cJSON_GetObjectItem(oracle, "greedy_120")->valuestring,
                *text = whole + sizeof prompt - 1;
     uint32_t count = (uint32_t)strlen(text);
-    open_subject(&subject, path, BF16, false);
+    open_subject(&subject, path, DECODER_FORMAT_BF16, false);
     assert_string_equal(cJSON_GetObjectItem(oracle, "prompt")->valuestring, prompt);
     for (uint32_t i = 0; i + 1 < sizeof prompt; i++)
         assert_int_equal(decoder_step(subject.device, (uint8_t)prompt[i], logits), WEFT_OK);
@@ -175,7 +174,7 @@ static void check_bits(const char *path, const char *name)
     char *text = read_demo("eval.txt", &bytes);
     const cJSON *oracle = open_oracle(name, &all);
     double expected = cJSON_GetObjectItem(oracle, "bits_per_byte_fp32_math_on_bf16_weights")->valuedouble;
-    open_subject(&subject, path, BF16, false);
+    open_subject(&subject, path, DECODER_FORMAT_BF16, false);
     assert_int_equal(decoder_score(subject.device, (const uint8_t *)text, bytes, 512, &bits), WEFT_OK);
     print_message("%s: %.5f bits per byte, expected %.5f\n", name, bits, expected);
     assert_true(fabs(bits - expected) < 0.002);
@@ -194,7 +193,7 @@ static void scores_as_the_oracle_does(void **state)
 
 /* Whole windows, short last ones, ones of a single byte, more windows than a batch takes; and the sequence
  * that is being decoded goes on as if nothing had been. */
-static void check_windows(const char *path, scheme_t scheme)
+static void check_windows(const char *path, decoder_format_id_t format)
 {
     static const struct {
         size_t bytes;
@@ -206,7 +205,7 @@ static void check_windows(const char *path, scheme_t scheme)
     float before[VOCAB], after[VOCAB], largest = 0;
     char *text = read_demo("eval.txt", &bytes);
     const uint8_t *data = (const uint8_t *)text;
-    open_subject(&subject, path, scheme, false);
+    open_subject(&subject, path, format, false);
     assert_int_equal(decoder_step(subject.device, 'A', after), WEFT_OK);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         assert_int_equal(decoder_score(subject.host, data, cases[i].bytes, cases[i].window, &expected),
@@ -229,8 +228,8 @@ static void check_windows(const char *path, scheme_t scheme)
 static void windows_stand_alone(void **state)
 {
     (void)state;
-    check_windows("tiny-qwen3/v3", FP8_BLOCK);
-    check_windows("tiny-qwen3-moe/v1", BF16);
+    check_windows("tiny-qwen3/v3", DECODER_FORMAT_FP8_BLOCK);
+    check_windows("tiny-qwen3-moe/v1", DECODER_FORMAT_BF16);
 }
 
 /* Other bytes at the same addresses, and the graph that was captured long before reads them. */
@@ -239,8 +238,8 @@ static void a_swap_between_steps_changes_the_model(void **state)
     subject_t old, new;
     float expected[VOCAB], logits[VOCAB], largest = 0;
     (void)state;
-    open_subject(&old, "tiny-qwen3/v1", BF16, false);
-    open_subject(&new, "tiny-qwen3/v3", BF16, false);
+    open_subject(&old, "tiny-qwen3/v1", DECODER_FORMAT_BF16, false);
+    open_subject(&new, "tiny-qwen3/v3", DECODER_FORMAT_BF16, false);
     for (const char *c = prompt; *c; c++)
         assert_int_equal(decoder_step(old.device, (uint8_t)*c, logits), WEFT_OK);
     for (size_t i = 0; i < new.weights.tensors.count; i++) {
@@ -263,7 +262,7 @@ static void refuses_what_it_cannot_step(void **state)
     uint32_t token;
     float logits[VOCAB];
     (void)state;
-    open_subject(&subject, "tiny-qwen3/v1", BF16, false);
+    open_subject(&subject, "tiny-qwen3/v1", DECODER_FORMAT_BF16, false);
     assert_int_equal(decoder_step_next(subject.device), WEFT_ERR_ARGUMENT);
     assert_int_equal(decoder_tokens(subject.device, &token, 1), WEFT_ERR_ARGUMENT);
     assert_int_equal(decoder_step(subject.device, VOCAB, logits), WEFT_ERR_ARGUMENT);

@@ -71,7 +71,7 @@ def together(bench):
     bench.checks.that([row["what"] for row in found.get("rows", [])] == ["size", "size", "plan"], "broadcast: all rows", found)
     found = bench.table("sync", *TINY, "--transport", "mpi", "--updates", "3", ranks=2)
     bench.checks.that([row["what"] for row in found.get("updates", [])] == ["update", "prepare", "bare"], "sync: beside bare", found)
-    found = bench.table("sync", *TINY, *IPC, "--updates", "3", "--decode", "parked", "--swap", "copy", ranks=2)
+    found = bench.table("sync", *TINY, *IPC, "--updates", "3", "--decode", "parked", "--swap", "copy", "--scheme", "int4-group-64", ranks=2)
     bench.checks.that([row["what"] for row in found.get("updates", [])] == ["update", "prepare", "floor"], "sync: beside floor",
                       found)
     bench.table("sync", "--shape", "tiny", "--trainer", "tp:2", "--rollout", "tp:2", "--scheme", "fp8-channel", *IPC, "--updates",

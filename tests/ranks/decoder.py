@@ -18,8 +18,9 @@ EVAL = os.path.join(DEMO, "eval.txt")
 PREFIX = 4096
 # Rounding: bf16 weights with float arithmetic, sums in another order than the oracle's.
 SAME_BITS = 0.002
-# What 8-bit weights may cost.
+# What 8-bit weights may cost, and 4-bit ones.
 QUANTIZED_BITS = 0.02
+FOUR_BITS = 0.12
 RANKS = {"tp:1": 1, "tp:2": 2, "tp:4": 4, "tp:2,ep": 2, "tp:1x2": 2}
 
 
@@ -72,6 +73,7 @@ def check_layouts(t):
         t.near(t.bits([v3], rollout, "bf16")[0], late, SAME_BITS, f"bf16 at {rollout} as at tp:1")
     for scheme, rollout, more in (("fp8-block", "tp:4", ()), ("fp8-block", "tp:2", ("--profile", "pow2")), ("fp8-channel", "tp:2", ())):
         t.near(t.bits([v3], rollout, scheme, *more)[0], late, QUANTIZED_BITS, f"{scheme} {' '.join(more)} at {rollout} near bf16")
+    t.near(t.bits([v3], "tp:2", "int4-group-128")[0], late, FOUR_BITS, "int4-group-128 at tp:2 not far from bf16")
 
 
 def check_sync(t):
@@ -82,6 +84,8 @@ def check_sync(t):
         t.that(once is not None and once == again, f"the same before and after a sync to the same weights, {swap}", (once, again))
         first, _, third = t.bits([v3, v1, v3], "tp:2", "fp8-block", "--swap", swap)
         t.that(first is not None and first == third == once, f"back at v3 after v1, {swap}", (first, third, once))
+    first, _, third = t.bits([v3, v1, v3], "tp:2", "nvfp4", "--eval-bytes", "1024")
+    t.that(first is not None and first == third, "back at v3 after v1, in 4 bits", (first, third))
     replica = t.bits([v3], "tp:1x2", "bf16")[0]
     t.near(replica, t.bits([v3], "tp:1", "bf16")[0] or 0, 0, "a replica more changes nothing")
 

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 """Many updates in a row: no step on two versions, no version lost, memory flat.
 
-    soak.py WEFT [UPDATES]
+    soak.py WEFT [UPDATES] [--scheme S [--profile P]]
 
-150 updates unless told. Exits 77 when mpirun is missing."""
+150 updates unless told; in the schemes of its cases, or all of them in this one. Exits 77 when mpirun is missing."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from command import Checks, Weft, demo, scratch, skip_unless  # noqa: E402
 
 MODELS = ",".join(demo("tiny-qwen3", version) for version in ("v1", "v3"))
-CASES = [("tp:2", "flip", "fp8-block", ()), ("tp:1x2", "flip", "fp8-channel", ()), ("tp:2", "layerwise", "fp8-block", ()),
+CASES = [("tp:2", "flip", "fp8-block", ()), ("tp:1x2", "flip", "int4-group-128", ()), ("tp:2", "layerwise", "fp8-block", ()),
          ("tp:1x2", "copy", "bf16", ("--max-groups", "0", "--budget", "1MiB"))]
 
 
@@ -53,12 +53,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weft")
     parser.add_argument("updates", type=int, nargs="?", default=150)
+    parser.add_argument("--scheme", help="of every case")
+    parser.add_argument("--profile", help="of --scheme")
     arguments = parser.parse_args()
+    if arguments.profile and not arguments.scheme:
+        parser.error("--profile needs a --scheme")
     skip_unless(mpirun=True)
     with scratch("soak") as folder:
         t = Checks()
-        for case in CASES:
-            check(t, Weft(arguments.weft), folder, arguments.updates, *case)
+        profile = ("--profile", arguments.profile) if arguments.profile else ()
+        for rollout, swap, scheme, more in CASES:
+            check(t, Weft(arguments.weft), folder, arguments.updates, rollout, swap, arguments.scheme or scheme, more + profile)
         t.end()
 
 

@@ -42,8 +42,8 @@ static __device__ void norm_and_rotate(const decoder_shape_t *shape, const decod
     for (uint32_t i = threadIdx.x; i < half; i += PREPARE_THREADS) {
         float low = head[i], high = head[half + i];
         if (shape->qk_norm) {
-            low *= factor * matrix_value(norm, 0, i);
-            high *= factor * matrix_value(norm, 0, half + i);
+            low *= factor * decoder_matrix_value(norm, 0, i);
+            high *= factor * decoder_matrix_value(norm, 0, half + i);
         }
         out[i] = low * rope[i] - high * rope[half + i];
         out[half + i] = high * rope[i] + low * rope[half + i];

@@ -5,8 +5,8 @@
  *     row  n   [16 B    ][16 B    ][16 B    ] .. [16 B    ][16 B ..
  *     row n+1  [16 B    ][16 B    ][16 B    ] .. [16 B    ][16 B ..
  *
- * 1 or 2 bytes read an element and, of what stays in the caches, 4 of x for every two. Rows that do not allow
- * loads of 16 bytes are read element by element.
+ * half a byte to 2 bytes read an element and, of what stays in the caches, 4 of x for every two. Rows that do
+ * not allow loads of 16 bytes are read element by element.
  */
 #include "launch/decoder/cuda/launch.cuh"
 #include "launch/decoder/cuda/matrix.cuh"
@@ -41,45 +41,50 @@ template <uint32_t COUNT> static __device__ __forceinline__ void load_floats(con
     }
 }
 
-/* sums[r][t] += the elements of one load of each row times those of x[t]; a load never crosses a scale's
- * block. */
-template <format_t F, uint32_t TOKENS>
+/* sums[r][t] += the elements of one load of each row times those of x[t]. */
+template <decoder_format_id_t F, uint32_t TOKENS>
 static __device__ __forceinline__ void add_load(const decoder_matrix_t *matrix, uint32_t row, uint32_t col,
                                                 const uint4 *codes, const float *const *x,
                                                 float (*sums)[TOKENS])
 {
-    constexpr uint32_t COUNT = LOAD_BYTES / code_bytes<F>;
-    float weights[ROWS][COUNT], scales[ROWS], inputs[COUNT];
+    typedef format_traits<F> traits;
+    constexpr uint32_t COUNT = traits::COUNT, EACH = traits::EACH, RUNS = COUNT / EACH;
+    float weights[ROWS][COUNT], scales[ROWS][RUNS], inputs[COUNT];
 #pragma unroll
     for (uint32_t r = 0; r < ROWS; r++) {
         unpack<F>(codes[r], weights[r]);
-        scales[r] = F == FORMAT_E4M3_BLOCK ? block_scale(matrix, row_of(matrix, row, r), col) : 1.0f;
+#pragma unroll
+        for (uint32_t run = 0; run < RUNS; run++)
+            scales[r][run] =
+                traits::BY_RUN ? scale_at<F>(matrix, row_of(matrix, row, r), col + run * EACH) : 1.0f;
     }
 #pragma unroll
     for (uint32_t t = 0; t < TOKENS; t++) {
         load_floats<COUNT>(x[t] + col, inputs);
 #pragma unroll
-        for (uint32_t r = 0; r < ROWS; r++) {
-            float part = F == FORMAT_E4M3_BLOCK ? 0.0f : sums[r][t];
+        for (uint32_t r = 0; r < ROWS; r++)
 #pragma unroll
-            for (uint32_t i = 0; i < COUNT; i++)
-                part = fmaf(weights[r][i], inputs[i], part);
-            sums[r][t] = F == FORMAT_E4M3_BLOCK ? fmaf(scales[r], part, sums[r][t]) : part;
-        }
+            for (uint32_t run = 0; run < RUNS; run++) {
+                float part = traits::BY_RUN ? 0.0f : sums[r][t];
+#pragma unroll
+                for (uint32_t i = run * EACH; i < (run + 1) * EACH; i++)
+                    part = fmaf(weights[r][i], inputs[i], part);
+                sums[r][t] = traits::BY_RUN ? fmaf(scales[r][run], part, sums[r][t]) : part;
+            }
     }
 }
 
 /* A lane's loads of `AHEAD` strides are under way together; memory is far. */
-template <format_t F, uint32_t TOKENS>
+template <decoder_format_id_t F, uint32_t TOKENS>
 static __device__ __forceinline__ void add_loads(const decoder_matrix_t *matrix, uint32_t row,
                                                  const float *const *x, float (*sums)[TOKENS])
 {
-    constexpr uint32_t COUNT = LOAD_BYTES / code_bytes<F>, STRIDE = WARP * COUNT, AHEAD = TOKENS == 1 ? 4 : 1;
+    constexpr uint32_t COUNT = format_traits<F>::COUNT, STRIDE = WARP * COUNT;
+    constexpr uint32_t AHEAD = TOKENS == 1 ? 4 : 1;
     const uint8_t *rows[ROWS];
 #pragma unroll
     for (uint32_t r = 0; r < ROWS; r++)
-        rows[r] =
-            (const uint8_t *)matrix->data + (size_t)row_of(matrix, row, r) * matrix->cols * code_bytes<F>;
+        rows[r] = (const uint8_t *)matrix->data + row_of(matrix, row, r) * bytes_of<F>(matrix->cols);
 #pragma unroll 1
     for (uint32_t col = threadIdx.x % WARP * COUNT; col < matrix->cols; col += AHEAD * STRIDE) {
         uint4 codes[AHEAD][ROWS];
@@ -88,8 +93,7 @@ static __device__ __forceinline__ void add_loads(const decoder_matrix_t *matrix,
 #pragma unroll
             for (uint32_t r = 0; r < ROWS; r++)
                 if (col + a * STRIDE < matrix->cols)
-                    codes[a][r] =
-                        __ldcs((const uint4 *)(rows[r] + (size_t)(col + a * STRIDE) * code_bytes<F>));
+                    codes[a][r] = __ldcs((const uint4 *)(rows[r] + bytes_of<F>(col + a * STRIDE)));
 #pragma unroll
         for (uint32_t a = 0; a < AHEAD; a++)
             if (col + a * STRIDE < matrix->cols)
@@ -97,14 +101,14 @@ static __device__ __forceinline__ void add_loads(const decoder_matrix_t *matrix,
     }
 }
 
-/* Channel scales are of whole rows, and come last. */
-template <uint32_t TOKENS>
+/* Scales of whole rows come last. */
+template <decoder_format_id_t F, uint32_t TOKENS>
 static __device__ __forceinline__ void scale_rows(const decoder_matrix_t *matrix, uint32_t row,
                                                   float (*sums)[TOKENS])
 {
 #pragma unroll
     for (uint32_t r = 0; r < ROWS; r++) {
-        const float scale = matrix->scale[row_of(matrix, row, r)];
+        const float scale = scale_at<F>(matrix, row_of(matrix, row, r), 0);
 #pragma unroll
         for (uint32_t t = 0; t < TOKENS; t++)
             sums[r][t] *= scale;
@@ -118,14 +122,14 @@ static __device__ __noinline__ void dot_elements(const decoder_matrix_t *matrix,
 #pragma unroll 1
     for (uint32_t col = threadIdx.x % WARP; col < matrix->cols; col += WARP)
         for (uint32_t r = 0; r < ROWS; r++) {
-            const float weight = matrix_value(matrix, row_of(matrix, row, r), col);
+            const float weight = decoder_matrix_value(matrix, row_of(matrix, row, r), col);
             for (uint32_t t = 0; t < TOKENS; t++)
                 sums[r][t] = fmaf(weight, x[t][col], sums[r][t]);
         }
 }
 
 /* A lane's part of the products of rows [row, row + ROWS) and x[t]; the warp's sum is still to be taken. */
-template <format_t F, uint32_t TOKENS>
+template <decoder_format_id_t F, uint32_t TOKENS>
 static __device__ __forceinline__ void dot_rows(const decoder_matrix_t *matrix, uint32_t row,
                                                 const float *const *x, float (*sums)[TOKENS])
 {
@@ -134,10 +138,10 @@ static __device__ __forceinline__ void dot_rows(const decoder_matrix_t *matrix, 
 #pragma unroll
         for (uint32_t t = 0; t < TOKENS; t++)
             sums[r][t] = 0;
-    if (((uintptr_t)matrix->data | (uintptr_t)matrix->cols * code_bytes<F>) % LOAD_BYTES == 0) {
+    if (((uintptr_t)matrix->data | bytes_of<F>(matrix->cols)) % LOAD_BYTES == 0) {
         add_loads<F, TOKENS>(matrix, row, x, sums);
-        if constexpr (F == FORMAT_E4M3_CHANNEL)
-            scale_rows<TOKENS>(matrix, row, sums);
+        if constexpr (format_traits<F>::BY_ROW)
+            scale_rows<F, TOKENS>(matrix, row, sums);
     } else {
         float slow[ROWS][TOKENS] = {}; /* its address is taken: not the sums that live in registers */
         dot_elements<TOKENS>(matrix, row, x, slow);
@@ -150,7 +154,7 @@ static __device__ __forceinline__ void dot_rows(const decoder_matrix_t *matrix, 
 }
 
 /* Grid: rows, tiles of tokens. */
-template <format_t F, uint32_t TOKENS>
+template <decoder_format_id_t F, uint32_t TOKENS>
 static __global__ void __launch_bounds__(THREADS)
     matmul(const __grid_constant__ decoder_matrix_t matrix, const float *x, uint32_t batch, float *y,
            uint32_t stride)
@@ -175,7 +179,7 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 /* Grid: rows, active experts, tokens. */
-template <format_t F>
+template <decoder_format_id_t F>
 static __global__ void __launch_bounds__(THREADS)
     experts_up(const __grid_constant__ decoder_shape_t shape, const __grid_constant__ decoder_matrix_t w13,
                const __grid_constant__ buffers_t on)
@@ -184,7 +188,7 @@ static __global__ void __launch_bounds__(THREADS)
     const uint32_t held = on.choices[pair].expert - shape.experts_begin;
     if (row >= w13.rows || held >= shape.experts_held)
         return;
-    const decoder_matrix_t matrix = expert_of<F>(&w13, held);
+    const decoder_matrix_t matrix = decoder_matrix_expert(&w13, held);
     const float *input[1] = {on.normed + (size_t)blockIdx.z * shape.hidden};
     float sums[ROWS][1];
     dot_rows<F, 1>(&matrix, row, input, sums);
@@ -197,7 +201,7 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 /* Grid: rows, tokens. */
-template <format_t F>
+template <decoder_format_id_t F>
 static __global__ void __launch_bounds__(THREADS)
     experts_down(const __grid_constant__ decoder_shape_t shape, const __grid_constant__ decoder_matrix_t w2,
                  const __grid_constant__ buffers_t on)
@@ -212,7 +216,7 @@ static __global__ void __launch_bounds__(THREADS)
         const choice_t choice = on.choices[pair];
         if (choice.expert - shape.experts_begin >= shape.experts_held)
             continue;
-        const decoder_matrix_t matrix = expert_of<F>(&w2, choice.expert - shape.experts_begin);
+        const decoder_matrix_t matrix = decoder_matrix_expert(&w2, choice.expert - shape.experts_begin);
         const float *input[1] = {on.activated + (size_t)pair * shape.expert_width};
         float sums[ROWS][1];
         dot_rows<F, 1>(&matrix, row, input, sums);
@@ -237,18 +241,19 @@ cudaError_t enqueue_matmul(const decoder_matrix_t *matrix, const float *x, uint3
                            uint32_t stride, cudaStream_t stream)
 {
     typedef void (*matmul_fn)(decoder_matrix_t, const float *, uint32_t, float *, uint32_t);
-    static const matmul_fn one[FORMAT_COUNT] = {matmul<FORMAT_BF16, 1>, matmul<FORMAT_F16, 1>,
-                                                matmul<FORMAT_E4M3_BLOCK, 1>, matmul<FORMAT_E4M3_CHANNEL, 1>};
-    static const matmul_fn many[FORMAT_COUNT] = {matmul<FORMAT_BF16, TILE>, matmul<FORMAT_F16, TILE>,
-                                                 matmul<FORMAT_E4M3_BLOCK, TILE>,
-                                                 matmul<FORMAT_E4M3_CHANNEL, TILE>};
+#define ONE(id, ...)  matmul<DECODER_FORMAT_##id, 1>,
+#define MANY(id, ...) matmul<DECODER_FORMAT_##id, TILE>,
+    static const matmul_fn one[DECODER_FORMAT_COUNT] = {DECODER_FORMATS(ONE)};
+    static const matmul_fn many[DECODER_FORMAT_COUNT] = {DECODER_FORMATS(MANY)};
+#undef ONE
+#undef MANY
     if (!matrix->rows)
         return cudaSuccess;
     if (batch == 1)
-        return launch(one[format_of(matrix)], dim3(row_blocks(matrix)), THREADS, stream, *matrix, x, batch, y,
+        return launch(one[matrix->format], dim3(row_blocks(matrix)), THREADS, stream, *matrix, x, batch, y,
                       stride);
-    return launch(many[format_of(matrix)], dim3(row_blocks(matrix), (batch + TILE - 1) / TILE), THREADS,
-                  stream, *matrix, x, batch, y, stride);
+    return launch(many[matrix->format], dim3(row_blocks(matrix), (batch + TILE - 1) / TILE), THREADS, stream,
+                  *matrix, x, batch, y, stride);
 }
 
 typedef void (*experts_fn)(decoder_shape_t, decoder_matrix_t, buffers_t);
@@ -256,18 +261,18 @@ typedef void (*experts_fn)(decoder_shape_t, decoder_matrix_t, buffers_t);
 cudaError_t enqueue_experts_up(const decoder_shape_t *shape, const decoder_matrix_t *w13, const buffers_t *on,
                                cudaStream_t stream)
 {
-    static const experts_fn fns[FORMAT_COUNT] = {experts_up<FORMAT_BF16>, experts_up<FORMAT_F16>,
-                                                 experts_up<FORMAT_E4M3_BLOCK>,
-                                                 experts_up<FORMAT_E4M3_CHANNEL>};
-    return launch(fns[format_of(w13)], dim3(row_blocks(w13), shape->experts_active, on->batch), THREADS,
-                  stream, *shape, *w13, *on);
+#define X(id, ...) experts_up<DECODER_FORMAT_##id>,
+    static const experts_fn fns[DECODER_FORMAT_COUNT] = {DECODER_FORMATS(X)};
+#undef X
+    return launch(fns[w13->format], dim3(row_blocks(w13), shape->experts_active, on->batch), THREADS, stream,
+                  *shape, *w13, *on);
 }
 
 cudaError_t enqueue_experts_down(const decoder_shape_t *shape, const decoder_matrix_t *w2,
                                  const buffers_t *on, cudaStream_t stream)
 {
-    static const experts_fn fns[FORMAT_COUNT] = {experts_down<FORMAT_BF16>, experts_down<FORMAT_F16>,
-                                                 experts_down<FORMAT_E4M3_BLOCK>,
-                                                 experts_down<FORMAT_E4M3_CHANNEL>};
-    return launch(fns[format_of(w2)], dim3(row_blocks(w2), on->batch), THREADS, stream, *shape, *w2, *on);
+#define X(id, ...) experts_down<DECODER_FORMAT_##id>,
+    static const experts_fn fns[DECODER_FORMAT_COUNT] = {DECODER_FORMATS(X)};
+#undef X
+    return launch(fns[w2->format], dim3(row_blocks(w2), on->batch), THREADS, stream, *shape, *w2, *on);
 }

@@ -1,4 +1,5 @@
-/* Live weights as floats: single elements, and the elements of a 16-byte load. */
+/* Live weights as floats: the elements of a 16-byte load. Single elements, whatever their format, are
+ * decoder_matrix_value's, the host's own. */
 #ifndef WEFT_LAUNCH_DECODER_CUDA_MATRIX_CUH
 #define WEFT_LAUNCH_DECODER_CUDA_MATRIX_CUH
 
@@ -7,32 +8,25 @@
 
 #include "launch/decoder/cuda/engine.cuh"
 
-typedef enum format {
-    FORMAT_BF16,
-    FORMAT_F16,
-    FORMAT_E4M3_BLOCK,
-    FORMAT_E4M3_CHANNEL,
-    FORMAT_COUNT,
-} format_t;
-
 constexpr uint32_t LOAD_BYTES = 16;
 
-template <format_t F> constexpr uint32_t code_bytes = F == FORMAT_BF16 || F == FORMAT_F16 ? 2 : 1;
+/* What a kernel for one format is compiled for. */
+template <decoder_format_id_t F> struct format_traits {
+    static constexpr weft_dtype_t DTYPE = decoder_formats[F].dtype;
+    static constexpr uint32_t BITS = decoder_formats[F].bits;
+    static constexpr decoder_scaling_t SCALING = decoder_formats[F].scaling;
+    static constexpr uint32_t COUNT = LOAD_BYTES * 8 / BITS; /* elements of a load */
 
-static inline format_t format_of(const decoder_matrix_t *matrix)
-{
-    if (matrix->dtype == WEFT_DTYPE_BF16)
-        return FORMAT_BF16;
-    if (matrix->dtype == WEFT_DTYPE_F16)
-        return FORMAT_F16;
-    return matrix->scaling == DECODER_SCALING_BLOCK ? FORMAT_E4M3_BLOCK : FORMAT_E4M3_CHANNEL;
-}
+    /* A scale of whole rows is applied to their sums; another one to each run of EACH elements of a load. */
+    static constexpr bool BY_ROW = SCALING.scaled && SCALING.cols == DECODER_WHOLE;
+    static constexpr bool BY_RUN = SCALING.scaled && SCALING.cols != DECODER_WHOLE;
+    static constexpr uint32_t EACH = BY_RUN && SCALING.cols < COUNT ? SCALING.cols : COUNT;
+    static_assert(COUNT % EACH == 0 && (!BY_RUN || SCALING.cols % EACH == 0),
+                  "a run of a load never crosses the end of a scale's block");
+};
 
-static __device__ __forceinline__ float2 floats_of_bf16(uint32_t pair)
-{
-    return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u));
-}
-
+/* The hardware turns two fp16 or E4M3 codes at a time into the floats that decoder_code says; every E4M3
+ * value is an fp16 value. */
 static __device__ __forceinline__ float2 floats_of_f16(uint32_t pair)
 {
     __half2_raw raw;
@@ -41,75 +35,65 @@ static __device__ __forceinline__ float2 floats_of_f16(uint32_t pair)
     return __half22float2(__half2(raw));
 }
 
-/* Every E4M3 value is an fp16 value. */
 static __device__ __forceinline__ float2 floats_of_e4m3(uint32_t pair)
 {
     return __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2((__nv_fp8x2_storage_t)pair, __NV_E4M3)));
 }
 
-template <format_t F> static __device__ __forceinline__ void unpack_word(uint32_t word, float *out)
+/* The codes of a word, the first one lowest. */
+template <weft_dtype_t DTYPE> static __device__ __forceinline__ void unpack_word(uint32_t word, float *out)
 {
-    if constexpr (code_bytes<F> == 2) {
-        float2 two = F == FORMAT_BF16 ? floats_of_bf16(word) : floats_of_f16(word);
+    if constexpr (DTYPE == WEFT_DTYPE_BF16) {
+        out[0] = decoder_float_of_bf16((uint16_t)word);
+        out[1] = decoder_float_of_bf16((uint16_t)(word >> 16));
+    } else if constexpr (DTYPE == WEFT_DTYPE_F16) {
+        const float2 two = floats_of_f16(word);
         out[0] = two.x;
         out[1] = two.y;
-    } else {
-        float2 low = floats_of_e4m3(word & 0xFFFF), high = floats_of_e4m3(word >> 16);
+    } else if constexpr (DTYPE == WEFT_DTYPE_F8_E4M3) {
+        const float2 low = floats_of_e4m3(word & 0xFFFF), high = floats_of_e4m3(word >> 16);
         out[0] = low.x;
         out[1] = low.y;
         out[2] = high.x;
         out[3] = high.y;
+    } else if constexpr (DTYPE == WEFT_DTYPE_I8) {
+#pragma unroll
+        for (uint32_t i = 0; i < 4; i++)
+            out[i] = (float)(int8_t)(word >> 8 * i);
+    } else if constexpr (DTYPE == WEFT_DTYPE_U8) {
+#pragma unroll
+        for (uint32_t i = 0; i < 8; i++)
+            out[i] = decoder_float_of_e2m1(word >> 4 * i);
+    } else {
+        static_assert(DTYPE == WEFT_DTYPE_I32, "a dtype without codes");
+#pragma unroll
+        for (uint32_t i = 0; i < 8; i++)
+            out[i] = decoder_float_of_int4(word >> 4 * i);
     }
 }
 
 /* The codes of a load as floats, not yet scaled. */
-template <format_t F> static __device__ __forceinline__ void unpack(uint4 codes, float *out)
+template <decoder_format_id_t F> static __device__ __forceinline__ void unpack(uint4 codes, float *out)
 {
-    constexpr uint32_t each = 4 / code_bytes<F>;
-    unpack_word<F>(codes.x, out);
-    unpack_word<F>(codes.y, out + each);
-    unpack_word<F>(codes.z, out + 2 * each);
-    unpack_word<F>(codes.w, out + 3 * each);
+    constexpr weft_dtype_t DTYPE = format_traits<F>::DTYPE;
+    constexpr uint32_t each = format_traits<F>::COUNT / 4;
+    unpack_word<DTYPE>(codes.x, out);
+    unpack_word<DTYPE>(codes.y, out + each);
+    unpack_word<DTYPE>(codes.z, out + 2 * each);
+    unpack_word<DTYPE>(codes.w, out + 3 * each);
 }
 
-static __device__ __forceinline__ uint32_t scale_columns(const decoder_matrix_t *matrix)
+/* What a code at (row, col) is multiplied by. */
+template <decoder_format_id_t F>
+static __device__ __forceinline__ float scale_at(const decoder_matrix_t *matrix, uint32_t row, uint32_t col)
 {
-    return (matrix->cols + DECODER_BLOCK - 1) / DECODER_BLOCK;
+    return decoder_scale(format_traits<F>::SCALING, matrix, row, col);
 }
 
-/* Where the scale of an element of an fp8-block matrix is. */
-static __device__ __forceinline__ float block_scale(const decoder_matrix_t *matrix, uint32_t row,
-                                                    uint32_t col)
+/* Bytes of a row's codes before column `col`. */
+template <decoder_format_id_t F> static __device__ __forceinline__ size_t bytes_of(size_t col)
 {
-    return matrix->scale[(size_t)(row / DECODER_BLOCK) * scale_columns(matrix) + col / DECODER_BLOCK];
-}
-
-/* One element, whatever the format. */
-static __device__ __forceinline__ float matrix_value(const decoder_matrix_t *matrix, uint32_t row,
-                                                     uint32_t col)
-{
-    size_t at = (size_t)row * matrix->cols + col;
-    if (matrix->dtype == WEFT_DTYPE_BF16)
-        return floats_of_bf16(((const uint16_t *)matrix->data)[at]).x;
-    if (matrix->dtype == WEFT_DTYPE_F16)
-        return floats_of_f16(((const uint16_t *)matrix->data)[at]).x;
-    float code = floats_of_e4m3(((const uint8_t *)matrix->data)[at]).x;
-    return code *
-           (matrix->scaling == DECODER_SCALING_CHANNEL ? matrix->scale[row] : block_scale(matrix, row, col));
-}
-
-/* The matrix of one expert of a stack, as decoder_matrix_expert says. */
-template <format_t F>
-static __device__ __forceinline__ decoder_matrix_t expert_of(const decoder_matrix_t *stack, uint32_t expert)
-{
-    decoder_matrix_t one = *stack;
-    one.data = (const uint8_t *)stack->data + (size_t)expert * stack->rows * stack->cols * code_bytes<F>;
-    if constexpr (F == FORMAT_E4M3_CHANNEL)
-        one.scale = stack->scale + (size_t)expert * stack->rows;
-    if constexpr (F == FORMAT_E4M3_BLOCK)
-        one.scale = stack->scale + (size_t)expert * ((stack->rows + DECODER_BLOCK - 1) / DECODER_BLOCK) *
-                                       scale_columns(stack);
-    return one;
+    return col * format_traits<F>::BITS / 8;
 }
 
 #endif

@@ -15,7 +15,7 @@ static __global__ void __launch_bounds__(THREADS)
     const uint32_t row = on.sequences[blockIdx.x].token - shape.vocab_begin;
     float *out = on.hidden + (size_t)blockIdx.x * shape.hidden;
     for (uint32_t i = threadIdx.x; i < shape.hidden; i += THREADS)
-        out[i] = row < shape.vocab_rows ? matrix_value(&embed, row, i) : 0;
+        out[i] = row < shape.vocab_rows ? decoder_matrix_value(&embed, row, i) : 0;
 }
 
 /* Grid: tokens. */
@@ -35,7 +35,7 @@ static __global__ void __launch_bounds__(NORM_THREADS)
     squares = block_reduce<NORM_THREADS>(squares, sum_t());
     const float factor = 1 / sqrtf(squares / (float)shape.hidden + shape.norm_eps);
     for (uint32_t i = threadIdx.x; i < shape.hidden; i += NORM_THREADS) /* what this thread wrote above */
-        out[i] = hidden[i] * factor * matrix_value(&weight, 0, i);
+        out[i] = hidden[i] * factor * decoder_matrix_value(&weight, 0, i);
 }
 
 static __global__ void __launch_bounds__(THREADS)

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "src/base/array.h"
+#include "src/model/safetensors.h"
 
 weft_model_t *open_demo(const char *name)
 {
@@ -198,6 +199,25 @@ void kernel_rank_build(kernel_rank_t *rank, const weft_model_t *model, kernel_pl
         else
             add_dense(rank, model, prefix, place);
     }
+}
+
+void kernel_rank_read(kernel_rank_t *rank, const char *path)
+{
+    weft_safetensors_t *file;
+    weft_error_t error;
+    *rank = (kernel_rank_t){0};
+    if (weft_safetensors_open(path, &file, &error) != WEFT_OK)
+        fail_msg("%s", error.message);
+    for (uint32_t i = 0; i < weft_safetensors_count(file); i++) {
+        const weft_tensor_t *tensor = weft_safetensors_tensor(file, i);
+        uint64_t shape[3] = {1, 1, 1};
+        assert_in_range(tensor->num_dims, 1, 3);
+        for (uint32_t d = 0; d < tensor->num_dims; d++)
+            shape[d] = tensor->shape[d];
+        memcpy(add(rank, tensor->name, tensor->dtype, shape[0], shape[1], shape[2]), tensor->data,
+               tensor->bytes);
+    }
+    weft_safetensors_close(file);
 }
 
 void kernel_rank_free(kernel_rank_t *rank)

@@ -12,6 +12,7 @@
 #define WEFT_TESTS_DECODER_FIXTURE_H
 
 #include "launch/decoder/decoder.h"
+#include "launch/decoder/matrix.h"
 
 typedef struct kernel_place {
     uint32_t rank, ranks;
@@ -39,6 +40,9 @@ weft_model_t *open_demo(const char *name);
 char *read_demo(const char *name, size_t *bytes);
 
 void kernel_rank_build(kernel_rank_t *rank, const weft_model_t *model, kernel_place_t place);
+
+/* What a file in kernel format holds, such as `weft quantize` writes, in any scheme. */
+void kernel_rank_read(kernel_rank_t *rank, const char *path);
 void kernel_rank_free(kernel_rank_t *rank);
 
 /* The tensor of that name, or NULL. */
@@ -47,11 +51,9 @@ kernel_tensor_t *kernel_rank_tensor(kernel_rank_t *rank, const char *name);
 /* decoder_config_t.find over a kernel_rank_t. */
 bool kernel_rank_find(void *user, const char *name, decoder_weight_t *weight);
 
-typedef enum kernel_scheme { KERNEL_FP8_BLOCK, KERNEL_FP8_CHANNEL } kernel_scheme_t;
-
-/* Round every linear weight of a bf16 rank to E4M3 codes with power-of-two scales, so that code * scale is a
- * bf16 number again: `quantized` holds codes and scales, `rank` what they stand for. The two must decode
- * alike to the bit. */
-void kernel_rank_quantize(kernel_rank_t *rank, kernel_scheme_t scheme, kernel_rank_t *quantized);
+/* Round every linear weight of a bf16 rank to the codes of a format that has scales, with scales that are
+ * powers of two, so that code * scale is a bf16 number again: `quantized` holds codes and scales, `rank` what
+ * they stand for. The two must decode alike to the bit. */
+void kernel_rank_quantize(kernel_rank_t *rank, decoder_format_id_t format, kernel_rank_t *quantized);
 
 #endif

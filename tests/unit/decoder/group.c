@@ -60,7 +60,12 @@ static void fill_member(const group_spec_t *spec, uint32_t rank, member_t *membe
 {
     kernel_place_t place = {
         .rank = rank, .ranks = spec->ranks, .expert_parallel = spec->expert_parallel, .vocab = spec->vocab};
-    kernel_rank_build(&member->weights, spec->model, place);
+    char path[512];
+    snprintf(path, sizeof path, "%s/rank%u.safetensors", spec->files ? spec->files : "", rank);
+    if (spec->files)
+        kernel_rank_read(&member->weights, path);
+    else
+        kernel_rank_build(&member->weights, spec->model, place);
     member->config = (decoder_config_t){.model = spec->config ? spec->config : spec->model,
                                         .tp_rank = rank,
                                         .tp_size = spec->ranks,

@@ -16,6 +16,8 @@ typedef struct group_spec {
     uint32_t ranks;
     bool expert_parallel;
     uint32_t vocab; /* rows of the vocabulary kept; 0: all */
+    const char
+        *files; /* where each rank reads its weights, rank{r}.safetensors; NULL: cut from the checkpoint */
 } group_spec_t;
 
 /* Run `fn` once for each rank, users[r] with rank r, and wait for them. */

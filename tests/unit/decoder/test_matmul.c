@@ -46,23 +46,109 @@ static void every_code_is_dequantized(void **state)
         codes[i] = (uint16_t)i;
     for (uint32_t i = 0; i < 256; i++)
         bytes[i] = (uint8_t)i;
-    decoder_matrix_t bf16 = {.data = codes, .dtype = WEFT_DTYPE_BF16, .rows = 1, .cols = 65536};
+    decoder_matrix_t bf16 = decoder_matrix(DECODER_FORMAT_BF16, 1, 65536, codes, NULL, NULL);
     decoder_dequantize(&bf16, 0, 0, 65536, out);
     for (uint32_t i = 0; i < 65536; i++)
         assert_same(out[i], by_the_book(i, 7, 8, 255));
-    decoder_matrix_t fp16 = {.data = codes, .dtype = WEFT_DTYPE_F16, .rows = 1, .cols = 65536};
+    decoder_matrix_t fp16 = decoder_matrix(DECODER_FORMAT_F16, 1, 65536, codes, NULL, NULL);
     decoder_dequantize(&fp16, 0, 0, 65536, out);
     for (uint32_t i = 0; i < 65536; i++)
         assert_same(out[i], by_the_book(i, 10, 5, 31));
-    decoder_matrix_t fp8 = {.data = bytes,
-                            .scale = &scale,
-                            .dtype = WEFT_DTYPE_F8_E4M3,
-                            .scaling = DECODER_SCALING_CHANNEL,
-                            .rows = 1,
-                            .cols = 256};
+    decoder_matrix_t fp8 = decoder_matrix(DECODER_FORMAT_FP8_CHANNEL, 1, 256, bytes, &scale, NULL);
     decoder_dequantize(&fp8, 0, 0, 256, out);
     for (uint32_t i = 0; i < 256; i++)
         assert_same(out[i], (i & 0x7F) == 0x7F ? NAN : by_the_book(i, 3, 4, 99) * scale);
+    decoder_matrix_t int8 = decoder_matrix(DECODER_FORMAT_INT8_CHANNEL, 1, 256, bytes, &scale, NULL);
+    decoder_dequantize(&int8, 0, 0, 256, out);
+    for (uint32_t i = 0; i < 256; i++)
+        assert_same(out[i], (i < 128 ? (float)i : (float)i - 256) * scale);
+}
+
+/* Each byte holds two codes, the first one low. */
+static void every_pair_of_nibbles_is_dequantized(void **state)
+{
+    uint8_t pairs[256];
+    uint16_t threes[16];
+    float out[512];
+    (void)state;
+    for (uint32_t i = 0; i < 256; i++)
+        pairs[i] = (uint8_t)i;
+    for (uint32_t i = 0; i < 16; i++)
+        threes[i] = 0x4040; /* bf16 3.0 */
+    decoder_matrix_t int4 = decoder_matrix(DECODER_FORMAT_INT4_GROUP_32, 1, 512, pairs, threes, NULL);
+    decoder_dequantize(&int4, 0, 0, 512, out);
+    for (uint32_t i = 0; i < 512; i++)
+        assert_same(out[i], ((float)(i % 2 ? i / 2 / 16 : i / 2 % 16) - 8) * 3);
+    uint8_t scales[32];
+    float global = 0.75f;
+    memset(scales, 0x44, sizeof scales); /* e4m3 3.0 */
+    decoder_matrix_t nvfp4 = decoder_matrix(DECODER_FORMAT_NVFP4, 1, 512, pairs, scales, &global);
+    decoder_dequantize(&nvfp4, 0, 0, 512, out);
+    for (uint32_t i = 0; i < 512; i++)
+        assert_same(out[i], by_the_book(i % 2 ? i / 2 / 16 : i / 2 % 16, 1, 2, 99) * 2.25f);
+}
+
+/* 2^-127, a subnormal, to 2^127, and NaN. */
+static void every_power_of_two_is_a_scale(void **state)
+{
+    static uint8_t codes[256 * 32], exponents[256];
+    static float out[256 * 32];
+    (void)state;
+    memset(codes, 0x38, sizeof codes); /* 1.0 */
+    for (uint32_t i = 0; i < 256; i++)
+        exponents[i] = (uint8_t)i;
+    decoder_matrix_t matrix = decoder_matrix(DECODER_FORMAT_MXFP8, 1, sizeof codes, codes, exponents, NULL);
+    decoder_dequantize(&matrix, 0, 0, sizeof codes, out);
+    for (uint32_t i = 0; i < sizeof codes; i++)
+        assert_same(out[i], i / 32 == 255 ? NAN : ldexpf(1, (int)(i / 32) - 127));
+}
+
+static float random_float(uint32_t *seed)
+{
+    *seed = *seed * 1664525u + 1013904223u;
+    return (float)(*seed >> 8) / (1 << 23) - 1;
+}
+
+/* Two experts of random bytes in one format; the data is to be freed. */
+static decoder_matrix_t random_stack(decoder_format_id_t id, uint32_t rows, uint32_t cols)
+{
+    static const float globals[2] = {0.5f, 3};
+    uint32_t seed = id + 1;
+    const decoder_format_t *format = &decoder_formats[id];
+    decoder_matrix_t stack = decoder_matrix(id, rows, cols, NULL, NULL, NULL);
+    uint8_t *data = malloc(2 * stack.bytes), *scale = malloc(2 * stack.scale_bytes);
+    assert_true(data && scale);
+    for (size_t i = 0; i < 2 * stack.bytes; i++)
+        data[i] = (uint8_t)((seed = seed * 1664525u + 1013904223u) >> 24);
+    for (size_t i = 0; i < 2 * stack.scale_bytes; i++)
+        scale[i] = (uint8_t)(0x30 + i % 7);
+    for (size_t i = 0; format->scaling.dtype == WEFT_DTYPE_F32 && i < 2 * stack.scale_bytes / 4; i++)
+        ((float *)scale)[i] = (float)(i % 13) + 1;
+    return decoder_matrix(id, rows, cols, data, scale, format->scaling.global ? globals : NULL);
+}
+
+/* 130 rows, 384 columns: a last row of blocks with 2 rows; and rows by pieces that begin within groups and
+ * end there. */
+static void rows_are_made_of_elements(void **state)
+{
+    enum { ROWS = 130, COLS = 384 };
+    float out[COLS], plain[COLS];
+    (void)state;
+    for (uint32_t id = 0; id < DECODER_FORMAT_COUNT; id++) {
+        decoder_matrix_t stack = random_stack((decoder_format_id_t)id, ROWS, COLS);
+        decoder_matrix_t matrix = decoder_matrix_expert(&stack, 1);
+        for (uint32_t row = 0; row < ROWS; row += 43)
+            for (uint32_t col = 0; col < COLS; col += 38) {
+                for (uint32_t i = col; i < COLS; i++)
+                    plain[i] = decoder_matrix_value(&matrix, row, i);
+                decoder_dequantize(&matrix, row, col, COLS - col, out + col);
+                for (uint32_t i = col; i < COLS; i++)
+                    assert_same(out[i], plain[i]);
+                decoder_dequantize(&matrix, row, col, 2, out + col);
+                assert_same(out[col + 1], plain[col + 1]);
+            }
+        free((void *)stack.data), free((void *)stack.scale);
+    }
 }
 
 /* 130 x 300: the last block of each row has 44 columns, the last row of blocks 2 rows. */
@@ -74,12 +160,7 @@ static void each_block_has_its_scale(void **state)
     float out[COLS];
     (void)state;
     memset(codes, 0x38, sizeof codes); /* 1.0 */
-    decoder_matrix_t matrix = {.data = codes,
-                               .scale = scales,
-                               .dtype = WEFT_DTYPE_F8_E4M3,
-                               .scaling = DECODER_SCALING_BLOCK,
-                               .rows = ROWS,
-                               .cols = COLS};
+    decoder_matrix_t matrix = decoder_matrix(DECODER_FORMAT_FP8_BLOCK, ROWS, COLS, codes, scales, NULL);
     for (uint32_t row = 0; row < ROWS; row += 43)
         for (uint32_t col = 0; col < COLS; col += 37) {
             decoder_dequantize(&matrix, row, col, COLS - col, out);
@@ -88,31 +169,51 @@ static void each_block_has_its_scale(void **state)
         }
 }
 
-static void an_expert_is_a_slice_of_its_stack(void **state)
+static void each_row_and_each_group_has_its_scale(void **state)
 {
-    static uint8_t codes[3 * 130 * 5];
-    static float scales[3 * 130];
+    enum { ROWS = 3, COLS = 128 };
+    static uint8_t codes[ROWS * COLS], exponents[ROWS * COLS / 32];
+    static const float whole = 5, rows[ROWS] = {1, 2, 3};
+    float out[COLS];
     (void)state;
-    decoder_matrix_t stack = {.data = codes,
-                              .scale = scales,
-                              .dtype = WEFT_DTYPE_F8_E4M3,
-                              .scaling = DECODER_SCALING_BLOCK,
-                              .rows = 130,
-                              .cols = 5};
-    decoder_matrix_t expert = decoder_matrix_expert(&stack, 2);
-    assert_ptr_equal(expert.data, codes + 2 * 130 * 5);
-    assert_ptr_equal(expert.scale, scales + 2 * 2);
-    stack.scaling = DECODER_SCALING_CHANNEL;
-    assert_ptr_equal(decoder_matrix_expert(&stack, 1).scale, scales + 130);
-    stack = (decoder_matrix_t){.data = codes, .dtype = WEFT_DTYPE_BF16, .rows = 10, .cols = 5};
-    assert_ptr_equal(decoder_matrix_expert(&stack, 3).data, codes + 3 * 10 * 5 * 2);
-    assert_null(decoder_matrix_expert(&stack, 3).scale);
+    memset(codes, 0x38, sizeof codes); /* 1.0 */
+    for (uint32_t i = 0; i < sizeof exponents; i++)
+        exponents[i] = (uint8_t)(120 + i);
+    decoder_matrix_t tensor = decoder_matrix(DECODER_FORMAT_FP8_TENSOR, ROWS, COLS, codes, &whole, NULL);
+    decoder_matrix_t channel = decoder_matrix(DECODER_FORMAT_FP8_CHANNEL, ROWS, COLS, codes, rows, NULL);
+    decoder_matrix_t group = decoder_matrix(DECODER_FORMAT_MXFP8, ROWS, COLS, codes, exponents, NULL);
+    for (uint32_t row = 0; row < ROWS; row++) {
+        decoder_dequantize(&tensor, row, 0, COLS, out);
+        assert_true(out[0] == whole && out[COLS - 1] == whole);
+        decoder_dequantize(&channel, row, 0, COLS, out);
+        assert_true(out[0] == rows[row] && out[COLS - 1] == rows[row]);
+        decoder_dequantize(&group, row, 0, COLS, out);
+        for (uint32_t i = 0; i < COLS; i++)
+            assert_true(out[i] == ldexpf(1, (int)(row * 4 + i / 32) - 7));
+    }
 }
 
-static float random_float(uint32_t *seed)
+static void an_expert_is_a_slice_of_its_stack(void **state)
 {
-    *seed = *seed * 1664525u + 1013904223u;
-    return (float)(*seed >> 8) / (1 << 23) - 1;
+    static uint8_t codes[3 * 130 * 32], scales[3 * 130 * 4];
+    static const float globals[3];
+    (void)state;
+    decoder_matrix_t stack = decoder_matrix(DECODER_FORMAT_FP8_BLOCK, 130, 32, codes, scales, NULL);
+    decoder_matrix_t expert = decoder_matrix_expert(&stack, 2);
+    assert_ptr_equal(expert.data, codes + 2 * 130 * 32);
+    assert_ptr_equal(expert.scale, scales + 2 * 2 * 4);
+    stack = decoder_matrix(DECODER_FORMAT_FP8_CHANNEL, 130, 32, codes, scales, NULL);
+    assert_ptr_equal(decoder_matrix_expert(&stack, 1).scale, scales + 130 * 4);
+    stack = decoder_matrix(DECODER_FORMAT_FP8_TENSOR, 130, 32, codes, scales, NULL);
+    assert_ptr_equal(decoder_matrix_expert(&stack, 2).scale, scales + 2 * 4);
+    stack = decoder_matrix(DECODER_FORMAT_NVFP4, 130, 32, codes, scales, globals);
+    expert = decoder_matrix_expert(&stack, 2);
+    assert_ptr_equal(expert.data, codes + 2 * 130 * 16);
+    assert_ptr_equal(expert.scale, scales + 2 * 130 * 2);
+    assert_ptr_equal(expert.global, globals + 2);
+    stack = decoder_matrix(DECODER_FORMAT_BF16, 10, 5, codes, NULL, NULL);
+    assert_ptr_equal(decoder_matrix_expert(&stack, 3).data, codes + 3 * 10 * 5 * 2);
+    assert_null(decoder_matrix_expert(&stack, 3).scale);
 }
 
 static void check_product(uint32_t count, uint32_t rows, uint32_t cols, uint32_t seed)
@@ -129,7 +230,7 @@ static void check_product(uint32_t count, uint32_t rows, uint32_t cols, uint32_t
     }
     for (size_t i = 0; i < (size_t)count * cols; i++)
         x[i] = random_float(&seed);
-    decoder_matrix_t matrix = {.data = codes, .dtype = WEFT_DTYPE_BF16, .rows = rows, .cols = cols};
+    decoder_matrix_t matrix = decoder_matrix(DECODER_FORMAT_BF16, rows, cols, codes, NULL, NULL);
     decoder_matmul(x, count, &matrix, y);
     for (uint32_t n = 0; n < rows; n++) {
         decoder_dequantize(&matrix, n, 0, cols, w);
@@ -192,7 +293,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_code_is_dequantized),
+        cmocka_unit_test(every_pair_of_nibbles_is_dequantized),
+        cmocka_unit_test(every_power_of_two_is_a_scale),
+        cmocka_unit_test(rows_are_made_of_elements),
         cmocka_unit_test(each_block_has_its_scale),
+        cmocka_unit_test(each_row_and_each_group_has_its_scale),
         cmocka_unit_test(an_expert_is_a_slice_of_its_stack),
         cmocka_unit_test(products_of_ragged_sizes_are_right),
         cmocka_unit_test(weighted_sums_of_ragged_widths_are_right),

@@ -100,8 +100,8 @@ static void wrong_shapes_are_named(void **state)
     expect_refusal(&subject, WEFT_ERR_SHAPE, "layers.1.self_attn.o_proj.weight is [256, 256, 1]",
                    "[256, 512, 1]");
     o_proj->weight.shape[1] = 512;
-    o_proj->weight.dtype = WEFT_DTYPE_I8;
-    expect_refusal(&subject, WEFT_ERR_SHAPE, "layers.1.self_attn.o_proj.weight is I8", "BF16");
+    o_proj->weight.dtype = WEFT_DTYPE_I64;
+    expect_refusal(&subject, WEFT_ERR_SHAPE, "layers.1.self_attn.o_proj.weight is I64", "BF16");
     o_proj->weight.dtype = WEFT_DTYPE_BF16;
     o_proj->weight.data = (const char *)o_proj->data + 1;
     expect_refusal(&subject, WEFT_ERR_SHAPE, "layers.1.self_attn.o_proj.weight", "aligned");
@@ -119,15 +119,43 @@ static void scales_are_checked(void **state)
     (void)state;
     open_subject(&subject, "tiny-qwen3/v1");
     plain = subject.weights;
-    kernel_rank_quantize(&plain, KERNEL_FP8_BLOCK, &subject.weights);
+    kernel_rank_quantize(&plain, DECODER_FORMAT_FP8_BLOCK, &subject.weights);
     kernel_tensor_t *scale = tensor(&subject, "model.layers.0.mlp.down_proj.weight_scale_inv");
     scale->weight.shape[1] = 7;
-    expect_refusal(&subject, WEFT_ERR_SHAPE, "down_proj.weight_scale_inv is [2, 7, 1]", "[2, 8, 1]");
+    expect_refusal(&subject, WEFT_ERR_SHAPE, "down_proj.weight_scale_inv is F32 [2, 7, 1]", "[2, 8, 1]");
     scale->weight.shape[1] = 8;
     scale->weight.dtype = WEFT_DTYPE_BF16;
     expect_refusal(&subject, WEFT_ERR_SHAPE, "down_proj.weight_scale_inv is BF16", "F32");
     scale->name[0] = '-';
     expect_refusal(&subject, WEFT_ERR_MISSING_TENSOR, weight, "_scale_inv");
+    kernel_rank_free(&plain);
+    close_subject(&subject);
+}
+
+static void scales_of_small_groups_are_checked(void **state)
+{
+    subject_t subject;
+    kernel_rank_t plain;
+    (void)state;
+    open_subject(&subject, "tiny-qwen3/v1");
+    plain = subject.weights;
+    kernel_rank_quantize(&plain, DECODER_FORMAT_NVFP4, &subject.weights);
+    kernel_tensor_t *global = tensor(&subject, "model.layers.2.self_attn.o_proj.weight_scale_2");
+    global->weight.dtype = WEFT_DTYPE_BF16;
+    expect_refusal(&subject, WEFT_ERR_SHAPE, "layers.2.self_attn.o_proj.weight_scale_2 is BF16", "F32");
+    global->weight.dtype = WEFT_DTYPE_F32;
+    global->weight.shape[0] = 2;
+    expect_refusal(&subject, WEFT_ERR_SHAPE, "o_proj.weight_scale_2 is [2, 1, 1]", "[1, 1, 1]");
+    global->name[0] = '-';
+    expect_refusal(&subject, WEFT_ERR_MISSING_TENSOR, "layers.2.self_attn.o_proj.weight_scale_2", "missing");
+    kernel_rank_free(&subject.weights);
+    kernel_rank_quantize(&plain, DECODER_FORMAT_INT4_GROUP_64, &subject.weights);
+    kernel_tensor_t *scale = tensor(&subject, "model.layers.2.self_attn.o_proj.weight_scale");
+    scale->weight.shape[1] = 5;
+    expect_refusal(&subject, WEFT_ERR_SHAPE, "o_proj.weight_scale is BF16 [256, 5, 1]",
+                   "BF16 [256, 8, 1] (int4-group-64)");
+    scale->name[0] = '-';
+    expect_refusal(&subject, WEFT_ERR_MISSING_TENSOR, "o_proj.weight_packed is I32", "its scale is missing");
     kernel_rank_free(&plain);
     close_subject(&subject);
 }
@@ -173,21 +201,21 @@ static void decode(const weft_model_t *model, kernel_rank_t *weights, float logi
     weft_error_t error;
     if (create(model, weights, &decoder, &error) != WEFT_OK)
         fail_msg("%s", error.message);
-    for (const char *c = text; *c; c++)
+    for (const char *c = text; c < text + 6; c++)
         assert_int_equal(decoder_step(decoder, (uint8_t)*c, logits), WEFT_OK);
     assert_int_equal(decoder_score(decoder, (const uint8_t *)text, sizeof text - 1, 512, bits), WEFT_OK);
     decoder_destroy(decoder);
 }
 
 /* Codes with power-of-two scales stand for bf16 numbers, so both forms of a model are one model. */
-static void check_scheme(const char *path, kernel_scheme_t scheme)
+static void check_format(const char *path, decoder_format_id_t format)
 {
     subject_t subject;
     kernel_rank_t quantized;
     float plain_logits[VOCAB], quantized_logits[VOCAB];
     double plain_bits, quantized_bits;
     open_subject(&subject, path);
-    kernel_rank_quantize(&subject.weights, scheme, &quantized);
+    kernel_rank_quantize(&subject.weights, format, &quantized);
     decode(subject.model, &subject.weights, plain_logits, &plain_bits);
     decode(subject.model, &quantized, quantized_logits, &quantized_bits);
     assert_memory_equal(plain_logits, quantized_logits, sizeof plain_logits);
@@ -197,13 +225,15 @@ static void check_scheme(const char *path, kernel_scheme_t scheme)
     close_subject(&subject);
 }
 
-static void fp8_decodes_as_what_it_stands_for(void **state)
+static void every_format_decodes_as_what_it_stands_for(void **state)
 {
     (void)state;
-    check_scheme("tiny-qwen3/v3", KERNEL_FP8_BLOCK);
-    check_scheme("tiny-qwen3/v3", KERNEL_FP8_CHANNEL);
-    check_scheme("tiny-qwen3-moe/v1", KERNEL_FP8_BLOCK);
-    check_scheme("tiny-qwen3-moe/v1", KERNEL_FP8_CHANNEL);
+    for (uint32_t id = 0; id < DECODER_FORMAT_COUNT; id++) {
+        if (!decoder_formats[id].scaling.scaled)
+            continue;
+        check_format("tiny-qwen3/v3", (decoder_format_id_t)id);
+        check_format("tiny-qwen3-moe/v1", (decoder_format_id_t)id);
+    }
 }
 
 int main(void)
@@ -212,8 +242,9 @@ int main(void)
         cmocka_unit_test(missing_weights_are_named),
         cmocka_unit_test(wrong_shapes_are_named),
         cmocka_unit_test(scales_are_checked),
+        cmocka_unit_test(scales_of_small_groups_are_checked),
         cmocka_unit_test(configurations_are_checked),
-        cmocka_unit_test(fp8_decodes_as_what_it_stands_for),
+        cmocka_unit_test(every_format_decodes_as_what_it_stands_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

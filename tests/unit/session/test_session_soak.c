@@ -195,13 +195,19 @@ static uint64_t versions_to_mix(void)
     return text ? strtoull(text, NULL, 10) : VERSIONS;
 }
 
+static const char *scheme_to_mix(void)
+{
+    const char *scheme = getenv("WEFT_TEST_SCHEME");
+    return scheme ? scheme : "fp8-channel";
+}
+
 static void test_mixed(void **state)
 {
     (void)state;
     random_t random = random_begin("soak");
     uint64_t versions = versions_to_mix();
     checkpoint_t cp = checkpoint_tiny(WEFT_DTYPE_BF16);
-    job_config_t config = {.trainer = "fsdp:2", .rollout = "tp:2", .scheme = "fp8-channel", .rate = 20e6, .bucket_bytes = 4096};
+    job_config_t config = {.trainer = "fsdp:2", .rollout = "tp:2", .scheme = scheme_to_mix(), .rate = 20e6, .bucket_bytes = 4096};
     mixed_t m = {.job = job_create(&cp, &config), .random = &random};
     usage_t settled = {0};
     mallopt(M_ARENA_MAX, 1);
