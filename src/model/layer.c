@@ -22,6 +22,9 @@
 #define NAME_BYTES  256 /* templates are short and belong to the library */
 #define MAX_STACKED 65536u
 
+/* Tensors that a configuration may ask for: what it says is all that sizes them. Kimi-K2 has 70 thousand. */
+#define MAX_COMPLETED (1u << 20)
+
 typedef struct builder {
     const weft_model_t *model;
     const weft_config_t *config;
@@ -193,6 +196,9 @@ static weft_status_t complete_tensor(const builder_t *builder, const char *name,
     uint32_t num_dims = expected_shape(part, layer->num_experts, shape);
     if (weft_model_find(builder->model, name))
         return WEFT_OK;
+    if (weft_model_num_tensors(builder->model) >= MAX_COMPLETED)
+        return weft_fail(error, WEFT_ERR_FILE,
+                         "the configuration's blocks and experts make more than %u tensors", MAX_COMPLETED);
     return weft_model_add(builder->completed, name, layer->keep_f32 ? WEFT_DTYPE_F32 : WEFT_DTYPE_BF16, shape,
                           num_dims, error);
 }
@@ -234,9 +240,9 @@ static weft_status_t check_part(const weft_layer_t *layer, const weft_part_t *pa
         return weft_fail(error, WEFT_ERR_FILE,
                          "layer '%s', part %s: %" PRIu64 " rows are no whole heads of %" PRIu64, name,
                          part->role, cut, part->head_rows);
-    if (part->slab_n > INT32_MAX)
-        return weft_fail(error, WEFT_ERR_FILE, "layer '%s', part %s: more than 2^31 - 1 rows", name,
-                         part->role);
+    if (part->slab_n > INT32_MAX || part->cols > INT32_MAX)
+        return weft_fail(error, WEFT_ERR_FILE, "layer '%s', part %s: more than 2^31 - 1 %s", name, part->role,
+                         part->cols > INT32_MAX ? "columns" : "rows");
     if (!part->vector && part->cols != layer->parts[0].cols)
         return weft_fail(error, WEFT_ERR_FILE,
                          "layer '%s', part %s: %" PRIu64 " columns below a part of %" PRIu64, name,
@@ -309,6 +315,17 @@ static bool row_repeats(const weft_recipe_row_t *row)
     return strstr(row->layer, "{L}") != NULL;
 }
 
+/* Where all rows are optional, or made for some blocks only, no tensor is missing however many blocks the configuration
+ * counts. */
+static weft_status_t check_blocks(const builder_t *builder, uint32_t block, weft_error_t *error)
+{
+    if (builder->completed || block < MAX_STACKED || block <= weft_model_num_tensors(builder->model))
+        return WEFT_OK;
+    return weft_fail(error, WEFT_ERR_MISSING_TENSOR,
+                     "the configuration has %" PRIu32 " blocks, the checkpoint only %" PRIu32 " tensors",
+                     builder->dims.num_blocks, weft_model_num_tensors(builder->model));
+}
+
 /* Rows in order; a run of rows that name {L} is gone through once for each block. */
 static weft_status_t add_layers(builder_t *builder, weft_error_t *error)
 {
@@ -323,6 +340,7 @@ static weft_status_t add_layers(builder_t *builder, weft_error_t *error)
                              "the configuration has %" PRIu32 " blocks, expected at most %u", times,
                              MAX_STACKED);
         for (uint32_t block = 0; block < times; block++) {
+            WEFT_TRY(check_blocks(builder, block, error));
             for (uint32_t row = first; row < end; row++)
                 WEFT_TRY(add_layer(builder, (place_t){row, repeats ? (int32_t)block : -1, 0}, error));
         }

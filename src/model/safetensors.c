@@ -152,6 +152,7 @@ static weft_status_t read_metadata(weft_safetensors_t *file, const cJSON *entry,
         return weft_fail(error, WEFT_ERR_FILE, "'__metadata__' is %s, expected an object",
                          weft_json_kind(entry));
     file->has_metadata = true;
+    WEFT_TRY(weft_json_check_names(entry, error));
     const cJSON *item;
     cJSON_ArrayForEach(item, entry)
     {
