@@ -85,6 +85,15 @@ bool options_read_pair(const char *text, uint32_t *first, uint32_t *second)
     return true;
 }
 
+static bool read_size(const char *text, uint64_t *bytes)
+{
+    uint64_t value;
+    if (!options_read_bytes(text, &value) || value == 0)
+        return false;
+    *bytes = value;
+    return true;
+}
+
 static bool store(const option_row_t *row, const char *text)
 {
     switch (row->kind) {
@@ -95,7 +104,7 @@ static bool store(const option_row_t *row, const char *text)
         *(bool *)row->value = true;
         return true;
     case OPTION_BYTES:
-        return options_read_bytes(text, row->value) && *(uint64_t *)row->value > 0;
+        return read_size(text, row->value);
     case OPTION_COUNT:
         return options_read_count(text, row->value);
     case OPTION_RATE:
