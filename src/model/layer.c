@@ -24,6 +24,7 @@
 
 /* Tensors that a configuration may ask for: what it says is all that sizes them. Kimi-K2 has 70 thousand. */
 #define MAX_COMPLETED (1u << 20)
+#define SPARE_LAYERS  1024u
 
 typedef struct builder {
     const weft_model_t *model;
@@ -294,12 +295,24 @@ static weft_status_t begin_layer(builder_t *builder, const weft_recipe_row_t *ro
     return WEFT_OK;
 }
 
+/* Layers are made of tensors, which no two share but where embeddings are tied. */
+static weft_status_t check_count(const builder_t *builder, weft_error_t *error)
+{
+    uint64_t most = builder->completed ? MAX_COMPLETED
+                                       : 2 * (uint64_t)weft_model_num_tensors(builder->model) + SPARE_LAYERS;
+    if (builder->layers.count < most)
+        return WEFT_OK;
+    return weft_fail(error, WEFT_ERR_FILE, "the recipe makes %zu layers of %" PRIu32 " tensors, and more",
+                     builder->layers.count, weft_model_num_tensors(builder->model));
+}
+
 static weft_status_t add_layer(builder_t *builder, place_t place, weft_error_t *error)
 {
     const weft_recipe_row_t *row = &builder->recipe->rows[place.row];
     if (!row_applies(builder, row, &place))
         return WEFT_OK;
     weft_layer_t made;
+    WEFT_TRY(check_count(builder, error));
     WEFT_TRY(begin_layer(builder, row, &place, &made, error));
     weft_layer_t *layer = &builder->layers.items[builder->layers.count - 1];
     uint32_t experts = layer->num_experts ? layer->num_experts : 1;

@@ -23,8 +23,8 @@ sources of cJSON, which apt-get fetches where it can; otherwise the system's lib
   --import FILE     add the inputs of a \$OUT/corpus.tar.gz to what is kept in build/fuzz/work
   --help
 
-A crash ends its process, and the harness starts again; what led to it is in build/fuzz/work/NAME/crashes. The table comes
-last. Exit status: 0 no crash, 1 some, 2 usage, 3 this machine cannot build it.
+A crash ends its process, and the harness starts again; what led to it is in build/fuzz/logs/NAME/crashes until the next run. The
+table comes last. Exit status: 0 no crash, 1 some, 2 usage, 3 this machine cannot build it.
 END
 }
 
@@ -81,7 +81,7 @@ harnesses() {
 
 # cJSON as the system's package was built from, patches and all, under build/cjson.
 fetch_cjson() {
-    local into=$root/build/cjson source=$root/build/cjson
+    local into=$root/build/cjson
     ls -d "$into"/cjson-*/ 2>/dev/null | head -n 1 | grep . && return 0
     mkdir -p "$into/lists/partial" "$into/parts"
     if [ -f /etc/apt/sources.list.d/debian.sources ]; then
@@ -90,7 +90,7 @@ fetch_cjson() {
         sed -n 's/^deb /deb-src /p' /etc/apt/sources.list >"$into/parts/all.list"
     fi
     local -a options=(-q -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$into/parts" -o Dir::State::lists="$into/lists")
-    (cd "$source" && apt-get "${options[@]}" update && apt-get "${options[@]}" source cjson) >"$into/log" 2>&1 || return 0
+    (cd "$into" && apt-get "${options[@]}" update && apt-get "${options[@]}" source cjson) >"$into/log" 2>&1 || return 0
     ls -d "$into"/cjson-*/ 2>/dev/null | head -n 1
 }
 
@@ -127,8 +127,8 @@ run_one() { # NAME
     read -r longest dictionary < <(settings "$name")
     local -a more=(-max_len="$longest" -artifact_prefix="$logs/$name/crashes/")
     [ "$dictionary" = - ] || more+=(-dict="$dictionaries/$dictionary.dict")
-    mkdir -p "$logs/$name/crashes" "$logs/$name/tmp"
-    : >"$logs/$name/log"
+    rm -rf "${logs:?}/$name"
+    mkdir -p "$logs/$name/crashes"
     begin=$(date +%s)
     TIMEFORMAT='%U %S'
     # shellcheck disable=SC2030 # each harness runs in a process of its own
@@ -233,12 +233,12 @@ in_parallel run_one
 in_parallel shrink_one
 if [ -n "$prebuilt" ]; then
     for name in $(harnesses); do
-        mv "$logs/$name/small" "$work/$name.small" && rm -rf "${work:?}/$name" && mv "$work/$name.small" "$work/$name"
-        mkdir -p "$logs/$name/small" && cp -r "$work/$name/." "$logs/$name/small/"
-        mkdir -p "$out/crashes/$name" && cp -r "$logs/$name/crashes/." "$out/crashes/$name/"
+        mkdir -p "$tmp/corpus/$name" "$out/crashes/$name"
+        cp -r "$logs/$name/small/." "$tmp/corpus/$name/"
+        cp -r "$logs/$name/crashes/." "$out/crashes/$name/"
         tail -c 20000 "$logs/$name/log" >"$out/$name.log"
     done
-    tar -C "$work" -czf "$out/corpus.tar.gz" .
+    tar -C "$tmp/corpus" -czf "$out/corpus.tar.gz" .
     table | tee "$out/table.txt"
 else
     for name in $(harnesses); do
