@@ -251,6 +251,18 @@ static weft_status_t check_part(const weft_layer_t *layer, const weft_part_t *pa
     return WEFT_OK;
 }
 
+/* A rank may hold all of a layer, and counts its rows (of vectors the elements) in 32 bits. */
+static weft_status_t check_whole(const weft_layer_t *layer, const char *name, weft_error_t *error)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < layer->num_parts; i++)
+        sum += layer->parts[i].vector ? layer->parts[i].cols : layer->parts[i].rows;
+    return sum <= INT32_MAX ? WEFT_OK
+                            : weft_fail(error, WEFT_ERR_FILE,
+                                        "layer '%s': its parts have %" PRIu64 " rows, at most 2^31 - 1 can be",
+                                        name, sum);
+}
+
 /* The layer without its tensors; its name and the room for them are allocated. */
 static weft_status_t begin_layer(builder_t *builder, const weft_recipe_row_t *row, const place_t *place,
                                  weft_layer_t *layer, weft_error_t *error)
@@ -272,6 +284,7 @@ static weft_status_t begin_layer(builder_t *builder, const weft_recipe_row_t *ro
         place_in_tensor(builder, row, i, &layer->parts[i]);
         WEFT_TRY(check_part(layer, &layer->parts[i], name, error));
     }
+    WEFT_TRY(check_whole(layer, name, error));
     if (experts && !layer->num_experts)
         return weft_fail(error, WEFT_ERR_FILE, "layer '%s' has experts, the configuration none", name);
     /* Before the configuration's word sizes an allocation. */
