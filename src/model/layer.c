@@ -257,10 +257,10 @@ static weft_status_t check_whole(const weft_layer_t *layer, const char *name, we
     uint64_t sum = 0;
     for (uint32_t i = 0; i < layer->num_parts; i++)
         sum += layer->parts[i].vector ? layer->parts[i].cols : layer->parts[i].rows;
-    return sum <= INT32_MAX ? WEFT_OK
-                            : weft_fail(error, WEFT_ERR_FILE,
-                                        "layer '%s': its parts have %" PRIu64 " rows, at most 2^31 - 1 can be",
-                                        name, sum);
+    return sum <= INT32_MAX
+               ? WEFT_OK
+               : weft_fail(error, WEFT_ERR_FILE,
+                           "layer '%s': its parts have %" PRIu64 " rows, at most 2^31 - 1 can be", name, sum);
 }
 
 /* The layer without its tensors; its name and the room for them are allocated. */
@@ -341,8 +341,8 @@ static bool row_repeats(const weft_recipe_row_t *row)
     return strstr(row->layer, "{L}") != NULL;
 }
 
-/* Where all rows are optional, or made for some blocks only, no tensor is missing however many blocks the configuration
- * counts. */
+/* Where all rows are optional, or made for some blocks only, no tensor is missing however many blocks the
+ * configuration counts. */
 static weft_status_t check_blocks(const builder_t *builder, uint32_t block, weft_error_t *error)
 {
     if (builder->completed || block < MAX_STACKED || block <= weft_model_num_tensors(builder->model))

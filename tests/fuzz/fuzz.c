@@ -142,9 +142,9 @@ const char *fuzz_file(const char *name, const void *data, size_t size)
 /* ---- bounds ---- */
 
 /* The sanitizers' own, where they are linked. */
-__attribute__((weak)) int
-__sanitizer_install_malloc_and_free_hooks(void (*on_malloc)(const volatile void *, size_t),
-                                          void (*on_free)(const volatile void *));
+__attribute__((weak)) int __sanitizer_install_malloc_and_free_hooks(void (*on_malloc)(const volatile void *,
+                                                                                      size_t),
+                                                                    void (*on_free)(const volatile void *));
 __attribute__((weak)) size_t __sanitizer_get_allocated_size(const volatile void *block);
 
 static atomic_bool metering;

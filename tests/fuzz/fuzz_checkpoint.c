@@ -1,5 +1,6 @@
-/* A checkpoint's folder: config.json, the index (empty: none), then up to three shards, "model.safetensors" the first and
- * "1.safetensors", "2.safetensors" the others, separated by FUZZ_FILES; an empty one is not there. */
+/* A checkpoint's folder: config.json, the index (empty: none), then up to three shards, "model.safetensors"
+ * the first and "1.safetensors", "2.safetensors" the others, separated by FUZZ_FILES; an empty one is not
+ * there. */
 #include "src/model/layer.h"
 #include "src/model/model_private.h"
 #include "tests/fuzz/fuzz.h"

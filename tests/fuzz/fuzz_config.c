@@ -1,5 +1,5 @@
-/* config.json: the extents that recipes read, the tensors a configuration asks for, and the shape the decoder makes of
- * it. The first byte chooses the decoder's ranks. */
+/* config.json: the extents that recipes read, the tensors a configuration asks for, and the shape the decoder
+ * makes of it. The first byte chooses the decoder's ranks. */
 #include "launch/decoder/shape.h"
 #include "src/model/model_private.h"
 #include "tests/fuzz/fuzz.h"

@@ -1,5 +1,5 @@
-/* What ranks say of themselves when a session is opened, as a faulty or another weft would send it: introductions one
- * behind the other, after one byte for the rank that reads them. */
+/* What ranks say of themselves when a session is opened, as a faulty or another weft would send it:
+ * introductions one behind the other, after one byte for the rank that reads them. */
 #include "src/introduction.h"
 #include "tests/fuzz/fuzz.h"
 

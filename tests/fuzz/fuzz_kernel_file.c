@@ -1,5 +1,5 @@
-/* A kernel-format file, which a rank reads that loads a version from its disk. Input: see fuzz_take_safetensors; the
- * model is world.h's, the rank one of two, in fp8-channel. */
+/* A kernel-format file, which a rank reads that loads a version from its disk. Input: see
+ * fuzz_take_safetensors; the model is world.h's, the rank one of two, in fp8-channel. */
 #include "src/quantize/kernel_file.h"
 #include "tests/fuzz/world.h"
 
@@ -69,8 +69,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_file("rank0.safetensors", contents, bytes);
     FUZZ_CHECK(weft_kernel_file_exists(fuzz_folder(), world.program));
     fuzz_meter_begin();
-    weft_status_t status =
-        weft_kernel_file_open(fuzz_folder(), world.program, &world.outputs, &file, &error);
+    weft_status_t status = weft_kernel_file_open(fuzz_folder(), world.program, &world.outputs, &file, &error);
     fuzz_meter_end(128 * size + (256 << 10));
     if (status == WEFT_OK) {
         check_accepted(file);

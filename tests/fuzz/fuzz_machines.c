@@ -1,5 +1,6 @@
-/* The protocol's machines, given any message that the decoder lets through, in any order, between the events of their own
- * process. What they emit must be messages that the decoder lets through as well, to ranks there are, and not many. */
+/* The protocol's machines, given any message that the decoder lets through, in any order, between the events
+ * of their own process. What they emit must be messages that the decoder lets through as well, to ranks there
+ * are, and not many. */
 #include "src/control/coordinator.h"
 #include "src/control/leader_machine.h"
 #include "src/swap/guard.h"
@@ -125,9 +126,9 @@ static void run_event(fuzz_input_t *input)
     static const weft_event_type_t of_rank[] = {
         WEFT_EVENT_LOAD,   WEFT_EVENT_TRANSFER_DONE, WEFT_EVENT_TRANSFER_REFUSED, WEFT_EVENT_TRANSFER_FAILED,
         WEFT_EVENT_POSTED, WEFT_EVENT_DRAINED};
-    static const weft_event_type_t of_trainer[] = {
-        WEFT_EVENT_PUBLISH, WEFT_EVENT_SENT,    WEFT_EVENT_TRANSFER_REFUSED, WEFT_EVENT_TRANSFER_FAILED,
-        WEFT_EVENT_POSTED,  WEFT_EVENT_DRAINED};
+    static const weft_event_type_t of_trainer[] = {WEFT_EVENT_PUBLISH,          WEFT_EVENT_SENT,
+                                                   WEFT_EVENT_TRANSFER_REFUSED, WEFT_EVENT_TRANSFER_FAILED,
+                                                   WEFT_EVENT_POSTED,           WEFT_EVENT_DRAINED};
     unsigned which = (unsigned)fuzz_number(input, 1);
     weft_event_t event = {.now_us = world.now_us,
                           .version = small(input),

@@ -1,8 +1,8 @@
-/* The mailbox, with what ZeroMQ and the kernel's sockets would deliver: ZeroMQ is replaced by a queue of the input's
- * messages, lanes are real ones to a peer that says whatever the input says.
+/* The mailbox, with what ZeroMQ and the kernel's sockets would deliver: ZeroMQ is replaced by a queue of the
+ * input's messages, lanes are real ones to a peer that says whatever the input says.
  *
- * Input: operations. The library's own messages begin with the session's token, here 32 times 't', so that a fuzzer can
- * come past it. */
+ * Input: operations. The library's own messages begin with the session's token, here 32 times 't', so that a
+ * fuzzer can come past it. */
 #include <errno.h>
 #include <unistd.h>
 

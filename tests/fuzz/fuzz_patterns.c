@@ -1,5 +1,5 @@
-/* Patterns of layer names: as the control plane carries them (a list, at most WEFT_SUBSET_BYTES) to select what of a
- * version travels, and as `weft plan --explain` takes one. */
+/* Patterns of layer names: as the control plane carries them (a list, at most WEFT_SUBSET_BYTES) to select
+ * what of a version travels, and as `weft plan --explain` takes one. */
 #include "src/assemble/selection.h"
 #include "src/control/message.h"
 #include "tests/fuzz/world.h"
@@ -28,8 +28,7 @@ static void try_selection(const char *patterns)
     for (uint32_t i = 0; i < world.plan->layers->count; i++)
         chosen += s->layers[i];
     FUZZ_CHECK(s->whole ? patterns[0] == '\0' : chosen == found);
-    FUZZ_CHECK(s->num_units <= world.program->num_units &&
-               s->payload_bytes <= world.program->payload_bytes);
+    FUZZ_CHECK(s->num_units <= world.program->num_units && s->payload_bytes <= world.program->payload_bytes);
 }
 
 static void try_explain(const char *pattern)

@@ -1,5 +1,6 @@
-/* A plan from texts: configuration, trainer, rollout, scheme, profile, budget, bucket, groups and a pattern of layers,
- * separated by FUZZ_FILES. The plan is the same when it is made again, prints, and each rank's program follows. */
+/* A plan from texts: configuration, trainer, rollout, scheme, profile, budget, bucket, groups and a pattern
+ * of layers, separated by FUZZ_FILES. The plan is the same when it is made again, prints, and each rank's
+ * program follows. */
 #include "src/model/json.h"
 #include "src/plan/layout.h"
 #include "tests/fuzz/world.h"

@@ -1,4 +1,5 @@
-/* A recipe's file, a configuration, and lines "name extent extent" of the tensors there are; separated by FUZZ_FILES. */
+/* A recipe's file, a configuration, and lines "name extent extent" of the tensors there are; separated by
+ * FUZZ_FILES. */
 #include <ctype.h>
 
 #include "src/model/model_private.h"

@@ -1,4 +1,5 @@
-/* The safetensors reader: a file, or a header and the size of its data. What is accepted is written back and read again. */
+/* The safetensors reader: a file, or a header and the size of its data. What is accepted is written back and
+ * read again. */
 #include "src/model/safetensors.h"
 #include "tests/fuzz/fuzz.h"
 

@@ -1,5 +1,6 @@
-/* Gives a harness what lies in files: for builds without libFuzzer. Arguments: files, folders of files, and packs
- * (NAME.pack, as pack.py writes them: the inputs one after the other, each behind its length in 4 bytes, little-endian). */
+/* Gives a harness what lies in files: for builds without libFuzzer. Arguments: files, folders of files, and
+ * packs (NAME.pack, as pack.py writes them: the inputs one after the other, each behind its length in 4
+ * bytes, little-endian). */
 #include <dirent.h>
 #include <errno.h>
 #include <sys/stat.h>
