@@ -1,10 +1,12 @@
 #include "src/model/json.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "src/base/error.h"
 #include "src/model/names.h"
@@ -160,6 +162,16 @@ weft_status_t weft_json_parse_whole(const char *text, size_t length, cJSON **roo
 
 /* ---- files ---- */
 
+/* Opening a pipe would wait for who writes into it. */
+static FILE *open_file(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    FILE *stream = fd >= 0 ? fdopen(fd, "rb") : NULL;
+    if (fd >= 0 && !stream)
+        close(fd);
+    return stream;
+}
+
 static weft_status_t read_text(FILE *stream, const char *path, size_t max_bytes, char **text, size_t *length,
                                weft_error_t *error)
 {
@@ -186,7 +198,7 @@ static weft_status_t read_text(FILE *stream, const char *path, size_t max_bytes,
 
 weft_status_t weft_json_read(const char *path, size_t max_bytes, cJSON **root, weft_error_t *error)
 {
-    FILE *stream = fopen(path, "rbe");
+    FILE *stream = open_file(path);
     if (!stream)
         return weft_fail(error, WEFT_ERR_IO, "%s: %s", path, strerror(errno));
     char *text = NULL;

@@ -269,7 +269,7 @@ static weft_status_t read_header(weft_safetensors_t *file, const uint8_t *bytes,
 
 static weft_status_t map_file(weft_safetensors_t *file, const char *path, weft_error_t *error)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would wait for who writes into it */
     if (fd < 0)
         return weft_fail(error, WEFT_ERR_IO, "%s", strerror(errno));
     weft_status_t status = WEFT_OK;

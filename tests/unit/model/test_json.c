@@ -6,10 +6,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "src/model/json.h"
+#include "src/model/safetensors.h"
 
 static void expect(const char *text, const char *message)
 {
@@ -79,6 +82,25 @@ static void test_every_end(void **state)
     }
 }
 
+/* Nobody writes into it: reading does not wait for that. */
+static void test_a_pipe_is_no_file(void **state)
+{
+    (void)state;
+    char path[64];
+    cJSON *root = NULL;
+    weft_safetensors_t *file = NULL;
+    weft_error_t error = {.message = ""};
+    snprintf(path, sizeof path, "/tmp/weft_json_%d", (int)getpid());
+    assert_int_equal(mkfifo(path, 0600), 0);
+    weft_status_t json = weft_json_read(path, 1024, &root, &error);
+    assert_non_null(strstr(error.message, "not a regular file"));
+    weft_status_t shard = weft_safetensors_open(path, &file, &error);
+    assert_non_null(strstr(error.message, "not a regular file"));
+    unlink(path);
+    assert_int_equal(json, WEFT_ERR_IO);
+    assert_int_equal(shard, WEFT_ERR_IO);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -86,6 +108,7 @@ int main(void)
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_control_characters_stay_out_of_messages),
         cmocka_unit_test(test_every_end),
+        cmocka_unit_test(test_a_pipe_is_no_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
