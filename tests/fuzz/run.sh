@@ -61,6 +61,7 @@ settings() { # NAME
     options) echo 512 options ;;
     patterns) echo 512 patterns ;;
     mailbox) echo 8192 mailbox ;;
+    machines) echo 512 - ;;
     message) echo 700 mailbox ;;
     introduction) echo 4096 mailbox ;;
     *) echo 4096 - ;;

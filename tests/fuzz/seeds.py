@@ -226,11 +226,17 @@ def mailboxes():
 
 
 def machines():
-    """The life of a version with one trainer and one rank, as far as a list of bytes can tell it, and noise."""
-    state = bytes(range(40))
-    yield bytes(2) + b"".join(bytes([step % 8]) + state[:12] for step in range(24))
-    yield bytes(2) + bytes([4, 0, 3, 0, 0, 0, 0, 0, 0, 0] + [1] * 20) + bytes([1, 1, 1]) + bytes([0, 1, 0]) * 20
-    yield b"\xff\x01" + b"".join(bytes([4, kind, role]) + bytes([1] * 26) for kind in range(15) for role in range(4))
+    """Versions that go well, are loaded, stopped, superseded, over a subset, with steps between; in fuzz_machines' operations."""
+    well, steps = bytes([9, 7]), bytes([8, 0, 0])
+    publish, load, later = bytes([7, 0, 0, 0]), bytes([7, 1, 0, 0]), bytes([7, 2, 0, 0])
+    subset, fail, lose = bytes([7, 0, 0, 6]), bytes([6, 2, 0xc2]), bytes([2, 0])
+    for topology in (0, 0x01, 0x2b, 0x12, 0xff):
+        begin = bytes([topology, 1])
+        yield begin + well + publish + well + steps + well + steps + publish + well + steps * 3 + well
+        yield begin + well + load + well + steps + well + publish + bytes([9, 0]) + fail + well + publish + well
+        yield begin + well + publish + bytes([9, 1]) + later + well + subset + well + steps + lose * 3 + well
+        yield begin + well + publish + bytes([9, 1, 0, 0xff, 0xff]) + well + bytes([4, 3, 0, 2, 3]) + well
+    yield bytes([0, 0]) + bytes([5] + [1] * 22) * 4 + well
 
 
 def patterns():
