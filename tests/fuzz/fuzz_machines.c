@@ -37,6 +37,7 @@ static struct {
     uint32_t queued, ranks;
     uint64_t now_us, published;
     unsigned actions;
+    weft_log_level_t log_level; /* lines take most of the time: few inputs want all */
 } world;
 
 static bool is_trainer(uint32_t rank)
@@ -93,7 +94,7 @@ static void emit(void *user, const weft_action_t *action)
 
 static void handle(const weft_event_t *event, uint32_t rank, weft_role_t role)
 {
-    const weft_sink_t sink = {emit, &world.paths[rank], WEFT_LOG_DEBUG};
+    const weft_sink_t sink = {emit, &world.paths[rank], world.log_level};
     const weft_topology_t *t = &world.config.topology;
     world.actions = 0;
     if (role == WEFT_ROLE_COORDINATOR && rank == 0)
@@ -381,6 +382,7 @@ static void make_world(fuzz_input_t *input)
     world.now_us = 1000000;
     world.published = world.queued = 0;
     memset(world.paths, 0, sizeof world.paths);
+    world.log_level = how >> 9 & 1 ? WEFT_LOG_DEBUG : WEFT_LOG_ERROR;
     make_machines(how >> 8);
 }
 

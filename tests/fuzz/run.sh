@@ -72,7 +72,7 @@ harnesses() {
     if [ -n "$only" ]; then
         echo "$only" | tr , '\n'
     elif [ -n "$prebuilt" ]; then
-        ls "$prebuilt/bin"
+        ls "$prebuilt/bin" | sed 's/[.]gz$//'
     else
         sed -n 's/^weft_fuzz(\([a-z_]*\) .*/\1/p' "$here/CMakeLists.txt"
     fi
@@ -198,7 +198,7 @@ make_pack() {
     cp "$here/run.sh" "$pack/"
     cp "$here"/dictionaries/*.dict "$pack/dictionaries/"
     for name in $(harnesses); do
-        strip -g -o "$pack/bin/$name" "$programs/fuzz_$name"
+        strip -g -o "$pack/bin/$name" "$programs/fuzz_$name" && gzip -9 "$pack/bin/$name"
         tar -C "$work/$name" -czf "$pack/corpus/$name.tar.gz" .
     done
     du -sh "$pack"
@@ -220,7 +220,7 @@ if [ -n "$prebuilt" ]; then
     programs=$tmp/bin dictionaries=$prebuilt/dictionaries work=$tmp/work logs=$tmp/logs
     mkdir -p "$out" "$programs" "$work" "$logs"
     for name in $(harnesses); do
-        cp "$prebuilt/bin/$name" "$programs/fuzz_$name"
+        gzip -dc "$prebuilt/bin/$name.gz" >"$programs/fuzz_$name"
         chmod +x "$programs/fuzz_$name"
         mkdir -p "$work/$name"
         tar -C "$work/$name" -xzf "$prebuilt/corpus/$name.tar.gz"
