@@ -21,6 +21,7 @@
 
 #define NAME_BYTES  256 /* templates are short and belong to the library */
 #define MAX_STACKED 65536u
+#define MAX_BLOCKS  4096u /* that need not have a tensor each: so many times all rows are tried */
 
 /* Tensors that a configuration may ask for: what it says is all that sizes them. Kimi-K2 has 70 thousand. */
 #define MAX_COMPLETED (1u << 20)
@@ -345,7 +346,7 @@ static bool row_repeats(const weft_recipe_row_t *row)
  * configuration counts. */
 static weft_status_t check_blocks(const builder_t *builder, uint32_t block, weft_error_t *error)
 {
-    if (builder->completed || block < MAX_STACKED || block <= weft_model_num_tensors(builder->model))
+    if (builder->completed || block < MAX_BLOCKS || block <= weft_model_num_tensors(builder->model))
         return WEFT_OK;
     return weft_fail(error, WEFT_ERR_MISSING_TENSOR,
                      "the configuration has %" PRIu32 " blocks, the checkpoint only %" PRIu32 " tensors",
@@ -361,10 +362,10 @@ static weft_status_t add_layers(builder_t *builder, weft_error_t *error)
         for (end = first + 1; end < recipe->num_rows && row_repeats(&recipe->rows[end]) == repeats;)
             end++;
         uint32_t times = repeats ? builder->dims.num_blocks : 1;
-        if (builder->completed && times > MAX_STACKED)
+        if (builder->completed && times > MAX_BLOCKS)
             return weft_fail(error, WEFT_ERR_FILE,
                              "the configuration has %" PRIu32 " blocks, expected at most %u", times,
-                             MAX_STACKED);
+                             MAX_BLOCKS);
         for (uint32_t block = 0; block < times; block++) {
             WEFT_TRY(check_blocks(builder, block, error));
             for (uint32_t row = first; row < end; row++)
