@@ -9,18 +9,11 @@
 #include "src/base/clock.h"
 #include "src/base/error.h"
 #include "src/base/log.h"
+#include "src/introduction.h"
 #include "src/session_private.h"
 
 /* Ranks start their control threads within a transport's deadline of each other. */
 #define WEFT_HELLO_US 30000000
-
-/* What each rank tells all others before the first byte. */
-typedef struct introduction {
-    weft_digest_t plan_hash;
-    uint8_t token[WEFT_MAILBOX_TOKEN_BYTES]; /* rank 0's is the session's */
-    char endpoint[WEFT_MAILBOX_ENDPOINT_BYTES];
-    uint32_t failed; /* this rank could not get ready: nobody goes on */
-} introduction_t;
 
 static const weft_transport_ops_t *ops_of(const weft_session_t *s)
 {
@@ -67,7 +60,7 @@ static weft_status_t configure_control(weft_session_t *s, weft_error_t *error)
 }
 
 /* Rank 0's token is the session's: it comes over the transport, which only the session's ranks share. */
-static weft_status_t share_token(weft_session_t *s, introduction_t *all, introduction_t *mine,
+static weft_status_t share_token(weft_session_t *s, weft_introduction_t *all, weft_introduction_t *mine,
                                  weft_error_t *error)
 {
     memset(mine, 0, sizeof *mine);
@@ -77,23 +70,7 @@ static weft_status_t share_token(weft_session_t *s, introduction_t *all, introdu
     return ops_of(s)->allgather(s->transport, mine, sizeof *mine, all, error);
 }
 
-static weft_status_t compare_plans(const weft_session_t *s, const introduction_t *all, weft_error_t *error)
-{
-    for (uint32_t rank = 0; rank < weft_plan_num_ranks(s->plan); rank++) {
-        const weft_digest_t *hash = &all[rank].plan_hash;
-        if (memcmp(hash, &s->plan->hash, sizeof *hash) != 0)
-            return weft_fail(error, WEFT_ERR_PLAN_MISMATCH,
-                             "rank %u has plan %016llx%016llx, rank %u has %016llx%016llx: give all ranks "
-                             "the same model, layouts, scheme, "
-                             "budget and version of weft",
-                             rank, (unsigned long long)hash->word[1], (unsigned long long)hash->word[0],
-                             s->rank, (unsigned long long)s->plan->hash.word[1],
-                             (unsigned long long)s->plan->hash.word[0]);
-    }
-    return WEFT_OK;
-}
-
-static weft_status_t open_mailbox(weft_session_t *s, const introduction_t *all, weft_error_t *error)
+static weft_status_t open_mailbox(weft_session_t *s, const weft_introduction_t *all, weft_error_t *error)
 {
     weft_mailbox_config_t config = {
         .rank = s->rank,
@@ -104,7 +81,7 @@ static weft_status_t open_mailbox(weft_session_t *s, const introduction_t *all, 
     return weft_mailbox_open(&config, &s->mailbox, error);
 }
 
-static weft_status_t connect_peers(weft_session_t *s, const introduction_t *all, weft_error_t *error)
+static weft_status_t connect_peers(weft_session_t *s, const weft_introduction_t *all, weft_error_t *error)
 {
     uint32_t coordinator = s->control.coordinator;
     if (s->rank != coordinator)
@@ -119,11 +96,12 @@ static weft_status_t connect_peers(weft_session_t *s, const introduction_t *all,
 }
 
 /* Exchange plans, token and endpoints; in two steps, because the mailbox needs the token. */
-static weft_status_t introduce(weft_session_t *s, introduction_t *all, weft_error_t *error)
+static weft_status_t introduce(weft_session_t *s, weft_introduction_t *all, weft_error_t *error)
 {
-    introduction_t mine;
+    weft_introduction_t mine;
     WEFT_TRY(share_token(s, all, &mine, error));
-    weft_status_t status = compare_plans(s, all, error);
+    uint32_t ranks = weft_plan_num_ranks(s->plan);
+    weft_status_t status = weft_introduction_compare(all, ranks, s->rank, s->plan->hash, error);
     if (status == WEFT_OK)
         status = open_mailbox(s, all, error);
     mine.failed = status != WEFT_OK;
@@ -135,10 +113,7 @@ static weft_status_t introduce(weft_session_t *s, introduction_t *all, weft_erro
         return status;
     if (met != WEFT_OK)
         return weft_fail(error, met, "%s", second.message);
-    for (uint32_t rank = 0; rank < weft_plan_num_ranks(s->plan); rank++)
-        if (all[rank].failed)
-            return weft_fail(error, WEFT_ERR_PEER_LOST, "rank %u could not open its session; see its message",
-                             rank);
+    WEFT_TRY(weft_introduction_check(all, ranks, error));
     return connect_peers(s, all, error);
 }
 
@@ -175,7 +150,7 @@ static weft_status_t create_groups(weft_session_t *s, weft_error_t *error)
 static weft_status_t open_all(weft_session_t *s, weft_error_t *error)
 {
     WEFT_TRY(configure_control(s, error));
-    introduction_t *all = calloc(weft_plan_num_ranks(s->plan), sizeof *all);
+    weft_introduction_t *all = calloc(weft_plan_num_ranks(s->plan), sizeof *all);
     if (!all)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for %u introductions",
                          weft_plan_num_ranks(s->plan));

@@ -67,7 +67,7 @@ typedef struct weft_plan_options {
     uint64_t
         budget_bytes; /* staging memory of a rollout rank, and of a trainer for packing; default 256 MiB */
     uint32_t max_bucket_bytes; /* largest broadcast, unless one fragment alone is larger; default 64 MiB,
-                                  never more than half the budget */
+                                  never more than half the budget, nor 2 GiB */
     uint32_t max_groups; /* communicators a rank may hold before routes become relays; default 16, 0 forces
                             relay */
 } weft_plan_options_t;
@@ -85,7 +85,8 @@ typedef struct weft_plan_options {
  *     "fp8-block; *.experts.*=nvfp4; layers.0.*=bf16"
  * **Returns** WEFT_OK; WEFT_ERR_ARGUMENT (a map that cannot be read, or no scheme and no engine); WEFT_ERR_UNKNOWN_NAME (scheme,
  * profile, engine, an entry of the map that matches nothing, model_type, tensors); WEFT_ERR_MISSING_TENSOR,
- * WEFT_ERR_SHAPE; WEFT_ERR_MISFIT (layer, dimension and what would fit; a map that the recipe does not allow); WEFT_ERR_BUDGET (the least that
+ * WEFT_ERR_SHAPE; WEFT_ERR_MISFIT (layer, dimension and what would fit; a map that the recipe does not allow; a piece that no
+ * message can hold); WEFT_ERR_BUDGET (the least that
  * works); WEFT_ERR_NO_MEMORY.
  * **Ownership** `model` must outlive the plan; the layouts need not. */
 WEFT_API weft_status_t weft_plan_create(const weft_model_t *model, const weft_layout_t *trainer,

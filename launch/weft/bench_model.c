@@ -5,9 +5,11 @@
 #include <string.h>
 
 #include "launch/weft/bench.h"
+#include "launch/weft/options.h"
 #include "src/base/error.h"
 
 #define LARGEST_SIZE (1u << 22)
+#define MOST_LAYERS  4096u
 
 typedef struct sizes {
     uint32_t layers, hidden, heads, kv_heads, head_dim, intermediate, vocab, tied;
@@ -39,20 +41,22 @@ static bool set_size(const char *word, sizes_t *s)
 {
     const struct {
         const char *name;
-        uint32_t *value;
-    } fields[] = {{"layers", &s->layers},     {"hidden", &s->hidden},     {"heads", &s->heads},
-                  {"kv_heads", &s->kv_heads}, {"head_dim", &s->head_dim}, {"intermediate", &s->intermediate},
-                  {"vocab", &s->vocab},       {"tied", &s->tied}};
+        uint32_t *value, most;
+    } fields[] = {{"layers", &s->layers, MOST_LAYERS},      {"hidden", &s->hidden, LARGEST_SIZE},
+                  {"heads", &s->heads, LARGEST_SIZE},       {"kv_heads", &s->kv_heads, LARGEST_SIZE},
+                  {"head_dim", &s->head_dim, LARGEST_SIZE}, {"intermediate", &s->intermediate, LARGEST_SIZE},
+                  {"vocab", &s->vocab, LARGEST_SIZE},       {"tied", &s->tied, 1}};
     const char *equals = strchr(word, '=');
     for (size_t i = 0; equals && i < sizeof fields / sizeof fields[0]; i++) {
-        char *end;
+        uint32_t value;
         size_t length = strlen(fields[i].name);
         if (length != (size_t)(equals - word) || strncmp(word, fields[i].name, length) != 0)
             continue;
-        unsigned long value = strtoul(equals + 1, &end, 10);
-        *fields[i].value = (uint32_t)value;
-        return end != equals + 1 && !*end && value <= LARGEST_SIZE &&
-               (value > 0 || fields[i].value == &s->tied);
+        if (!options_read_count(equals + 1, &value) || value > fields[i].most ||
+            (value == 0 && fields[i].value != &s->tied))
+            return false;
+        *fields[i].value = value;
+        return true;
     }
     return false;
 }

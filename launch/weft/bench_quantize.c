@@ -414,7 +414,6 @@ static weft_status_t run_shape(quantize_bench_t *b, shape_t shape, weft_error_t 
 /* "qkv", or "4096x12288". */
 static weft_status_t find_shape(const char *word, shape_t *shape, weft_error_t *error)
 {
-    char rest;
     for (size_t i = 0; i < NUM_SHAPES; i++) {
         if (strcmp(known_shapes[i].name, word) == 0) {
             *shape = known_shapes[i];
@@ -423,7 +422,7 @@ static weft_status_t find_shape(const char *word, shape_t *shape, weft_error_t *
     }
     *shape = (shape_t){0};
     snprintf(shape->name, sizeof shape->name, "-");
-    if (sscanf(word, "%ux%u%c", &shape->rows, &shape->cols, &rest) == 2 && shape->rows && shape->cols &&
+    if (options_read_pair(word, &shape->rows, &shape->cols) && shape->rows && shape->cols &&
         shape->rows < 1u << 24 && shape->cols < 1u << 24)
         return WEFT_OK;
     return weft_fail(error, WEFT_ERR_ARGUMENT,

@@ -19,9 +19,11 @@ bool options_read_bytes(const char *text, uint64_t *bytes)
         {"KB", 1e3},      {"MB", 1e6},        {"GB", 1e9},     {"TB", 1e12},       {"K", 1024.0},
         {"M", 1048576.0}, {"G", 1073741824.0}};
     char *end;
+    if (*text < '0' || *text > '9') /* of what strtod reads: no sign, white space, "inf" or "nan" */
+        return false;
     errno = 0;
     double value = strtod(text, &end);
-    if (end == text || errno || !(value >= 0))
+    if (errno || end > text + strspn(text, "0123456789.eE+-")) /* nor hexadecimal */
         return false;
     for (size_t i = 0; i < sizeof units / sizeof units[0]; i++) {
         if (strcasecmp(end, units[i].suffix) == 0 && value * units[i].factor < 1e18) {
@@ -32,28 +34,63 @@ bool options_read_bytes(const char *text, uint64_t *bytes)
     return false;
 }
 
-static bool read_rate(const char *text, double *rate)
+bool options_read_rate(const char *text, double *rate)
 {
     char copy[64];
     uint64_t bytes;
-    snprintf(copy, sizeof copy, "%s", text);
-    char *slash = strstr(copy, "/s");
-    if (slash)
-        *slash = '\0';
+    size_t length = strlen(text);
+    if (length >= 2 && strcmp(text + length - 2, "/s") == 0)
+        length -= 2;
+    if (length >= sizeof copy)
+        return false;
+    memcpy(copy, text, length);
+    copy[length] = '\0';
     if (!options_read_bytes(copy, &bytes) || bytes == 0)
         return false;
     *rate = (double)bytes;
     return true;
 }
 
-static bool read_count(const char *text, uint32_t *count)
+/* Digits alone: neither sign nor white space. */
+static bool read_digits(const char **cursor, uint32_t *count)
 {
-    char *end;
-    errno = 0;
-    unsigned long value = strtoul(text, &end, 10);
-    if (end == text || *end || errno || value > UINT32_MAX || *text == '-')
+    uint64_t value = 0;
+    const char *c = *cursor;
+    for (; *c >= '0' && *c <= '9'; c++)
+        if ((value = value * 10 + (uint64_t)(*c - '0')) > UINT32_MAX)
+            return false;
+    if (c == *cursor)
         return false;
+    *cursor = c;
     *count = (uint32_t)value;
+    return true;
+}
+
+bool options_read_count(const char *text, uint32_t *count)
+{
+    uint32_t value;
+    if (!read_digits(&text, &value) || *text)
+        return false;
+    *count = value;
+    return true;
+}
+
+bool options_read_pair(const char *text, uint32_t *first, uint32_t *second)
+{
+    uint32_t before, behind;
+    if (!read_digits(&text, &before) || *text++ != 'x' || !read_digits(&text, &behind) || *text)
+        return false;
+    *first = before;
+    *second = behind;
+    return true;
+}
+
+static bool read_size(const char *text, uint64_t *bytes)
+{
+    uint64_t value;
+    if (!options_read_bytes(text, &value) || value == 0)
+        return false;
+    *bytes = value;
     return true;
 }
 
@@ -67,11 +104,11 @@ static bool store(const option_row_t *row, const char *text)
         *(bool *)row->value = true;
         return true;
     case OPTION_BYTES:
-        return options_read_bytes(text, row->value) && *(uint64_t *)row->value > 0;
+        return read_size(text, row->value);
     case OPTION_COUNT:
-        return read_count(text, row->value);
+        return options_read_count(text, row->value);
     case OPTION_RATE:
-        return read_rate(text, row->value);
+        return options_read_rate(text, row->value);
     }
     return false;
 }

@@ -53,7 +53,17 @@ typedef struct command_spec {
 int options_parse(const command_spec_t *spec, int argc, char **argv, bool quiet, const char **positional,
                   unsigned *count);
 
-/* Read "256MiB", "1GB", "4096"; false when it is not a size. */
+/* Read "256MiB", "1GB", "4096", "1.5G": a number below 10^18 that begins with a digit, and a unit. False, and nothing
+ * written, for all else; the same below. */
 bool options_read_bytes(const char *text, uint64_t *bytes);
+
+/* Read "50GB/s", the "/s" may be left out; above 0. */
+bool options_read_rate(const char *text, double *rate);
+
+/* Read digits: a number of 32 bits. */
+bool options_read_count(const char *text, uint32_t *count);
+
+/* Read "4096x12288". */
+bool options_read_pair(const char *text, uint32_t *first, uint32_t *second);
 
 #endif

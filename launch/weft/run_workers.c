@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "launch/weft/options.h"
 #include "launch/weft/run.h"
 #include "src/base/error.h"
 #include "src/place/place.h"
@@ -52,11 +53,10 @@ weft_status_t run_choose_workers(run_job_t *job, weft_error_t *error)
     const char *text = job->options.workers;
     if (!text || strcmp(text, "auto") == 0)
         return choose(job, &job->workers, error);
-    char *end;
-    unsigned long count = strtoul(text, &end, 10);
-    if (*end || end == text || *text == '-' || count > 64)
+    uint32_t count;
+    if (!options_read_count(text, &count) || count > 64)
         return weft_fail(error, WEFT_ERR_ARGUMENT, "--workers expects auto or a number up to 64, found %s",
                          text);
-    job->workers = (uint32_t)count;
+    job->workers = count;
     return WEFT_OK;
 }

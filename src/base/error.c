@@ -35,6 +35,14 @@ weft_status_group_t weft_status_group(weft_status_t status)
     return status_known(status) ? statuses[status].group : WEFT_STATUS_GROUP_PROCESS;
 }
 
+/* Names from files stand in messages, and messages on terminals: no line of theirs, no escape sequence. */
+static void remove_controls(char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7f)
+            *text = '?';
+}
+
 weft_status_t weft_fail(weft_error_t *error, weft_status_t status, const char *format, ...)
 {
     if (error) {
@@ -43,6 +51,7 @@ weft_status_t weft_fail(weft_error_t *error, weft_status_t status, const char *f
         error->status = status;
         vsnprintf(error->message, sizeof error->message, format, args);
         va_end(args);
+        remove_controls(error->message);
     }
     return status;
 }
@@ -56,6 +65,7 @@ weft_status_t weft_error_prefix(weft_error_t *error, const char *format, ...)
     va_start(args, format);
     int used = vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    remove_controls(text);
     if (used >= 0 && (size_t)used + 3 < sizeof text) {
         size_t at = (size_t)used + 2, length = strnlen(error->message, sizeof text - at - 1);
         memcpy(text + used, ": ", 2);

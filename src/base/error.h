@@ -5,7 +5,8 @@
 #include <weft/status.h>
 
 /* Fill `error` (may be NULL) and return `status`, so that `return weft_fail(error, WEFT_ERR_X, "...", ...)`
- * ends a function. A message says rank, layer, what was found, what was expected, what to do. */
+ * ends a function. A message says rank, layer, what was found, what was expected, what to do;
+ * control characters, which names from files may hold, become '?'. */
 weft_status_t weft_fail(weft_error_t *error, weft_status_t status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

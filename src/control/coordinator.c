@@ -91,8 +91,15 @@ void weft_coordinator_init(weft_coordinator_t *c, const weft_control_config_t *c
 
 /* ---- terms ---- */
 
+/* A term above the last one could not be told: no rank would take the message. */
 static void take_term(weft_coordinator_t *c, const weft_sink_t *sink)
 {
+    if (c->heard_term >= WEFT_MAX_TERM) {
+        weft_emit_log(sink, WEFT_LOG_ERROR, "coordinator: term %llu is the last: open a new session",
+                      (unsigned long long)c->heard_term);
+        weft_coordinator_set_state(c, WEFT_COORDINATOR_DEPOSED, sink);
+        return;
+    }
     c->term = ++c->heard_term;
     c->has_term = true;
     c->started_us = c->now_us;
@@ -131,7 +138,7 @@ static void in_recovering(weft_coordinator_t *c, const weft_sink_t *sink)
 }
 
 /* Someone knows a higher term than ours. **Returns** true when this coordinator goes on (with a higher one
- * still). */
+ * still, if there is one). */
 static bool outbid(weft_coordinator_t *c, const weft_peer_view_t *peer, const weft_sink_t *sink)
 {
     if (c->state != WEFT_COORDINATOR_RECOVERING && !peer->dead) {
@@ -142,7 +149,7 @@ static bool outbid(weft_coordinator_t *c, const weft_peer_view_t *peer, const we
     if (c->state != WEFT_COORDINATOR_RECOVERING)
         weft_coordinator_set_state(c, WEFT_COORDINATOR_RECOVERING, sink);
     take_term(c, sink);
-    return true;
+    return c->state != WEFT_COORDINATOR_DEPOSED;
 }
 
 /* ---- reports ---- */
@@ -241,6 +248,8 @@ static void on_tick(weft_coordinator_t *c, const weft_sink_t *sink)
         in_recovering(c, sink);
     else
         find_dead(c, sink);
+    if (c->state == WEFT_COORDINATOR_DEPOSED)
+        return;
     weft_coordinator_advance(c, sink);
     if (c->has_term && c->now_us - c->welcomed_us >= c->config.dead_us / 2)
         weft_coordinator_welcome_all(c, sink);

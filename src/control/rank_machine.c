@@ -561,7 +561,8 @@ static bool from_leader(uint8_t type)
 
 static void on_message(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
-    if (in->epoch != m->config.epoch || in->to != m->rank || in->role != WEFT_ROLE_RANK)
+    if (in->epoch != m->config.epoch || in->to != m->rank || in->role != WEFT_ROLE_RANK ||
+        in->from >= weft_topology_ranks(&m->config.topology))
         return;
     if (from_leader(in->type))
         on_leader_message(m, in, sink);

@@ -295,7 +295,8 @@ static void on_fence(machine_t *m, const weft_message_t *in, const weft_sink_t *
 /* True when the message is from the coordinator of the newest term known. */
 static bool accept(machine_t *m, const weft_message_t *in)
 {
-    if (in->epoch != m->config.epoch || in->to != m->rank || in->role != WEFT_ROLE_TRAINER)
+    if (in->epoch != m->config.epoch || in->to != m->rank || in->role != WEFT_ROLE_TRAINER ||
+        in->from >= weft_topology_ranks(&m->config.topology))
         return false;
     if (in->term < m->term)
         return false;

@@ -39,7 +39,7 @@ static weft_status_t wrap(cJSON *root, weft_config_t **config, weft_error_t *err
 weft_status_t weft_config_parse(const char *json, weft_config_t **config, weft_error_t *error)
 {
     cJSON *root = NULL;
-    WEFT_TRY(weft_json_parse(json, strlen(json), " \t\r\n", &root, error));
+    WEFT_TRY(weft_json_parse_whole(json, strlen(json), &root, error));
     return wrap(root, config, error);
 }
 

@@ -21,6 +21,11 @@
 
 #define NAME_BYTES  256 /* templates are short and belong to the library */
 #define MAX_STACKED 65536u
+#define MAX_BLOCKS  4096u /* that need not have a tensor each: so many times all rows are tried */
+
+/* Tensors that a configuration may ask for: what it says is all that sizes them. Kimi-K2 has 70 thousand. */
+#define MAX_COMPLETED (1u << 20)
+#define SPARE_LAYERS  1024u
 
 typedef struct builder {
     const weft_model_t *model;
@@ -193,6 +198,9 @@ static weft_status_t complete_tensor(const builder_t *builder, const char *name,
     uint32_t num_dims = expected_shape(part, layer->num_experts, shape);
     if (weft_model_find(builder->model, name))
         return WEFT_OK;
+    if (weft_model_num_tensors(builder->model) >= MAX_COMPLETED)
+        return weft_fail(error, WEFT_ERR_FILE,
+                         "the configuration's blocks and experts make more than %u tensors", MAX_COMPLETED);
     return weft_model_add(builder->completed, name, layer->keep_f32 ? WEFT_DTYPE_F32 : WEFT_DTYPE_BF16, shape,
                           num_dims, error);
 }
@@ -234,14 +242,26 @@ static weft_status_t check_part(const weft_layer_t *layer, const weft_part_t *pa
         return weft_fail(error, WEFT_ERR_FILE,
                          "layer '%s', part %s: %" PRIu64 " rows are no whole heads of %" PRIu64, name,
                          part->role, cut, part->head_rows);
-    if (part->slab_n > INT32_MAX)
-        return weft_fail(error, WEFT_ERR_FILE, "layer '%s', part %s: more than 2^31 - 1 rows", name,
-                         part->role);
+    if (part->slab_n > INT32_MAX || part->cols > INT32_MAX)
+        return weft_fail(error, WEFT_ERR_FILE, "layer '%s', part %s: more than 2^31 - 1 %s", name, part->role,
+                         part->cols > INT32_MAX ? "columns" : "rows");
     if (!part->vector && part->cols != layer->parts[0].cols)
         return weft_fail(error, WEFT_ERR_FILE,
                          "layer '%s', part %s: %" PRIu64 " columns below a part of %" PRIu64, name,
                          part->role, part->cols, layer->parts[0].cols);
     return WEFT_OK;
+}
+
+/* A rank may hold all of a layer, and counts its rows (of vectors the elements) in 32 bits. */
+static weft_status_t check_whole(const weft_layer_t *layer, const char *name, weft_error_t *error)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < layer->num_parts; i++)
+        sum += layer->parts[i].vector ? layer->parts[i].cols : layer->parts[i].rows;
+    return sum <= INT32_MAX
+               ? WEFT_OK
+               : weft_fail(error, WEFT_ERR_FILE,
+                           "layer '%s': its parts have %" PRIu64 " rows, at most 2^31 - 1 can be", name, sum);
 }
 
 /* The layer without its tensors; its name and the room for them are allocated. */
@@ -265,6 +285,7 @@ static weft_status_t begin_layer(builder_t *builder, const weft_recipe_row_t *ro
         place_in_tensor(builder, row, i, &layer->parts[i]);
         WEFT_TRY(check_part(layer, &layer->parts[i], name, error));
     }
+    WEFT_TRY(check_whole(layer, name, error));
     if (experts && !layer->num_experts)
         return weft_fail(error, WEFT_ERR_FILE, "layer '%s' has experts, the configuration none", name);
     /* Before the configuration's word sizes an allocation. */
@@ -288,12 +309,24 @@ static weft_status_t begin_layer(builder_t *builder, const weft_recipe_row_t *ro
     return WEFT_OK;
 }
 
+/* Layers are made of tensors, which no two share but where embeddings are tied. */
+static weft_status_t check_count(const builder_t *builder, weft_error_t *error)
+{
+    uint64_t most = builder->completed ? MAX_COMPLETED
+                                       : 2 * (uint64_t)weft_model_num_tensors(builder->model) + SPARE_LAYERS;
+    if (builder->layers.count < most)
+        return WEFT_OK;
+    return weft_fail(error, WEFT_ERR_FILE, "the recipe makes %zu layers of %" PRIu32 " tensors, and more",
+                     builder->layers.count, weft_model_num_tensors(builder->model));
+}
+
 static weft_status_t add_layer(builder_t *builder, place_t place, weft_error_t *error)
 {
     const weft_recipe_row_t *row = &builder->recipe->rows[place.row];
     if (!row_applies(builder, row, &place))
         return WEFT_OK;
     weft_layer_t made;
+    WEFT_TRY(check_count(builder, error));
     WEFT_TRY(begin_layer(builder, row, &place, &made, error));
     weft_layer_t *layer = &builder->layers.items[builder->layers.count - 1];
     uint32_t experts = layer->num_experts ? layer->num_experts : 1;
@@ -309,6 +342,17 @@ static bool row_repeats(const weft_recipe_row_t *row)
     return strstr(row->layer, "{L}") != NULL;
 }
 
+/* Where all rows are optional, or made for some blocks only, no tensor is missing however many blocks the
+ * configuration counts. */
+static weft_status_t check_blocks(const builder_t *builder, uint32_t block, weft_error_t *error)
+{
+    if (builder->completed || block < MAX_BLOCKS || block <= weft_model_num_tensors(builder->model))
+        return WEFT_OK;
+    return weft_fail(error, WEFT_ERR_MISSING_TENSOR,
+                     "the configuration has %" PRIu32 " blocks, the checkpoint only %" PRIu32 " tensors",
+                     builder->dims.num_blocks, weft_model_num_tensors(builder->model));
+}
+
 /* Rows in order; a run of rows that name {L} is gone through once for each block. */
 static weft_status_t add_layers(builder_t *builder, weft_error_t *error)
 {
@@ -318,11 +362,12 @@ static weft_status_t add_layers(builder_t *builder, weft_error_t *error)
         for (end = first + 1; end < recipe->num_rows && row_repeats(&recipe->rows[end]) == repeats;)
             end++;
         uint32_t times = repeats ? builder->dims.num_blocks : 1;
-        if (builder->completed && times > MAX_STACKED)
+        if (builder->completed && times > MAX_BLOCKS)
             return weft_fail(error, WEFT_ERR_FILE,
                              "the configuration has %" PRIu32 " blocks, expected at most %u", times,
-                             MAX_STACKED);
+                             MAX_BLOCKS);
         for (uint32_t block = 0; block < times; block++) {
+            WEFT_TRY(check_blocks(builder, block, error));
             for (uint32_t row = first; row < end; row++)
                 WEFT_TRY(add_layer(builder, (place_t){row, repeats ? (int32_t)block : -1, 0}, error));
         }

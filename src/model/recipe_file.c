@@ -13,6 +13,7 @@
 
 #define MAX_BYTES (1u << 20)
 #define MAX_KEY   64
+#define MAX_LIST  1024 /* layers, and patterns to ignore: each is tried with each block, or tensor */
 
 struct weft_recipe_file {
     weft_recipe_t recipe;
@@ -346,8 +347,8 @@ static weft_status_t read_ignore(const reader_t *r)
 {
     const cJSON *list = weft_json_get(r->file->root, "ignore"), *item;
     int count = cJSON_GetArraySize(list), at = 0;
-    if (list && !cJSON_IsArray(list))
-        return refuse_member(r, "ignore", list, "an array of name patterns");
+    if (list && (!cJSON_IsArray(list) || count > MAX_LIST))
+        return refuse_member(r, "ignore", list, "an array of at most 1024 name patterns");
     r->file->ignore = calloc((size_t)count + 1, sizeof *r->file->ignore);
     if (!r->file->ignore)
         return weft_fail(r->error, WEFT_ERR_NO_MEMORY, "no memory for a recipe");
@@ -364,8 +365,8 @@ static weft_status_t read_rows(reader_t *r)
 {
     const cJSON *list = weft_json_get(r->file->root, "layers"), *item;
     int count = cJSON_GetArraySize(list), at = 0;
-    if (!cJSON_IsArray(list) || count < 1)
-        return refuse_member(r, "layers", list, "an array of layers");
+    if (!cJSON_IsArray(list) || count < 1 || count > MAX_LIST)
+        return refuse_member(r, "layers", list, "an array of 1 to 1024 layers");
     r->file->rows = calloc((size_t)count, sizeof *r->file->rows);
     if (!r->file->rows)
         return weft_fail(r->error, WEFT_ERR_NO_MEMORY, "no memory for a recipe");

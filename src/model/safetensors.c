@@ -152,6 +152,7 @@ static weft_status_t read_metadata(weft_safetensors_t *file, const cJSON *entry,
         return weft_fail(error, WEFT_ERR_FILE, "'__metadata__' is %s, expected an object",
                          weft_json_kind(entry));
     file->has_metadata = true;
+    WEFT_TRY(weft_json_check_names(entry, error));
     const cJSON *item;
     cJSON_ArrayForEach(item, entry)
     {
@@ -268,7 +269,7 @@ static weft_status_t read_header(weft_safetensors_t *file, const uint8_t *bytes,
 
 static weft_status_t map_file(weft_safetensors_t *file, const char *path, weft_error_t *error)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would wait for who writes into it */
     if (fd < 0)
         return weft_fail(error, WEFT_ERR_IO, "%s", strerror(errno));
     weft_status_t status = WEFT_OK;

@@ -128,6 +128,33 @@ static weft_status_t prove(const weft_plan_t *plan, weft_error_t *error)
     return WEFT_OK;
 }
 
+static weft_status_t check_fragments(const weft_plan_t *plan, const weft_pattern_t *pattern,
+                                     weft_error_t *error)
+{
+    size_t element = weft_dtype_bytes(pattern->example->dtype);
+    for (uint32_t p = 0; p < pattern->num_parts; p++)
+        for (uint32_t i = 0; i < pattern->parts[p].num_fragments; i++) {
+            weft_rect_t rect = pattern->parts[p].fragments[i].rect;
+            if (weft_rect_area(rect) * element <= WEFT_MAX_BUCKET_BYTES)
+                continue;
+            return weft_fail(
+                error, WEFT_ERR_MISFIT,
+                "trainer %s to rollout %s: layer %s, part %s: %u rows of %u columns travel as one "
+                "message of %llu bytes, at most %u can; choose layouts that cut the columns",
+                plan->trainer->text, plan->rollout->text, pattern->example->name,
+                pattern->example->parts[p].role, rect.rows, rect.cols,
+                (unsigned long long)(weft_rect_area(rect) * element), WEFT_MAX_BUCKET_BYTES);
+        }
+    return WEFT_OK;
+}
+
+static weft_status_t check_messages(const weft_plan_t *plan, weft_error_t *error)
+{
+    for (uint32_t i = 0; i < plan->num_patterns; i++)
+        WEFT_TRY(check_fragments(plan, &plan->patterns[i], error));
+    return WEFT_OK;
+}
+
 static weft_status_t take_options(weft_plan_t *plan, const char *scheme, const weft_plan_options_t *options,
                                   weft_error_t *error)
 {
@@ -167,6 +194,8 @@ static weft_status_t build(weft_plan_t *plan, const char *scheme, const weft_pla
     if (plan->trainer->by_boxes)
         WEFT_TRY(weft_holdings_create(plan->model, plan->layers, plan->trainer, &plan->holdings, error));
     weft_status_t status = share_patterns(plan);
+    if (status == WEFT_OK)
+        status = check_messages(plan, error);
     if (status == WEFT_OK)
         status = prove(plan, error);
     if (status == WEFT_OK)

@@ -5,6 +5,9 @@
 #include "src/plan/pattern.h"
 #include "src/plan/scheme_map.h"
 
+/* The largest bucket: transports send at most 2^31 - 1 bytes at once, and a fragment begins at a multiple of 256. */
+#define WEFT_MAX_BUCKET_BYTES 2147483392u
+
 /* A place in the global order of units: layer, then expert (as a rank counts its own), then part, then unit.
  */
 typedef struct weft_cursor {

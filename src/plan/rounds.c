@@ -122,9 +122,9 @@ weft_status_t weft_plan_make_rounds(weft_plan_t *plan, weft_error_t *error)
 {
     uint64_t data = 0, amax = 0;
     WEFT_TRY(share_budget(plan, &data, &amax, error));
-    if (plan->options.max_bucket_bytes == 0 || plan->options.max_bucket_bytes > data + amax)
-        plan->options.max_bucket_bytes =
-            (uint32_t)(data + amax < UINT32_MAX / 2 ? data + amax : UINT32_MAX / 2);
+    uint64_t most = data + amax < WEFT_MAX_BUCKET_BYTES ? data + amax : WEFT_MAX_BUCKET_BYTES;
+    if (plan->options.max_bucket_bytes == 0 || plan->options.max_bucket_bytes > most)
+        plan->options.max_bucket_bytes = (uint32_t)most;
     round_array_t rounds = {0};
     weft_status_t status = cut(plan, data, amax, &rounds);
     bool lead = status == WEFT_OK && rounds.count && wants_amax(plan, &rounds.items[0]);

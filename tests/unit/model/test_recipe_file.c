@@ -187,6 +187,9 @@ static void test_what_does_not_fit_the_model(void **state)
                      WEFT_ERR_FILE, "for model_type 'other', the model's is 'mine'");
     expect_no_layers(RECIPE(LAYER("", PART("rows", MATRIX) "," PART("rows", "\"shape\":[\"hidden\",\"4\"]"))),
                      make_model(0, 3, 8), WEFT_ERR_FILE, "4 columns below a part of 8");
+    /* No row misses a tensor, and still blocks are not counted to the end. */
+    expect_no_layers("{\"model_type\":\"mine\",\"blocks\":\"2147483647\",\"layers\":[" LAYER(",\"optional\":true", PART("rows", MATRIX)) "]}",
+                     make_model(0, 1, 8), WEFT_ERR_MISSING_TENSOR, "2147483647 blocks, the checkpoint only 1 tensors");
 }
 
 static void test_the_example_is_good(void **state)
