@@ -66,10 +66,26 @@ static bool awaits_outcome(const weft_peer_view_t *view)
            view->state == WEFT_TRAINER_DRAINED || view->state == WEFT_TRAINER_BROKEN;
 }
 
+/* Its version is over for all others: an earlier coordinator thought this trainer dead, and it came back. Nobody will
+ * post its rounds. */
+static bool is_left_behind(const weft_peer_view_t *view)
+{
+    bool in_transfer = view->state == WEFT_TRAINER_SENDING || view->state == WEFT_TRAINER_REFUSED ||
+                       view->state == WEFT_TRAINER_STOPPING || view->state == WEFT_TRAINER_DRAINING;
+    return in_transfer && !WEFT_BROKEN(LEAVE_BEHIND);
+}
+
+static weft_message_type_t for_old_version(const weft_peer_view_t *view)
+{
+    if (awaits_outcome(view))
+        return WEFT_MESSAGE_OUTCOME;
+    return is_left_behind(view) ? WEFT_MESSAGE_ABORT_TRANSFER : NOTHING;
+}
+
 static weft_message_type_t for_trainer(const weft_coordinator_t *c, const weft_peer_view_t *view)
 {
     if (view->version != 0 && view->version <= c->done)
-        return awaits_outcome(view) ? WEFT_MESSAGE_OUTCOME : NOTHING;
+        return for_old_version(view);
     if (view->version == 0 || view->version != c->version || c->content.load)
         return NOTHING; /* published with the number that is being loaded: hears of it afterwards */
     switch (c->state) {
@@ -185,6 +201,8 @@ static void fill_outcome(const weft_coordinator_t *c, bool loads, const weft_pee
 
 static void fill(const weft_coordinator_t *c, const weft_peer_view_t *view, weft_message_t *out)
 {
+    if (out->type == WEFT_MESSAGE_ABORT_TRANSFER && out->role == WEFT_ROLE_TRAINER)
+        out->version = view->version;
     if (out->type == WEFT_MESSAGE_OUTCOME)
         fill_outcome(c, out->role == WEFT_ROLE_RANK, view, out);
     if (out->type == WEFT_MESSAGE_AUTHORIZE) {

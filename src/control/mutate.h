@@ -18,7 +18,8 @@
     X(IGNORE_BASE, "ignore-base")                   /* a subset goes over whatever serves */                 \
     X(SUPERSEDE_UNASKED, "supersede-unasked")       /* a stop for a later version does not ask for rounds */ \
     X(LOAD_UNASKED, "load-unasked")                 /* a load begins when one rank asks for it */            \
-    X(LOAD_OUTCOME, "load-outcome")                 /* trainers hear of a load as if it were theirs */
+    X(LOAD_OUTCOME, "load-outcome")                 /* trainers hear of a load as if it were theirs */          \
+    X(LEAVE_BEHIND, "leave-behind")                 /* a trainer may send for ever what is over for all others */
 
 #ifdef WEFT_SIM
 typedef enum weft_mutation {

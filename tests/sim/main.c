@@ -7,9 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/base/clock.h"
 #include "tests/sim/sim.h"
 
 extern weft_mutation_t weft_mutation;
+
+#define TRACE_LINES 150 /* of the end of a schedule that failed */
 
 typedef struct arguments {
     sim_options_t options;
@@ -45,7 +48,7 @@ static bool parse(int argc, char **argv, arguments_t *a)
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(argv[i], "--verbose") == 0) {
-            a->options.verbose = true;
+            a->options.trace = stdout;
             continue;
         }
         if (value == NULL)
@@ -77,14 +80,35 @@ static unsigned print_coverage(const sim_coverage_t *coverage)
     return zeros;
 }
 
+/* Run the schedule again and print the end of its trace. */
+static void print_trace(const arguments_t *a)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    sim_options_t options = a->options;
+    sim_coverage_t coverage = {0};
+    options.trace = open_memstream(&text, &bytes);
+    if (options.trace == NULL)
+        return;
+    sim_run(&options, &coverage);
+    fclose(options.trace);
+    const char *start = text + bytes;
+    for (unsigned lines = 0; start > text && (start[-1] != '\n' || lines++ <= TRACE_LINES); start--)
+        ;
+    printf("%s%s", start > text ? "   ...\n" : "", start);
+    free(text);
+}
+
 static int report_failure(const arguments_t *a, uint64_t runs, const char *failure)
 {
+    if (a->mutation == NULL && a->options.trace == NULL)
+        print_trace(a);
     printf("seed %" PRIu64 ": %s\n", a->options.seed, failure);
     if (a->mutation != NULL) {
         printf("mutation %s was noticed after %" PRIu64 " schedules\n", a->mutation, runs);
         return 0;
     }
-    printf("replay with: sim --seed %" PRIu64 " --verbose\n", a->options.seed);
+    printf("replay the whole with: sim --seed %" PRIu64 " --verbose\n", a->options.seed);
     return 1;
 }
 
@@ -96,12 +120,15 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: sim [--seed S] [--count N] [--verbose] [--faults a,b] [--mutate NAME]\n");
         return 2;
     }
+    uint64_t started_us = weft_now_us();
     for (uint64_t i = 0; i < a.count; i++, a.options.seed++) {
         const char *failure = sim_run(&a.options, &coverage);
         if (failure != NULL)
             return report_failure(&a, i + 1, failure);
     }
-    printf("%" PRIu64 " schedules, no violation\n", a.count);
+    double seconds = (double)(weft_now_us() - started_us) / 1e6;
+    printf("%" PRIu64 " schedules, no violation; %.1f s, %.0f schedules a second\n", a.count, seconds,
+           (double)a.count / seconds);
     unsigned zeros = print_coverage(&coverage);
     if (a.mutation != NULL) {
         printf("mutation %s was not noticed\n", a.mutation);

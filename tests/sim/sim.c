@@ -47,10 +47,8 @@ static void put_on_wire(sim_world_t *w, const weft_message_t *message, uint64_t 
 {
     uint16_t body = sim_take_body(w);
     w->body[body].message = *message;
-    sim_push(w, (sim_entry_t){.at_us = w->now_us + delay_us,
-                              .kind = SIM_MESSAGE,
-                              .node = message->role == WEFT_ROLE_COORDINATOR ? SIM_COORDINATOR : message->to,
-                              .body = body});
+    uint32_t node = message->role == WEFT_ROLE_COORDINATOR ? SIM_COORDINATOR : message->to;
+    sim_push(w, w->now_us + delay_us, (sim_entry_t){.kind = SIM_MESSAGE, .node = node, .body = body});
 }
 
 static void count_message(sim_world_t *w, const weft_message_t *m)
@@ -189,7 +187,7 @@ static void carry_out(void *user, const weft_action_t *action)
 void sim_give(sim_world_t *w, uint32_t n, weft_role_t role, const weft_event_t *event)
 {
     actor_t actor = {w, n};
-    weft_sink_t sink = {carry_out, &actor, w->options.verbose ? WEFT_LOG_DEBUG : WEFT_LOG_ERROR};
+    weft_sink_t sink = {carry_out, &actor, w->options.trace != NULL ? WEFT_LOG_DEBUG : WEFT_LOG_ERROR};
     sim_node_t *node = &w->node[n];
     if (role == WEFT_ROLE_COORDINATOR)
         weft_coordinator_handle(w->coordinator, event, &sink);
@@ -318,9 +316,7 @@ static bool is_put_off(sim_world_t *w, const sim_entry_t *entry)
     sim_node_t *node = &w->node[entry->node];
     if (node->stalled_until_us <= w->now_us)
         return false;
-    sim_entry_t later = *entry;
-    later.at_us = node->stalled_until_us;
-    sim_push(w, later);
+    sim_push(w, node->stalled_until_us, *entry);
     return true;
 }
 
@@ -534,9 +530,9 @@ static bool inspect(sim_world_t *w, uint64_t found_before)
 static bool step_time(sim_world_t *w)
 {
     sim_entry_t entry;
-    if (!sim_pop(w, &entry) || entry.at_us > END_US)
+    if (!sim_pop(w, &entry) || sim_time_of(&entry) > END_US)
         return false;
-    w->now_us = entry.at_us;
+    w->now_us = sim_time_of(&entry);
     if (entry.kind == SIM_INSPECT)
         return !inspect(w, entry.argument);
     if (entry.kind == SIM_TRAFFIC)

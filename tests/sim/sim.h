@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "src/control/coordinator.h"
 #include "src/control/leader_machine.h"
@@ -87,7 +88,7 @@ typedef struct sim_coverage {
 typedef struct sim_options {
     uint64_t seed;
     unsigned faults;
-    bool verbose;
+    FILE *trace; /* every event is written to it; NULL: none */
 } sim_options_t;
 
 /* Run one schedule. **Returns** NULL when every property held, else what was violated (static storage). */

@@ -59,13 +59,26 @@ void sim_move_step(sim_world_t *w, uint32_t n)
 {
     sim_node_t *node = &w->node[n];
     sim_replica_t *replica = &w->replica[sim_replica_of(w, n)];
+    bool asked = node->step < replica->target || node->step < replica->highest_step;
+    node->rests = !node->step_open && !asked;
+    if (node->rests)
+        return;
     if (node->swapping)
         ;
     else if (node->step_open)
         end_step(w, n);
-    else if (node->step < replica->target || node->step < replica->highest_step)
+    else
         begin_step(w, n);
     sim_schedule(w, next_move_us(w), SIM_STEP, n, 0);
+}
+
+static void wake(sim_world_t *w, uint32_t replica)
+{
+    for (uint32_t n = sim_first_of(w, replica); n < sim_first_of(w, replica) + w->tp; n++) {
+        if (w->node[n].rests)
+            sim_schedule(w, next_move_us(w), SIM_STEP, n, 0);
+        w->node[n].rests = false;
+    }
 }
 
 void sim_try_swap(sim_world_t *w, uint32_t n, bool by_step)
@@ -110,6 +123,7 @@ void sim_add_traffic(sim_world_t *w, uint32_t replica)
     r->target += sim_random(w, 12);
     if (r->target < r->highest_step)
         r->target = r->highest_step;
+    wake(w, replica);
     if (w->now_us < w->traffic_until_us)
         sim_schedule(w, 50 * SIM_MS + sim_random(w, 600 * SIM_MS), SIM_TRAFFIC, replica, 0);
 }

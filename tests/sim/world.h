@@ -32,15 +32,14 @@ typedef struct sim_injection {
 } sim_injection_t;
 
 typedef struct sim_entry {
-    uint64_t at_us;
-    uint64_t order; /* ties are broken by age */
+    uint64_t key; /* when, in microseconds, above SIM_ORDER_BITS of age, which break ties */
     uint64_t argument;
     uint32_t node;
     uint16_t kind;
     uint16_t body; /* index into bodies, for MESSAGE and INJECT */
 } sim_entry_t;
 
-enum { SIM_MAX_QUEUE = 16384, SIM_MAX_BODIES = 8192, SIM_NO_BODY = 0xffff };
+enum { SIM_MAX_QUEUE = 16384, SIM_MAX_BODIES = 8192, SIM_NO_BODY = 0xffff, SIM_ORDER_BITS = 24 };
 
 typedef union sim_body {
     weft_message_t message;
@@ -67,6 +66,7 @@ typedef struct sim_node {
     weft_guard_t guard;
     /* the step thread */
     bool step_open, swapping, swap_fails, fence_told;
+    bool rests; /* the step thread has nothing to do until its replica gets requests */
     uint64_t step, step_version, swap_version, swap_at;
     uint64_t staged[SIM_MAX_VERSIONS + 1]; /* digest staged for each version index; 0: none */
     bool discarded[SIM_MAX_VERSIONS + 1];
@@ -134,7 +134,7 @@ bool sim_chance(sim_world_t *w, uint32_t percent);
 void sim_schedule(sim_world_t *w, uint64_t delay_us, sim_kind_t kind, uint32_t node, uint64_t argument);
 uint16_t sim_take_body(sim_world_t *w);
 void sim_return_body(sim_world_t *w, uint16_t body);
-void sim_push(sim_world_t *w, sim_entry_t entry);
+void sim_push(sim_world_t *w, uint64_t at_us, sim_entry_t entry);
 bool sim_pop(sim_world_t *w, sim_entry_t *entry);
 void sim_inject(sim_world_t *w, uint32_t node, uint64_t delay_us, sim_injection_t injection);
 void sim_fail(sim_world_t *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -153,6 +153,11 @@ static inline uint32_t sim_replica_of(const sim_world_t *w, uint32_t node)
 static inline uint32_t sim_first_of(const sim_world_t *w, uint32_t replica)
 {
     return w->trainers + replica * w->tp;
+}
+
+static inline uint64_t sim_time_of(const sim_entry_t *entry)
+{
+    return entry->key >> SIM_ORDER_BITS;
 }
 
 /* Index of a version in this schedule; 0 for one it does not know. */
