@@ -1,5 +1,5 @@
 /* The parts of the coordinator, for each other only: coordinator.c takes reports in and finds out who is
- * dead, _view.c reads them, _version.c and _replica.c decide, _recover.c does so after a restart, _send.c
+ * dead, _view.c reads them, _begin.c, _version.c and _replica.c decide, _recover.c does so after a restart, _send.c
  * tells each rank what it lacks. */
 #ifndef WEFT_CONTROL_COORDINATOR_INTERNAL_H
 #define WEFT_CONTROL_COORDINATOR_INTERNAL_H
@@ -67,7 +67,22 @@ uint32_t weft_coordinator_count_replicas(const weft_coordinator_t *c, weft_repli
  * are asked. */
 void weft_coordinator_note_digests(weft_coordinator_t *c, bool (*wanted)(weft_replica_state_t state));
 
+/* coordinator_begin.c */
+#define WEFT_SUPERSEDED_TEXT "a later version was published to take its place"
+
+/* True when a trainer wants `version` stopped for a later one. */
+bool weft_coordinator_is_superseded(const weft_coordinator_t *c, uint64_t version);
+
+/* Begin what comes first, wait for what it lacks, or refuse it. */
+void weft_coordinator_try_begin(weft_coordinator_t *c, const weft_sink_t *sink);
+
 /* coordinator_version.c */
+void weft_coordinator_record_outcome(weft_coordinator_t *c, uint64_t version, bool load, weft_outcome_t outcome,
+                                     weft_status_t status, const char *text, const weft_sink_t *sink);
+
+/* No further version can be sent in this session; the first reason is kept. */
+void weft_coordinator_mark_broken(weft_coordinator_t *c, const char *text);
+
 void weft_coordinator_begin_stop(weft_coordinator_t *c, const weft_sink_t *sink);
 
 /* The drain cannot complete without the dead: transports are aborted, and with them the session's. */
