@@ -7,14 +7,6 @@
 
 #include "src/control/mutate.h"
 
-static bool replicas_are_idle(const weft_coordinator_t *c)
-{
-    for (uint32_t p = c->config.topology.trainers; p < c->ranks; p++)
-        if (weft_replica_of(c, p) != WEFT_REPLICA_LOST && c->peer[p].state != WEFT_RANK_IDLE)
-            return false;
-    return true;
-}
-
 /* The versions at the head of the trainers' queues, or those that ranks ask to load. */
 typedef struct heads {
     uint64_t lowest, highest;
@@ -100,12 +92,14 @@ static void begin(weft_coordinator_t *c, uint64_t version, weft_content_t conten
 
 static bool has_published(const weft_coordinator_t *c, uint32_t p)
 {
-    return c->peer[p].state == WEFT_TRAINER_PUBLISHED && c->peer[p].version == c->waiting_version;
+    return c->peer[p].state == WEFT_TRAINER_PUBLISHED && c->peer[p].version == c->waiting_version &&
+           weft_peer_is_in_epoch(c, p);
 }
 
 static bool rank_is_idle(const weft_coordinator_t *c, uint32_t p)
 {
-    return weft_replica_of(c, p) == WEFT_REPLICA_LOST || c->peer[p].state == WEFT_RANK_IDLE;
+    bool idle = c->peer[p].state == WEFT_RANK_IDLE && weft_peer_is_in_epoch(c, p);
+    return weft_replica_of(c, p) == WEFT_REPLICA_LOST || idle;
 }
 
 static bool is_idle(const weft_coordinator_t *c, uint32_t p)
@@ -150,14 +144,6 @@ static void wait_for_rest(weft_coordinator_t *c, const heads_t *heads, const wef
                                   heads->load ? any_rank : any_peer,
                                   heads->load ? is_idle_and_asks : is_idle);
     refuse(c, heads, c->reason, c->reason_text, sink);
-}
-
-static bool any_replica_left(const weft_coordinator_t *c)
-{
-    for (uint32_t r = 0; r < c->config.topology.replicas; r++)
-        if (c->replica[r] != WEFT_REPLICA_LOST)
-            return true;
-    return false;
 }
 
 /* ---- why a version that all have published is not begun ---- */
@@ -214,10 +200,15 @@ bool weft_coordinator_is_superseded(const weft_coordinator_t *c, uint64_t versio
     return false;
 }
 
+static bool is_ready(const weft_coordinator_t *c)
+{
+    return weft_coordinator_replicas_are_idle(c) && weft_coordinator_all_in_epoch(c);
+}
+
 static void begin_published(weft_coordinator_t *c, const heads_t *heads, const weft_sink_t *sink)
 {
     char text[WEFT_MESSAGE_TEXT_BYTES];
-    if (c->broken) {
+    if (c->broken && !weft_coordinator_mend(c, sink)) {
         snprintf(text, sizeof text, "the session must be rebuilt: %.160s", c->broken_text);
         refuse(c, heads, WEFT_ERR_PEER_LOST, text, sink);
     } else if (heads->highest != heads->lowest) {
@@ -226,7 +217,7 @@ static void begin_published(weft_coordinator_t *c, const heads_t *heads, const w
         refuse(c, heads, WEFT_ERR_VERSION_ORDER, text, sink);
     } else if (weft_coordinator_is_superseded(c, heads->lowest)) {
         refuse(c, heads, WEFT_ERR_SUPERSEDED, WEFT_SUPERSEDED_TEXT, sink);
-    } else if (heads->count < heads->live || !replicas_are_idle(c)) {
+    } else if (heads->count < heads->live || !is_ready(c)) {
         wait_for_rest(c, heads, sink);
     } else if (!differs_in_content(c, heads, sink) && !has_no_base(c, heads, sink)) {
         begin(c, heads->lowest, c->peer[first_living_trainer(c)].content, sink);
@@ -241,7 +232,7 @@ static void begin_load(weft_coordinator_t *c, const heads_t *heads, const weft_s
         snprintf(text, sizeof text, "rank %u loads version %llu and left %llu out", heads->skipped_by,
                  (unsigned long long)heads->highest, (unsigned long long)heads->lowest);
         refuse(c, heads, WEFT_ERR_VERSION_ORDER, text, sink);
-    } else if ((heads->count < heads->live && !WEFT_BROKEN(LOAD_UNASKED)) || !replicas_are_idle(c)) {
+    } else if ((heads->count < heads->live && !WEFT_BROKEN(LOAD_UNASKED)) || !is_ready(c)) {
         wait_for_rest(c, heads, sink);
     } else {
         begin(c, heads->lowest, (weft_content_t){.load = 1}, sink);
@@ -251,7 +242,7 @@ static void begin_load(weft_coordinator_t *c, const heads_t *heads, const weft_s
 void weft_coordinator_try_begin(weft_coordinator_t *c, const weft_sink_t *sink)
 {
     heads_t heads = first_heads(c);
-    if (!any_replica_left(c))
+    if (!weft_coordinator_any_replica_left(c))
         weft_coordinator_mark_broken(c, "no replica is left");
     if (heads.count == 0)
         c->waiting_version = 0;

@@ -21,7 +21,9 @@ static weft_message_t message_to(const weft_coordinator_t *c, uint32_t peer, wef
         .role = weft_is_trainer(c, peer) ? WEFT_ROLE_TRAINER : WEFT_ROLE_RANK,
         .from = c->rank,
         .to = peer,
-        .epoch = c->config.epoch,
+        .flags = c->peer[peer].joins ? WEFT_FLAG_JOINS : 0,
+        .epoch = c->epoch,
+        .incarnation = c->peer[peer].incarnation,
         .term = c->term,
         .version = c->version,
         .newest = c->newest,
@@ -154,6 +156,8 @@ static weft_message_type_t for_rank(const weft_coordinator_t *c, uint32_t peer, 
 static weft_message_type_t lacks(const weft_coordinator_t *c, uint32_t peer)
 {
     const weft_peer_view_t *view = &c->peer[peer];
+    if (view->joins)
+        return view->term != c->term ? WEFT_MESSAGE_WELCOME : NOTHING;
     if (view->dead) {
         bool fenced =
             weft_is_trainer(c, peer) ? view->state == WEFT_TRAINER_FENCED : view->state == WEFT_RANK_FENCED;
@@ -163,6 +167,8 @@ static weft_message_type_t lacks(const weft_coordinator_t *c, uint32_t peer)
         return WEFT_MESSAGE_WELCOME;
     if (c->state == WEFT_COORDINATOR_RECOVERING)
         return NOTHING;
+    if (!weft_peer_is_in_epoch(c, peer))
+        return WEFT_MESSAGE_WELCOME;
     if (weft_is_trainer(c, peer))
         return for_trainer(c, view);
     weft_message_type_t type = for_rank(c, peer, view);
@@ -199,6 +205,17 @@ static void fill_outcome(const weft_coordinator_t *c, bool loads, const weft_pee
     }
 }
 
+static const char *why_fenced(const weft_coordinator_t *c, uint32_t p)
+{
+    if (c->peer[p].dead)
+        return "this rank was declared dead; its session must be rebuilt";
+    uint32_t replica = weft_topology_replica(&c->config.topology, p);
+    for (uint32_t other = weft_replica_begin(c, replica); other < weft_replica_end(c, replica); other++)
+        if ((c->peer[other].flags & WEFT_FLAG_LEAVES) != 0)
+            return "its replica has left, as it asked";
+    return "another rank of the replica is dead; the session must be rebuilt";
+}
+
 static void fill(const weft_coordinator_t *c, const weft_peer_view_t *view, weft_message_t *out)
 {
     if (out->type == WEFT_MESSAGE_ABORT_TRANSFER && out->role == WEFT_ROLE_TRAINER)
@@ -207,13 +224,11 @@ static void fill(const weft_coordinator_t *c, const weft_peer_view_t *view, weft
         fill_outcome(c, out->role == WEFT_ROLE_RANK, view, out);
     if (out->type == WEFT_MESSAGE_AUTHORIZE) {
         out->role = WEFT_ROLE_LEADER;
-        out->flags = c->recovered && !WEFT_BROKEN(NO_RECOVER) ? WEFT_FLAG_RECOVER : 0;
+        out->flags |= c->recovered && !WEFT_BROKEN(NO_RECOVER) ? WEFT_FLAG_RECOVER : 0;
     }
     if (out->type == WEFT_MESSAGE_FENCE) {
         out->status = WEFT_ERR_PEER_LOST;
-        weft_copy_text(out->text, view->dead
-                                      ? "this rank was declared dead; its session must be rebuilt"
-                                      : "another rank of the replica is dead; the session must be rebuilt");
+        weft_copy_text(out->text, why_fenced(c, out->to));
     }
 }
 

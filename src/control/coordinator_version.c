@@ -48,7 +48,7 @@ static bool transfer_is_open(const weft_coordinator_t *c)
 {
     for (uint32_t p = 0; p < c->ranks; p++)
         if (weft_peer_takes_part(c, p) && !weft_peer_is_through(c, p))
-            return true;
+            return true; /* the dead too, unless they were through */
     return false;
 }
 
@@ -201,6 +201,7 @@ static void in_idle(weft_coordinator_t *c, const weft_sink_t *sink)
     if (outcome_is_awaited(c))
         return;
     note_versions(c);
+    weft_coordinator_renew_members(c, sink);
     weft_coordinator_try_begin(c, sink);
 }
 
@@ -291,7 +292,8 @@ static void find_broken(weft_coordinator_t *c, const weft_sink_t *sink)
 {
     for (uint32_t p = 0; p < c->ranks; p++) {
         const weft_peer_view_t *view = &c->peer[p];
-        if (view->dead || (view->flags & WEFT_FLAG_BROKEN) == 0 || !weft_peer_takes_part(c, p))
+        bool told_now = !view->dead && view->epoch == c->epoch; /* what broke in an earlier epoch is replaced */
+        if (!told_now || (view->flags & WEFT_FLAG_BROKEN) == 0 || !weft_peer_takes_part(c, p))
             continue;
         if (in_flight(c) && !c->content.load) {
             weft_coordinator_note_peer(c, p, view->status == WEFT_OK ? WEFT_ERR_TRANSPORT : view->status,

@@ -19,7 +19,10 @@
     X(SUPERSEDE_UNASKED, "supersede-unasked")       /* a stop for a later version does not ask for rounds */ \
     X(LOAD_UNASKED, "load-unasked")                 /* a load begins when one rank asks for it */            \
     X(LOAD_OUTCOME, "load-outcome")                 /* trainers hear of a load as if it were theirs */          \
-    X(LEAVE_BEHIND, "leave-behind")                 /* a trainer may send for ever what is over for all others */
+    X(LEAVE_BEHIND, "leave-behind")                 /* a trainer may send for ever what is over for all others */ \
+    X(IGNORE_LIFE, "ignore-life")                   /* a rank obeys what was meant for the life before */    \
+    X(OLD_VIEWS, "old-views")                       /* a leader counts what ranks said in an earlier epoch */ \
+    X(ADMIT_HALF, "admit-half")                     /* a replica is admitted when its first rank waits */
 
 #ifdef WEFT_SIM
 typedef enum weft_mutation {

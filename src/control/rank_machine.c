@@ -73,6 +73,8 @@ void weft_rank_machine_init(machine_t *m, const weft_control_config_t *config, u
     m->rank = rank;
     m->guard = guard;
     m->coordinator = config->coordinator;
+    m->joins = config->incarnation > 1;
+    m->epoch = m->joins ? 0 : config->epoch;
     m->report_due = true;
 }
 
@@ -111,9 +113,11 @@ static weft_message_t whole_state(machine_t *m)
         .type = WEFT_MESSAGE_RANK_STATE,
         .state = (uint8_t)m->state,
         .flags = m->reported_flags | (m->broken ? WEFT_FLAG_BROKEN : 0) |
-                 (m->stop_known ? WEFT_FLAG_STOP_AT : 0) | (m->posted_known ? WEFT_FLAG_POSTED : 0),
+                 (m->stop_known ? WEFT_FLAG_STOP_AT : 0) | (m->posted_known ? WEFT_FLAG_POSTED : 0) |
+                 (m->joins ? WEFT_FLAG_JOINS : 0) | (m->leaves ? WEFT_FLAG_LEAVES : 0),
         .from = m->rank,
-        .epoch = m->config.epoch,
+        .epoch = m->epoch,
+        .incarnation = m->config.incarnation,
         .status = m->status,
         .term = m->term,
         .version = m->version,
@@ -407,10 +411,30 @@ static void hear_of_newest(machine_t *m, uint64_t version, const weft_sink_t *si
     weft_emit(sink, WEFT_ACTION_NOTE_NEWEST, version);
 }
 
-/* True when the message is from the coordinator of the newest term known. */
+/* Membership has changed: transports are opened anew, so those that broke count no more. */
+static void hear_of_epoch(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
+{
+    if (m->state != WEFT_RANK_IDLE || !weft_admits(in, m->epoch, m->joins))
+        return;
+    m->epoch = in->epoch;
+    m->joins = m->broken = false;
+    m->report_due = true;
+    weft_emit_epoch(sink, m->epoch);
+}
+
+/* True for what may be said across epochs. */
+static bool is_of_membership(uint8_t type)
+{
+    return type == WEFT_MESSAGE_WELCOME || type == WEFT_MESSAGE_FENCE;
+}
+
+/* True when the message is from the coordinator of the newest term known, for this life and epoch. */
 static bool accept_coordinator(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
-    if (in->term < m->term)
+    if (in->term < m->term || (!weft_is_for_life(in, m->config.incarnation) && !WEFT_BROKEN(IGNORE_LIFE)))
+        return false;
+    hear_of_epoch(m, in, sink);
+    if (in->epoch != m->epoch && !is_of_membership(in->type))
         return false;
     hear_of_newest(m, in->newest, sink);
     m->report_due |= in->term > m->term;
@@ -460,11 +484,11 @@ static bool from_leader(uint8_t type)
 
 static void on_message(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
-    if (in->epoch != m->config.epoch || in->to != m->rank || in->role != WEFT_ROLE_RANK)
+    if (in->to != m->rank || in->role != WEFT_ROLE_RANK)
         return;
-    if (from_leader(in->type))
+    if (from_leader(in->type) && in->epoch == m->epoch)
         weft_rank_on_leader(m, in, sink);
-    else
+    else if (!from_leader(in->type))
         on_coordinator_message(m, in, sink);
 }
 
@@ -501,6 +525,9 @@ void weft_rank_machine_handle(machine_t *m, const weft_event_t *event, const wef
         break;
     case WEFT_EVENT_LOAD:
         on_load(m, event, sink);
+        break;
+    case WEFT_EVENT_LEAVE:
+        m->leaves = m->report_due = true;
         break;
     default:
         on_data_path(m, event, sink);

@@ -164,6 +164,8 @@ static void carry_out(void *user, const weft_action_t *action)
     case WEFT_ACTION_FENCE:
         fenced(w, n, action);
         break;
+    case WEFT_ACTION_ENTER_EPOCH:
+        break;
     case WEFT_ACTION_STORE_TERM:
         w->stored_term = w->storage ? action->term : 0;
         break;
