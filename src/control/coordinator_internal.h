@@ -73,6 +73,12 @@ void weft_coordinator_renew_members(weft_coordinator_t *c, const weft_sink_t *si
 /* Open a new epoch when that makes a broken session whole. **Returns** whether it is, or will be once all are idle. */
 bool weft_coordinator_mend(weft_coordinator_t *c, const weft_sink_t *sink);
 
+/* True for one that is outside, or that hears of its admission when all who are in have heard of the epoch. */
+bool weft_peer_waits(const weft_coordinator_t *c, uint32_t peer);
+
+/* True when a rank of the replica of `peer` wants it to leave. */
+bool weft_peer_leaves(const weft_coordinator_t *c, uint32_t peer);
+
 /* True when `peer` takes part and has heard of the epoch. */
 bool weft_peer_is_in_epoch(const weft_coordinator_t *c, uint32_t peer);
 bool weft_coordinator_all_in_epoch(const weft_coordinator_t *c);

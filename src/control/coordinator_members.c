@@ -30,14 +30,43 @@ bool weft_peer_is_in_epoch(const weft_coordinator_t *c, uint32_t p)
     return view->epoch == c->epoch && (view->flags & WEFT_FLAG_JOINS) == 0;
 }
 
+bool weft_peer_leaves(const weft_coordinator_t *c, uint32_t p)
+{
+    if (weft_is_trainer(c, p))
+        return false;
+    uint32_t replica = weft_topology_replica(&c->config.topology, p);
+    for (uint32_t other = weft_replica_begin(c, replica); other < weft_replica_end(c, replica); other++)
+        if ((c->peer[other].flags & WEFT_FLAG_LEAVES) != 0 && c->peer[other].incarnation == c->peer[p].incarnation)
+            return true;
+    return false;
+}
+
+static bool is_out(const weft_coordinator_t *c, uint32_t p)
+{
+    return c->peer[p].dead || (!weft_is_trainer(c, p) && weft_replica_of(c, p) == WEFT_REPLICA_LOST);
+}
+
 bool weft_coordinator_all_in_epoch(const weft_coordinator_t *c)
 {
-    for (uint32_t p = 0; p < c->ranks; p++) {
-        bool out = c->peer[p].dead || (!weft_is_trainer(c, p) && weft_replica_of(c, p) == WEFT_REPLICA_LOST);
-        if (!out && !weft_peer_is_in_epoch(c, p))
+    for (uint32_t p = 0; p < c->ranks; p++)
+        if (!is_out(c, p) && !weft_peer_is_in_epoch(c, p))
             return false;
-    }
     return true;
+}
+
+/* Those who are in hear first: whoever of them is left can tell a new coordinator which number is taken. */
+static bool members_know_epoch(const weft_coordinator_t *c)
+{
+    for (uint32_t p = 0; p < c->ranks; p++)
+        if (!is_out(c, p) && (c->peer[p].flags & WEFT_FLAG_JOINS) == 0 && c->peer[p].epoch != c->epoch)
+            return WEFT_BROKEN(EPOCH_AT_ONCE);
+    return true;
+}
+
+bool weft_peer_waits(const weft_coordinator_t *c, uint32_t p)
+{
+    bool told = (c->peer[p].flags & WEFT_FLAG_JOINS) == 0;
+    return c->peer[p].joins || (!told && !members_know_epoch(c));
 }
 
 /* ---- lives ---- */
@@ -98,10 +127,11 @@ static bool waits(const weft_coordinator_t *c, uint32_t p)
 
 static bool replica_waits(const weft_coordinator_t *c, uint32_t r)
 {
-    for (uint32_t p = weft_replica_begin(c, r); p < weft_replica_end(c, r); p++)
-        if (!waits(c, p) && !WEFT_BROKEN(ADMIT_HALF))
+    uint32_t first = weft_replica_begin(c, r);
+    for (uint32_t p = first; p < weft_replica_end(c, r) && !WEFT_BROKEN(ADMIT_HALF); p++)
+        if (!waits(c, p) || (c->peer[p].incarnation != c->peer[first].incarnation && !WEFT_BROKEN(MIX_LIVES)))
             return false;
-    return c->replica[r] == WEFT_REPLICA_LOST && waits(c, weft_replica_begin(c, r));
+    return c->replica[r] == WEFT_REPLICA_LOST && waits(c, first) && !weft_peer_leaves(c, first);
 }
 
 static void admit(weft_coordinator_t *c, uint32_t p, const weft_sink_t *sink)
@@ -113,7 +143,8 @@ static void admit(weft_coordinator_t *c, uint32_t p, const weft_sink_t *sink)
                   (unsigned long long)peer->incarnation);
 }
 
-/* A replica is admitted when all its ranks wait; the engine begins anew with all of them or not at all. */
+/* A replica is admitted when all its ranks wait, in the same life: the engine begins anew with all of them or not at
+ * all. */
 static bool admit_waiting(weft_coordinator_t *c, const weft_sink_t *sink)
 {
     bool any = false;
@@ -137,7 +168,7 @@ static bool admit_waiting(weft_coordinator_t *c, const weft_sink_t *sink)
 static void let_leave(weft_coordinator_t *c, const weft_sink_t *sink)
 {
     for (uint32_t p = c->config.topology.trainers; p < c->ranks; p++) {
-        if ((c->peer[p].flags & WEFT_FLAG_LEAVES) == 0 || weft_replica_of(c, p) == WEFT_REPLICA_LOST)
+        if (!weft_peer_leaves(c, p) || weft_replica_of(c, p) == WEFT_REPLICA_LOST)
             continue;
         weft_emit_log(sink, WEFT_LOG_INFO, "coordinator: the replica of rank %u leaves", p);
         weft_coordinator_set_replica(c, weft_topology_replica(&c->config.topology, p), WEFT_REPLICA_LOST, sink);

@@ -21,7 +21,7 @@ static weft_message_t message_to(const weft_coordinator_t *c, uint32_t peer, wef
         .role = weft_is_trainer(c, peer) ? WEFT_ROLE_TRAINER : WEFT_ROLE_RANK,
         .from = c->rank,
         .to = peer,
-        .flags = c->peer[peer].joins ? WEFT_FLAG_JOINS : 0,
+        .flags = weft_peer_waits(c, peer) ? WEFT_FLAG_JOINS : 0,
         .epoch = c->epoch,
         .incarnation = c->peer[peer].incarnation,
         .term = c->term,
@@ -137,8 +137,6 @@ static weft_message_type_t for_receiving(const weft_coordinator_t *c, const weft
 
 static weft_message_type_t for_rank(const weft_coordinator_t *c, uint32_t peer, const weft_peer_view_t *view)
 {
-    if (weft_replica_of(c, peer) == WEFT_REPLICA_LOST)
-        return view->state == WEFT_RANK_FENCED ? NOTHING : WEFT_MESSAGE_FENCE;
     if (view->wants != 0 && view->wants <= c->done)
         return WEFT_MESSAGE_OUTCOME;
     switch (weft_replica_of(c, peer)) {
@@ -156,7 +154,7 @@ static weft_message_type_t for_rank(const weft_coordinator_t *c, uint32_t peer, 
 static weft_message_type_t lacks(const weft_coordinator_t *c, uint32_t peer)
 {
     const weft_peer_view_t *view = &c->peer[peer];
-    if (view->joins)
+    if (view->joins && !weft_peer_leaves(c, peer))
         return view->term != c->term ? WEFT_MESSAGE_WELCOME : NOTHING;
     if (view->dead) {
         bool fenced =
@@ -167,6 +165,9 @@ static weft_message_type_t lacks(const weft_coordinator_t *c, uint32_t peer)
         return WEFT_MESSAGE_WELCOME;
     if (c->state == WEFT_COORDINATOR_RECOVERING)
         return NOTHING;
+    bool member = weft_is_trainer(c, peer) || weft_replica_of(c, peer) != WEFT_REPLICA_LOST;
+    if (!member && !(WEFT_BROKEN(WELCOME_LOST) && !weft_peer_is_in_epoch(c, peer)))
+        return view->state == WEFT_RANK_FENCED ? NOTHING : WEFT_MESSAGE_FENCE;
     if (!weft_peer_is_in_epoch(c, peer))
         return WEFT_MESSAGE_WELCOME;
     if (weft_is_trainer(c, peer))
@@ -196,7 +197,11 @@ static void fill_outcome(const weft_coordinator_t *c, bool loads, const weft_pee
 {
     out->version = loads ? view->wants : view->version;
     bool ours = c->outcome_of_load == loads || WEFT_BROKEN(LOAD_OUTCOME);
-    if (out->version == c->done && c->outcome != WEFT_OUTCOME_NONE && ours) {
+    /* One that joined since asks for, or publishes, a number that is taken. Ranks that serve it do not ask. */
+    bool rank_did = c->outcome == WEFT_OUTCOME_PARTIAL && view->done >= view->wants;
+    bool took_part = loads ? rank_did : view->state != WEFT_TRAINER_PUBLISHED;
+    bool told = c->outcome == WEFT_OUTCOME_FAILED || (c->outcome != WEFT_OUTCOME_NONE && took_part);
+    if (out->version == c->done && (told || WEFT_BROKEN(LOAD_OUTCOME)) && ours) {
         out->outcome = (uint8_t)c->outcome;
         out->status = c->outcome_status;
         weft_copy_text(out->text, c->outcome_text);
@@ -207,12 +212,10 @@ static void fill_outcome(const weft_coordinator_t *c, bool loads, const weft_pee
 
 static const char *why_fenced(const weft_coordinator_t *c, uint32_t p)
 {
+    if (weft_peer_leaves(c, p))
+        return "its replica has left, as it asked";
     if (c->peer[p].dead)
         return "this rank was declared dead; its session must be rebuilt";
-    uint32_t replica = weft_topology_replica(&c->config.topology, p);
-    for (uint32_t other = weft_replica_begin(c, replica); other < weft_replica_end(c, replica); other++)
-        if ((c->peer[other].flags & WEFT_FLAG_LEAVES) != 0)
-            return "its replica has left, as it asked";
     return "another rank of the replica is dead; the session must be rebuilt";
 }
 

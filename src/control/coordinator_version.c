@@ -293,7 +293,9 @@ static void find_broken(weft_coordinator_t *c, const weft_sink_t *sink)
     for (uint32_t p = 0; p < c->ranks; p++) {
         const weft_peer_view_t *view = &c->peer[p];
         bool told_now = !view->dead && view->epoch == c->epoch; /* what broke in an earlier epoch is replaced */
-        if (!told_now || (view->flags & WEFT_FLAG_BROKEN) == 0 || !weft_peer_takes_part(c, p))
+        bool serves = !is_rank(c, p) || weft_replica_of(c, p) != WEFT_REPLICA_LOST;
+        bool ours = weft_peer_takes_part(c, p) || (serves && !WEFT_BROKEN(FORGET_BROKEN));
+        if (!told_now || (view->flags & WEFT_FLAG_BROKEN) == 0 || !ours)
             continue;
         if (in_flight(c) && !c->content.load) {
             weft_coordinator_note_peer(c, p, view->status == WEFT_OK ? WEFT_ERR_TRANSPORT : view->status,

@@ -31,7 +31,8 @@ typedef struct weft_control_config {
     uint32_t struct_size;
     uint32_t epoch; /* of the session's beginning; a coordinator that comes back: the last one stored, if any */
     uint64_t incarnation; /* of this process: 1 if it is there when the session begins. One that comes later, in the place
-                             of another or as a late replica, takes a number above all before it there, and joins */
+                             of another or as a late replica, takes a number above all before it there, and joins.
+                             The ranks of a replica, which is started as a whole, take the same number */
     bool rejoins;         /* coordinator: what is lost may come back, at a new epoch, for which every rank opens its
                              transports anew */
     weft_topology_t topology;

@@ -22,7 +22,12 @@
     X(LEAVE_BEHIND, "leave-behind")                 /* a trainer may send for ever what is over for all others */ \
     X(IGNORE_LIFE, "ignore-life")                   /* a rank obeys what was meant for the life before */    \
     X(OLD_VIEWS, "old-views")                       /* a leader counts what ranks said in an earlier epoch */ \
-    X(ADMIT_HALF, "admit-half")                     /* a replica is admitted when its first rank waits */
+    X(ADMIT_HALF, "admit-half")                     /* a replica is admitted when its first rank waits */      \
+    X(MIX_LIVES, "mix-lives")                       /* ... or when ranks of two starts of its engine do */ \
+    X(FORGET_BROKEN, "forget-broken")               /* a new coordinator takes a broken session for a whole one */   \
+    X(WELCOME_LOST, "welcome-lost")                 /* a rank of a lost replica hears of epochs, and not that it is lost */ \
+    X(EPOCH_AT_ONCE, "epoch-at-once")               /* who joins hears of the epoch before those who are in */ \
+    X(KEEP_LEFT_BEHIND, "keep-left-behind")         /* a new coordinator goes on with a version of an earlier epoch */
 
 #ifdef WEFT_SIM
 typedef enum weft_mutation {

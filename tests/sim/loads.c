@@ -39,7 +39,7 @@ void sim_load(sim_world_t *w, uint32_t n)
     if (!w->load[next])
         node->published++;
     else if (node->rank.wants == 0 && !sim_is_early(w, n, next)) {
-        bool leaves_out = (w->faults & SIM_FAULT_ORDER) != 0 && sim_chance(w, 5);
+        bool leaves_out = (w->faults & SIM_FAULT_ORDER) != 0 && next != w->probe && sim_chance(w, 5);
         node->published++;
         if (!leaves_out)
             ask(w, n, next);

@@ -24,6 +24,7 @@ void sim_push(sim_world_t *w, uint64_t at_us, sim_entry_t entry)
         fprintf(stderr, "sim: too many events\n");
         abort();
     }
+    entry.life = w->node[entry.node].life;
     entry.key = at_us << SIM_ORDER_BITS | w->order++;
     size_t i = w->queued++;
     for (; i > 0 && entry.key < w->queue[(i - 1) / 2].key; i = (i - 1) / 2)
@@ -52,7 +53,7 @@ bool sim_pop(sim_world_t *w, sim_entry_t *entry)
 void sim_schedule(sim_world_t *w, uint64_t delay_us, sim_kind_t kind, uint32_t node, uint64_t argument)
 {
     sim_push(w, w->now_us + delay_us,
-             (sim_entry_t){.kind = (uint16_t)kind, .node = node, .argument = argument, .body = SIM_NO_BODY});
+             (sim_entry_t){.kind = (uint16_t)kind, .node = (uint16_t)node, .argument = argument, .body = SIM_NO_BODY});
 }
 
 uint16_t sim_take_body(sim_world_t *w)
@@ -79,7 +80,7 @@ void sim_inject(sim_world_t *w, uint32_t node, uint64_t delay_us, sim_injection_
 {
     uint16_t body = sim_take_body(w);
     w->body[body].injection = injection;
-    sim_push(w, w->now_us + delay_us, (sim_entry_t){.kind = SIM_INJECT, .node = node, .body = body});
+    sim_push(w, w->now_us + delay_us, (sim_entry_t){.kind = SIM_INJECT, .node = (uint16_t)node, .body = body});
 }
 
 /* Remember the first violation; the schedule ends with it. */

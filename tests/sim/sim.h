@@ -29,13 +29,15 @@ enum {
     SIM_MAX_RANKS = SIM_MAX_TRAINERS + SIM_MAX_REPLICAS * SIM_MAX_TP,
     SIM_COORDINATOR = SIM_MAX_RANKS, /* node of the coordinator, a process of its own */
     SIM_MAX_NODES = SIM_MAX_RANKS + 1,
-    SIM_MAX_VERSIONS = 4,
+    SIM_MAX_VERSIONS = 4, /* the last goes over when all trouble is over */
     SIM_MAX_ROUNDS = 6,
     SIM_STEP_WINDOW = 4096,
     SIM_LAYERS = 3,
 };
 
-#define SIM_MS 1000 /* microseconds */
+#define SIM_MS          1000 /* microseconds */
+#define SIM_TICK_US     (40 * SIM_MS)
+#define SIM_FIRST_EPOCH 7
 
 /* X(identifier, name): kinds of trouble, for --faults. */
 #define SIM_FAULT_LIST(X)                                                                                    \
@@ -45,7 +47,9 @@ enum {
     X(RESTART, "restart") /* the coordinator dies; a new one comes */                                        \
     X(REFUSE, "refuse")   /* NaN on some rank at some round, a transport failure, a failed swap */           \
     X(DIGEST, "digest")   /* a replica holds other bytes */                                                  \
-    X(ORDER, "order")     /* trainers publish late, or leave versions out */
+    X(ORDER, "order")     /* trainers publish late, or leave versions out */                                 \
+    X(CUT, "cut")         /* half of the processes do not hear the other half for a while */                 \
+    X(JOIN, "join")       /* the dead come back, replicas come late and leave */
 
 enum {
 #define X(id, name) SIM_FAULT_##id##_BIT,
@@ -77,7 +81,9 @@ enum {
                                         X(ranks_two_steps_apart) X(load_applied) X(load_failed) X(load_refused)          \
                                             X(load_stopped) X(load_order_refused) X(load_beside_publish)     \
                                                 X(load_after_break) X(load_carried_on) X(publish_below_load) \
-                                                    X(load_number_published)
+                                                    X(load_number_published) X(partitioned) X(reborn) X(admitted) X(rank_admitted_twice)     \
+                                                        X(left) X(returned) X(late) X(epoch_after_break) X(admitted_under_new_coordinator)               \
+                                                        X(commit_repeated) X(probe_published) X(probe_loaded)
 
 typedef struct sim_coverage {
 #define X(id) uint64_t id;

@@ -3,11 +3,12 @@
  * steppers park anywhere. */
 #include "tests/sim/world.h"
 
-static uint64_t lowest_begun(const sim_world_t *w, uint32_t replica)
+static uint64_t lowest_begun(const sim_world_t *w, uint32_t replica, uint32_t generation)
 {
     uint64_t lowest = UINT64_MAX;
     for (uint32_t i = 0; i < w->tp; i++) {
-        uint64_t step = w->node[sim_first_of(w, replica) + i].step;
+        const sim_node_t *node = &w->node[sim_first_of(w, replica) + i];
+        uint64_t step = node->generation == generation ? node->step : 0;
         lowest = step < lowest ? step : lowest;
     }
     return lowest;
@@ -16,7 +17,7 @@ static uint64_t lowest_begun(const sim_world_t *w, uint32_t replica)
 static void end_step(sim_world_t *w, uint32_t n)
 {
     sim_node_t *node = &w->node[n];
-    uint64_t others = lowest_begun(w, sim_replica_of(w, n)) + w->asynchronous;
+    uint64_t others = lowest_begun(w, sim_replica_of(w, n), node->generation) + w->asynchronous;
     if (others < node->step)
         return;
     if (!weft_guard_step_end(&node->guard))
@@ -55,10 +56,22 @@ static uint64_t next_move_us(sim_world_t *w)
     return 5 * SIM_MS + sim_random(w, 35 * SIM_MS);
 }
 
+/* The first of a new generation that looks for requests: the steps of the engine are numbered anew. */
+static void start_steps(sim_world_t *w, uint32_t n)
+{
+    sim_replica_t *replica = &w->replica[sim_replica_of(w, n)];
+    if (w->node[n].generation < replica->run_generation)
+        return;
+    replica->run_generation = w->node[n].generation;
+    replica->target = replica->highest_step = replica->committed = 0;
+}
+
 void sim_move_step(sim_world_t *w, uint32_t n)
 {
     sim_node_t *node = &w->node[n];
     sim_replica_t *replica = &w->replica[sim_replica_of(w, n)];
+    if (node->generation != replica->run_generation)
+        start_steps(w, n);
     bool asked = node->step < replica->target || node->step < replica->highest_step;
     node->rests = !node->step_open && !asked;
     if (node->rests)
