@@ -188,8 +188,22 @@ static bool is_settled(const sim_world_t *w, uint32_t n)
     return !counts(w, n) || (sim_is_trainer(w, n) ? trainer_is_settled(w, n) : rank_is_settled(w, n));
 }
 
+/* Without a coordinator versions stay where they are, but every trainer hears of a deadline. */
+static bool all_have_heard(const sim_world_t *w)
+{
+    for (uint32_t n = 0; n < w->trainers; n++) {
+        const sim_node_t *node = &w->node[n];
+        for (uint32_t i = 1; node->alive && i <= w->versions; i++)
+            if (node->published < i || node->outcome[i] < WEFT_OUTCOME_APPLIED)
+                return false;
+    }
+    return true;
+}
+
 bool sim_is_settled(sim_world_t *w)
 {
+    if (w->coordinator_gone)
+        return w->births == 0 && all_have_heard(w);
     for (uint32_t n = 0; n < w->ranks; n++)
         if (!is_settled(w, n) || !is_known(w, n))
             return false;
@@ -249,6 +263,6 @@ void sim_check_end(sim_world_t *w)
         else if (!w->coordinator_gone)
             check_commits(w, n);
     }
-    if (w->faults == 0)
+    if (w->faults == 0 && !w->options.dies)
         check_quiet_run(w);
 }

@@ -12,7 +12,7 @@ void sim_crash(sim_world_t *w, uint32_t n)
     node->ever_troubled = true;
     sim_say(w, "node %u CRASHES", n);
     if (n == SIM_COORDINATOR) {
-        if (sim_chance(w, 85))
+        if (w->options.dies || sim_chance(w, 85))
             sim_schedule(w, 50 * SIM_MS + sim_random(w, 2500 * SIM_MS), SIM_RESTART, n, 0);
         else
             w->coordinator_gone = true;

@@ -10,7 +10,7 @@ uint64_t sim_random(sim_world_t *w, uint64_t below)
     uint64_t z = w->random += UINT64_C(0x9e3779b97f4a7c15); /* splitmix64 */
     z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
     z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return below == 0 ? 0 : (z ^ z >> 31) % below;
+    return (uint64_t)((unsigned __int128)(z ^ z >> 31) * below >> 64);
 }
 
 bool sim_chance(sim_world_t *w, uint32_t percent)

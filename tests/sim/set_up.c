@@ -135,6 +135,11 @@ static void clear_replica(sim_replica_t *r)
     r->away = false;
 }
 
+uint32_t sim_dying_node(const sim_world_t *w)
+{
+    return w->options.dies_node == SIM_COORDINATOR ? (uint32_t)SIM_COORDINATOR : w->options.dies_node % w->ranks;
+}
+
 void sim_set_up(sim_world_t *w, const sim_options_t *options, sim_coverage_t *coverage)
 {
     weft_coordinator_t *coordinator = w->coordinator;
@@ -151,8 +156,8 @@ void sim_set_up(sim_world_t *w, const sim_options_t *options, sim_coverage_t *co
     choose_shape(w);
     choose_versions(w);
     w->storage = sim_chance(w, 50);
-    w->heal_us = w->faults == 0 ? 0 : (1000 + sim_random(w, 3000)) * SIM_MS;
-    w->traffic_until_us = sim_random(w, 4000 * SIM_MS);
+    w->heal_us = w->faults == 0 && !w->options.dies ? 0 : (700 + sim_random(w, 2500)) * SIM_MS;
+    w->traffic_until_us = sim_random(w, 3000 * SIM_MS);
     weft_coordinator_init(w->coordinator, &w->config, 0, 0, 0);
     for (uint32_t r = 0; r < w->replicas; r++)
         clear_replica(&w->replica[r]);
@@ -163,5 +168,7 @@ void sim_set_up(sim_world_t *w, const sim_options_t *options, sim_coverage_t *co
         sim_schedule(w, sim_random(w, 400 * SIM_MS), SIM_TRAFFIC, r, 0);
     }
     choose_trouble(w);
+    if (w->options.dies)
+        w->node[sim_dying_node(w)].crash_after = w->options.dies_after;
     sim_schedule(w, w->heal_us + 250 * SIM_MS, SIM_INSPECT, 0, 0);
 }

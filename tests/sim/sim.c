@@ -186,6 +186,15 @@ void sim_give(sim_world_t *w, uint32_t n, weft_role_t role, const weft_event_t *
         weft_rank_machine_handle(&node->rank, event, &sink);
 }
 
+/* One with nothing in hand only reports now and then: it is looked at less often. */
+static uint64_t tick_us(const sim_world_t *w, uint32_t n)
+{
+    bool idle = n == SIM_COORDINATOR     ? w->coordinator->state == WEFT_COORDINATOR_IDLE
+                : sim_is_trainer(w, n) ? w->node[n].trainer.state == WEFT_TRAINER_IDLE
+                                       : w->node[n].rank.state == WEFT_RANK_IDLE;
+    return idle ? 3 * SIM_TICK_US : SIM_TICK_US;
+}
+
 static void tick(sim_world_t *w, uint32_t n)
 {
     weft_event_t event = {.type = WEFT_EVENT_TICK, .now_us = w->now_us};
@@ -195,7 +204,7 @@ static void tick(sim_world_t *w, uint32_t n)
         sim_give(w, n, sim_is_trainer(w, n) ? WEFT_ROLE_TRAINER : WEFT_ROLE_RANK, &event);
     if (sim_leads(w, n) && w->node[n].alive)
         sim_give(w, n, WEFT_ROLE_LEADER, &event);
-    sim_schedule(w, SIM_TICK_US, SIM_TICK, n, 0);
+    sim_schedule(w, tick_us(w, n), SIM_TICK, n, 0);
 }
 
 /* What this message found and left behind, for the counters. */
@@ -398,7 +407,7 @@ static void happen(sim_world_t *w, const sim_entry_t *entry)
 /* Two looks in a row must find everything settled: the first may have met the moment between two versions. */
 static bool inspect(sim_world_t *w, uint64_t found_before)
 {
-    bool over = w->coordinator_gone ? w->now_us > w->heal_us + 40000 * SIM_MS : sim_is_settled(w);
+    bool over = sim_is_settled(w) || (w->coordinator_gone && w->now_us > w->heal_us + 40000 * SIM_MS);
     over = over && w->node[SIM_COORDINATOR].stalled_until_us <= w->now_us;
     for (uint32_t n = 0; over && n < w->ranks; n++)
         over = w->node[n].stalled_until_us <= w->now_us;
@@ -408,7 +417,7 @@ static bool inspect(sim_world_t *w, uint64_t found_before)
     if (w->probe != 0 && w->now_us > w->probe_us + PROBE_US)
         sim_fail(w, "HANG: version %llu, after all trouble, does not go through",
                  (unsigned long long)w->version[w->probe]);
-    sim_schedule(w, 300 * SIM_MS, SIM_INSPECT, 0, over);
+    sim_schedule(w, over ? 300 * SIM_MS : 150 * SIM_MS, SIM_INSPECT, 0, over);
     return false;
 }
 
@@ -450,13 +459,30 @@ static void count_end(sim_world_t *w)
     w->coverage->recovered_stop += w->coordinator->recovered && w->coordinator->stop_decided;
 }
 
-const char *sim_run(const sim_options_t *options, sim_coverage_t *coverage)
+static sim_world_t *the_world(void)
 {
     static sim_world_t *w;
     if (w == NULL) {
         w = calloc(1, sizeof *w);
         w->coordinator = calloc(1, sizeof *w->coordinator);
     }
+    return w;
+}
+
+uint64_t sim_count_actions(const sim_options_t *options)
+{
+    sim_world_t *w = the_world();
+    sim_options_t unharmed = *options;
+    sim_coverage_t coverage = {0};
+    unharmed.dies = true;
+    unharmed.dies_after = UINT64_MAX;
+    sim_run(&unharmed, &coverage);
+    return w->node[sim_dying_node(w)].actions;
+}
+
+const char *sim_run(const sim_options_t *options, sim_coverage_t *coverage)
+{
+    sim_world_t *w = the_world();
     sim_set_up(w, options, coverage);
     while (step_time(w))
         ;

@@ -5,6 +5,7 @@
  *
  *     sim --seed 1 --count 100000            run schedules, print what they covered
  *     sim --seed 4711 --verbose              replay one
+ *     sim --deaths --seed 1 --count 50       the coordinator, and one other, dies after each of its actions
  *     sim --mutate ignore-ballot --count N   break a rule; exit 0 when a schedule notices
  */
 #ifndef WEFT_TESTS_SIM_H
@@ -94,10 +95,16 @@ typedef struct sim_coverage {
 typedef struct sim_options {
     uint64_t seed;
     unsigned faults;
+    bool dies;           /* one process dies right after an action of its own, and that is all that goes wrong but `faults` */
+    uint32_t dies_node;  /* SIM_COORDINATOR, which then comes back; else a rank, counted round */
+    uint64_t dies_after; /* of its actions */
     FILE *trace; /* every event is written to it; NULL: none */
 } sim_options_t;
 
 /* Run one schedule. **Returns** NULL when every property held, else what was violated (static storage). */
 const char *sim_run(const sim_options_t *options, sim_coverage_t *coverage);
+
+/* Run one schedule without a death. **Returns** how many actions `options->dies_node` carries out. */
+uint64_t sim_count_actions(const sim_options_t *options);
 
 #endif

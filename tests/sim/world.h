@@ -210,6 +210,7 @@ bool sim_hears(const sim_world_t *w, uint32_t node, uint32_t other);
 void sim_start_node(sim_world_t *w, uint32_t node);
 
 /* set_up.c */
+uint32_t sim_dying_node(const sim_world_t *w);
 void sim_set_up(sim_world_t *w, const sim_options_t *options, sim_coverage_t *coverage);
 
 /* probe.c */
