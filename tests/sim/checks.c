@@ -12,6 +12,8 @@ void sim_check_begun(sim_world_t *w, uint32_t n)
             (unsigned long long)node->step_version);
     if (node->fence_told)
         sim_fail(w, "FENCED: node %u begins step %llu, and was told to serve nothing", n, (unsigned long long)node->step);
+    if (node->mixed)
+        sim_fail(w, "TAINTED: node %u begins step %llu on weights of two versions", n, (unsigned long long)node->step);
     if (node->step_version != node->served)
         sim_fail(w, "EARLY: node %u begins step %llu on version %llu, and its last swap was to %llu", n,
                  (unsigned long long)node->step, (unsigned long long)node->step_version,
@@ -98,6 +100,7 @@ void sim_check_swapped(sim_world_t *w, uint32_t n, uint64_t version)
 void sim_check_discarded(sim_world_t *w, uint32_t n, uint64_t version)
 {
     uint32_t index = sim_index(w, version), first = sim_first_of(w, sim_replica_of(w, n));
+    w->node[n].given_up = version;
     if (w->node[n].rank.state == WEFT_RANK_FENCED || weft_guard_look(&w->node[n].guard).fenced)
         return; /* its replica is lost: it serves nothing */
     w->node[n].discarded[index] = true;
@@ -162,7 +165,8 @@ static bool rank_is_settled(const sim_world_t *w, uint32_t n)
         return !w->rejoins || w->replica[sim_replica_of(w, n)].away;
     weft_guard_view_t view = weft_guard_look(&node->guard);
     bool lost = w->coordinator->replica[sim_replica_of(w, n)] == WEFT_REPLICA_LOST;
-    return node->rank.state == WEFT_RANK_IDLE && !node->rank.joins && sim_loads_are_over(w, n) && view.limit == WEFT_GUARD_NO_LIMIT && !lost &&
+    bool runs = w->in_place && node->served != 0 && node->window.state == WEFT_WINDOW_RUNNING; /* and lets nothing in */
+    return node->rank.state == WEFT_RANK_IDLE && !node->rank.joins && !runs && sim_loads_are_over(w, n) && view.limit == WEFT_GUARD_NO_LIMIT && !lost &&
            node->rank.newest >= w->coordinator->newest; /* it knows whether it is stale */
 }
 

@@ -128,6 +128,8 @@ static void stage(sim_world_t *w, uint32_t index, uint32_t node)
 void sim_finish_transfer(sim_world_t *w, uint32_t index, uint32_t node)
 {
     sim_injection_t done = {.type = WEFT_EVENT_SENT, .version = w->version[index]};
+    if (w->transfer[index][node].unread)
+        return;
     if (!sim_is_trainer(w, node)) {
         done.type = WEFT_EVENT_TRANSFER_DONE;
         stage(w, index, node);
@@ -145,6 +147,10 @@ void sim_move_data(sim_world_t *w, uint32_t node)
         return;
     if (mine->load) {
         sim_move_load(w, node, index);
+        return;
+    }
+    if (!sim_may_write(w, node, index)) {
+        keep_moving(w, node);
         return;
     }
     if (mine->posted < may_post(w, index, mine))

@@ -132,7 +132,8 @@ static void clear_replica(sim_replica_t *r)
 {
     r->target = r->highest_step = r->committed = 0;
     r->generation = r->run_generation = r->begun_generation = 0;
-    r->away = false;
+    r->away = r->pausing = false;
+    r->paused_on = 0;
 }
 
 uint32_t sim_dying_node(const sim_world_t *w)
@@ -153,6 +154,7 @@ void sim_set_up(sim_world_t *w, const sim_options_t *options, sim_coverage_t *co
     w->free_body = SIM_NO_BODY;
     choose_faults(w);
     w->rejoins = (w->faults & SIM_FAULT_JOIN) != 0 && sim_chance(w, 75);
+    w->in_place = sim_chance(w, 20);
     choose_shape(w);
     choose_versions(w);
     w->storage = sim_chance(w, 50);

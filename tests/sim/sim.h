@@ -22,6 +22,7 @@
 #include "src/control/rank_machine.h"
 #include "src/control/trainer_machine.h"
 #include "src/swap/guard.h"
+#include "src/swap/window.h"
 
 enum {
     SIM_MAX_TRAINERS = 3,
@@ -84,7 +85,7 @@ enum {
                                                 X(load_after_break) X(load_carried_on) X(publish_below_load) \
                                                     X(load_number_published) X(partitioned) X(reborn) X(admitted) X(rank_admitted_twice)     \
                                                         X(left) X(returned) X(late) X(epoch_after_break) X(admitted_under_new_coordinator)               \
-                                                        X(commit_repeated) X(probe_published) X(probe_loaded)
+                                                        X(commit_repeated) X(write_waited) X(tainted) X(mended) X(subset_over_tainted) X(stopped_unwritten) X(resumed) X(resume_refused) X(probe_published) X(probe_loaded)
 
 typedef struct sim_coverage {
 #define X(id) uint64_t id;

@@ -74,13 +74,15 @@ void sim_move_step(sim_world_t *w, uint32_t n)
         start_steps(w, n);
     bool asked = node->step < replica->target || node->step < replica->highest_step;
     node->rests = !node->step_open && !asked;
-    if (node->rests)
+    if (node->rests) {
+        sim_rest(w, n);
         return;
+    }
     if (node->swapping)
         ;
     else if (node->step_open)
         end_step(w, n);
-    else
+    else if (sim_may_step(w, n))
         begin_step(w, n);
     sim_schedule(w, next_move_us(w), SIM_STEP, n, 0);
 }
@@ -113,6 +115,10 @@ void sim_end_swap(sim_world_t *w, uint32_t n)
 {
     sim_node_t *node = &w->node[n];
     bool fails = node->swap_fails;
+    if (!fails) { /* before anyone can see that the version is live */
+        weft_window_applied(&node->window);
+        node->mixed = false;
+    }
     weft_guard_swap_end(&node->guard, !fails);
     node->swapping = false;
     sim_say(w, "node %u: version %llu is %s from step %llu on", n, (unsigned long long)node->swap_version,
@@ -133,10 +139,11 @@ void sim_add_traffic(sim_world_t *w, uint32_t replica)
     sim_replica_t *r = &w->replica[replica];
     if (r->target < w->first_step)
         r->target = w->first_step - 1;
-    r->target += sim_random(w, 12);
+    bool runs = sim_pause_or_resume(w, replica);
+    r->target += runs ? sim_random(w, 12) : 0;
     if (r->target < r->highest_step)
         r->target = r->highest_step;
     wake(w, replica);
-    if (w->now_us < w->traffic_until_us)
+    if (w->now_us < w->traffic_until_us || w->in_place)
         sim_schedule(w, 50 * SIM_MS + sim_random(w, 600 * SIM_MS), SIM_TRAFFIC, replica, 0);
 }

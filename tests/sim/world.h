@@ -54,6 +54,8 @@ typedef union sim_body {
 /* What one participant of a transfer has done. */
 typedef struct sim_transfer {
     bool started, frozen, aborted, finished, stop_known, load;
+    bool written; /* in place: the engine has paused, and bytes of it are over the live ones */
+    bool unread;  /* in place: rounds are finished for the sake of others, and written nowhere */
     uint32_t posted, completed, stop_round;
     weft_members_t members;
 } sim_transfer_t;
@@ -76,6 +78,9 @@ typedef struct sim_node {
     bool step_open, swapping, swap_fails, fence_told;
     bool rests; /* the step thread has nothing to do until its replica gets requests */
     uint64_t step, step_version, swap_version, swap_at;
+    weft_window_t window;
+    uint64_t given_up; /* the last version that its machine has discarded */
+    bool mixed;        /* its live weights are of two versions */
     uint64_t served; /* what its last swap made live */
     uint64_t staged[SIM_MAX_VERSIONS + 1]; /* digest staged for each version index; 0: none */
     bool discarded[SIM_MAX_VERSIONS + 1];
@@ -96,6 +101,8 @@ typedef struct sim_replica {
     uint32_t generation;     /* rises when the engine is started anew, all its ranks with it */
     uint32_t run_generation; /* whose steps are counted */
     uint32_t begun_generation; /* the latest that has begun a step */
+    bool pausing;            /* in place: its ranks rest until a version is live on all, or all resume */
+    uint64_t paused_on;      /* the version that it served then */
     bool away;               /* it has left, and does not come back */
 } sim_replica_t;
 
@@ -132,6 +139,7 @@ typedef struct sim_world {
     uint64_t stored_term;
     uint32_t stored_epoch;
     bool rejoins;
+    bool in_place; /* versions are written over what serves, while the engine pauses */
     uint32_t births; /* to come */
     uint32_t cut;    /* bits of nodes: those on the other side */
     uint64_t cut_until_us;
@@ -212,6 +220,12 @@ void sim_start_node(sim_world_t *w, uint32_t node);
 /* set_up.c */
 uint32_t sim_dying_node(const sim_world_t *w);
 void sim_set_up(sim_world_t *w, const sim_options_t *options, sim_coverage_t *coverage);
+
+/* in_place.c */
+bool sim_may_step(sim_world_t *w, uint32_t node);
+void sim_rest(sim_world_t *w, uint32_t node);
+bool sim_may_write(sim_world_t *w, uint32_t node, uint32_t index);
+bool sim_pause_or_resume(sim_world_t *w, uint32_t replica);
 
 /* probe.c */
 bool sim_probe(sim_world_t *w); /* false: nobody is left to take a version */
