@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "src/control/mutate.h"
+
 static const char *const names[WEFT_COORDINATOR_STATE_COUNT] = {
     "RECOVERING", "IDLE", "TRANSFER", "STOPPING", "DRAINING", "BREAKING", "DEPOSED",
 };
@@ -94,7 +96,8 @@ void weft_coordinator_init(weft_coordinator_t *c, const weft_control_config_t *c
 
 static void take_term(weft_coordinator_t *c, const weft_sink_t *sink)
 {
-    c->term = ++c->heard_term;
+    c->heard_term += WEFT_BROKEN(KEEP_TERM) && c->heard_term != 0 ? 0 : 1;
+    c->term = c->heard_term;
     c->has_term = true;
     c->started_us = c->now_us;
     for (uint32_t p = 0; p < c->ranks; p++)
@@ -151,7 +154,7 @@ static bool outbid(weft_coordinator_t *c, const weft_peer_view_t *peer, const we
 static void update(weft_coordinator_t *c, weft_peer_view_t *peer, const weft_message_t *in)
 {
     peer->heard_us = c->now_us;
-    if (in->sequence <= peer->sequence)
+    if (in->sequence <= peer->sequence && !WEFT_BROKEN(COUNT_DUPLICATES))
         return; /* repeated or overtaken: a sign of life, no news */
     peer->heard = !c->has_term || in->term == c->term;
     peer->state = in->state;

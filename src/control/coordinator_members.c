@@ -177,7 +177,7 @@ static void let_leave(weft_coordinator_t *c, const weft_sink_t *sink)
 
 void weft_coordinator_renew_members(weft_coordinator_t *c, const weft_sink_t *sink)
 {
-    if (!all_settled(c))
+    if (!all_settled(c) && !WEFT_BROKEN(ADMIT_IN_FLIGHT))
         return;
     let_leave(c, sink);
     if (admit_waiting(c, sink))

@@ -309,6 +309,8 @@ static void find_broken(weft_coordinator_t *c, const weft_sink_t *sink)
 
 static void advance_once(weft_coordinator_t *c, const weft_sink_t *sink)
 {
+    if (WEFT_BROKEN(ADMIT_IN_FLIGHT))
+        weft_coordinator_renew_members(c, sink);
     find_broken(c, sink);
     weft_coordinator_note_digests(c, weft_replica_is_receiving); /* before a replica is compared with them */
     weft_coordinator_advance_replicas(c, sink);

@@ -27,7 +27,13 @@
     X(FORGET_BROKEN, "forget-broken")               /* a new coordinator takes a broken session for a whole one */   \
     X(WELCOME_LOST, "welcome-lost")                 /* a rank of a lost replica hears of epochs, and not that it is lost */ \
     X(EPOCH_AT_ONCE, "epoch-at-once")               /* who joins hears of the epoch before those who are in */ \
-    X(KEEP_LEFT_BEHIND, "keep-left-behind")         /* a new coordinator goes on with a version of an earlier epoch */
+    X(KEEP_LEFT_BEHIND, "keep-left-behind")         /* a new coordinator goes on with a version of an earlier epoch */ \
+    X(SKIP_ARM, "skip-arm")                         /* a leader commits on what ranks last said, unasked */  \
+    X(COUNT_DUPLICATES, "count-duplicates")         /* a report that came before counts as news */           \
+    X(OBEY_OLD_TERM, "obey-old-term")               /* a rank obeys a coordinator that has been replaced */  \
+    X(KEEP_TERM, "keep-term")                       /* a new coordinator takes the term of the one before */ \
+    X(FENCE_LATE, "fence-late")                     /* a fenced rank's guard lets steps begin */             \
+    X(ADMIT_IN_FLIGHT, "admit-in-flight")           /* membership changes while a replica has a version */
 
 #ifdef WEFT_SIM
 typedef enum weft_mutation {

@@ -46,7 +46,8 @@ static bool in_transfer(const machine_t *m)
 
 bool weft_rank_may_become(const machine_t *m, weft_rank_state_t state)
 {
-    return (transitions[m->state] & 1u << state) != 0;
+    bool unarmed = WEFT_BROKEN(SKIP_ARM) && m->state == WEFT_RANK_PREPARED && state == WEFT_RANK_COMMITTED;
+    return (transitions[m->state] & 1u << state) != 0 || unarmed;
 }
 
 bool weft_rank_set_state(machine_t *m, weft_rank_state_t state, const weft_sink_t *sink)
@@ -249,7 +250,8 @@ void weft_rank_fence(machine_t *m, weft_status_t status, const char *text, const
 {
     if (m->state == WEFT_RANK_FENCED)
         return;
-    weft_guard_fence(m->guard);
+    if (!WEFT_BROKEN(FENCE_LATE))
+        weft_guard_fence(m->guard);
     weft_rank_remember_failure(m, status, text);
     if (in_transfer(m))
         weft_emit(sink, WEFT_ACTION_ABORT_TRANSFER, m->version);
@@ -431,7 +433,8 @@ static bool is_of_membership(uint8_t type)
 /* True when the message is from the coordinator of the newest term known, for this life and epoch. */
 static bool accept_coordinator(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
-    if (in->term < m->term || (!weft_is_for_life(in, m->config.incarnation) && !WEFT_BROKEN(IGNORE_LIFE)))
+    bool old = in->term < m->term && !WEFT_BROKEN(OBEY_OLD_TERM);
+    if (old || (!weft_is_for_life(in, m->config.incarnation) && !WEFT_BROKEN(IGNORE_LIFE)))
         return false;
     hear_of_epoch(m, in, sink);
     if (in->epoch != m->epoch && !is_of_membership(in->type))

@@ -51,6 +51,7 @@ static void on_commit(machine_t *m, const weft_message_t *in, const weft_sink_t 
 {
     bool promised = m->state == WEFT_RANK_ARMED || m->state == WEFT_RANK_FROZEN;
     bool obeyed = WEFT_BROKEN(IGNORE_BALLOT) ? promised : promised && in->ballot == m->promised;
+    obeyed |= WEFT_BROKEN(SKIP_ARM) && (promised || m->state == WEFT_RANK_PREPARED);
     if (in->version != m->version || !obeyed)
         return;
     if (!weft_guard_commit(m->guard, in->version, in->at_step)) {
@@ -86,7 +87,7 @@ static void on_abort(machine_t *m, const weft_message_t *in, const weft_sink_t *
 /* True when the message is from the leader of this replica, appointed in the newest term known. */
 static bool accept_leader(machine_t *m, const weft_message_t *in)
 {
-    if (in->from != weft_rank_leader(m) || (weft_ballot_term(in->ballot) < m->term))
+    if (in->from != weft_rank_leader(m) || (weft_ballot_term(in->ballot) < m->term && !WEFT_BROKEN(OBEY_OLD_TERM)))
         return false;
     m->leader_due = true;
     return true;
