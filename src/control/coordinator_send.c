@@ -192,6 +192,14 @@ static void fill_lost_outcome(const weft_coordinator_t *c, bool given_up, weft_m
                  (unsigned long long)c->done + 1);
 }
 
+/* It was begun, and ended while this trainer was thought dead: whoever serves it is not known any more. */
+static void fill_forgotten_outcome(weft_message_t *out)
+{
+    out->outcome = WEFT_OUTCOME_FAILED;
+    out->status = WEFT_ERR_TIMEOUT;
+    weft_copy_text(out->text, "what became of it is not known, and replicas may serve it: the coordinator that knew is gone");
+}
+
 static void fill_outcome(const weft_coordinator_t *c, bool loads, const weft_peer_view_t *view,
                          weft_message_t *out)
 {
@@ -205,6 +213,8 @@ static void fill_outcome(const weft_coordinator_t *c, bool loads, const weft_pee
         out->outcome = (uint8_t)c->outcome;
         out->status = c->outcome_status;
         weft_copy_text(out->text, c->outcome_text);
+    } else if (!loads && view->state != WEFT_TRAINER_PUBLISHED && !WEFT_BROKEN(CALL_UNKNOWN_FAILED)) {
+        fill_forgotten_outcome(out);
     } else {
         fill_lost_outcome(c, loads && c->outcome == WEFT_OUTCOME_NONE && view->done == view->wants, out);
     }

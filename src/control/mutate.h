@@ -33,7 +33,8 @@
     X(OBEY_OLD_TERM, "obey-old-term")               /* a rank obeys a coordinator that has been replaced */  \
     X(KEEP_TERM, "keep-term")                       /* a new coordinator takes the term of the one before */ \
     X(FENCE_LATE, "fence-late")                     /* a fenced rank's guard lets steps begin */             \
-    X(ADMIT_IN_FLIGHT, "admit-in-flight")           /* membership changes while a replica has a version */
+    X(ADMIT_IN_FLIGHT, "admit-in-flight")           /* membership changes while a replica has a version */ \
+    X(CALL_UNKNOWN_FAILED, "call-unknown-failed")   /* a trainer hears that nobody serves what some do */
 
 #ifdef WEFT_SIM
 typedef enum weft_mutation {
