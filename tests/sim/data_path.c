@@ -45,7 +45,8 @@ void sim_start_transfer(sim_world_t *w, uint32_t node, const weft_action_t *acti
         sim_fail(w, "node %u starts the transfer of version %llu twice, or of an unknown one", node,
                  (unsigned long long)version);
     for (uint32_t n = 0; n < w->ranks; n++) {
-        bool sound = w->node[n].alive && !w->coordinator->peer[n].dead && !w->transfer[index][n].aborted;
+        bool sound = w->node[n].alive && !w->coordinator->peer[n].dead && !w->transfer[index][n].aborted &&
+                     !w->node[n].fence_told;
         if (sound && w->transfer[index][n].started && !same(w->transfer[index][n].members, members))
             sim_fail(w, "nodes %u and %u disagree on who takes part in version %llu", node, n,
                      (unsigned long long)version);

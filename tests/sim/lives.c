@@ -123,6 +123,20 @@ void sim_bear(sim_world_t *w, uint32_t n, uint64_t generation)
         sim_schedule(w, 300 * SIM_MS, SIM_TRAFFIC, sim_replica_of(w, n), 0);
 }
 
+/* A number is given twice only where nobody could know: without storage, when all who had heard of it are gone. */
+static bool is_remembered(const sim_world_t *w, uint32_t epoch)
+{
+    bool known = w->storage;
+    for (uint32_t n = 0; n < w->ranks; n++) {
+        const sim_node_t *node = &w->node[n];
+        bool was_in = node->incarnation == 1 && !node->ever_troubled && !node->fence_told;
+        bool told = was_in && !w->coordinator->peer[n].dead && (w->faults & (SIM_FAULT_CUT | SIM_FAULT_NETWORK)) == 0;
+        bool entered = node->entered_us != 0 && node->epoch == epoch && node->entered_us < w->restarted_us;
+        known |= node->alive && (told || entered);
+    }
+    return known;
+}
+
 /* No two lives are in one epoch, and epochs only rise. */
 void sim_enter_epoch(sim_world_t *w, uint32_t n, uint32_t epoch)
 {
@@ -133,11 +147,13 @@ void sim_enter_epoch(sim_world_t *w, uint32_t n, uint32_t epoch)
     w->coverage->rank_admitted_twice += node->incarnation > 2 && !trainer;
     w->coverage->epoch_after_break += node->incarnation == 1;
     w->coverage->admitted_under_new_coordinator += node->incarnation > 1 && w->coordinator_starts != 0;
-    if (epoch <= node->epoch || epoch <= SIM_FIRST_EPOCH)
+    bool again = epoch == node->epoch && !is_remembered(w, epoch);
+    if ((epoch <= node->epoch && !again) || epoch <= SIM_FIRST_EPOCH)
         sim_fail(w, "EPOCH: node %u enters epoch %u after %u", n, epoch, node->epoch);
     if (!trainer && weft_guard_live(&node->guard) != 0 && node->epoch == 0 && node->incarnation > 1)
         sim_fail(w, "EPOCH: node %u serves before it is admitted", n);
     node->epoch = epoch;
+    node->entered_us = w->now_us;
 }
 
 void sim_leave(sim_world_t *w, uint32_t n, bool for_good)

@@ -332,6 +332,7 @@ static void restart(sim_world_t *w)
     w->node[SIM_COORDINATOR].life++;
     w->node[SIM_COORDINATOR].crash_after = 0;
     w->config.epoch = w->stored_epoch;
+    w->restarted_us = w->now_us;
     weft_coordinator_init(w->coordinator, &w->config, 0, w->stored_term, w->now_us);
     sim_schedule(w, 0, SIM_TICK, SIM_COORDINATOR, 0);
 }

@@ -81,6 +81,7 @@ typedef struct sim_node {
     weft_window_t window;
     uint64_t given_up; /* the last version that its machine has discarded */
     bool mixed;        /* its live weights are of two versions */
+    uint64_t entered_us; /* when this life entered `epoch`; 0: not */
     uint64_t served; /* what its last swap made live */
     uint64_t staged[SIM_MAX_VERSIONS + 1]; /* digest staged for each version index; 0: none */
     bool discarded[SIM_MAX_VERSIONS + 1];
@@ -138,6 +139,7 @@ typedef struct sim_world {
     bool storage;
     uint64_t stored_term;
     uint32_t stored_epoch;
+    uint64_t restarted_us; /* when the coordinator last came back */
     bool rejoins;
     bool in_place; /* versions are written over what serves, while the engine pauses */
     uint32_t births; /* to come */
