@@ -170,6 +170,8 @@ static void carry_out(void *user, const weft_action_t *action)
     case WEFT_ACTION_FENCE:
         fence(s, action);
         break;
+    case WEFT_ACTION_ENTER_EPOCH: /* a session's ranks do not come back: its routes are opened once */
+        break;
     case WEFT_ACTION_STORE_TERM: /* a session's coordinator does not outlive its process */
         break;
     case WEFT_ACTION_LOG:

@@ -267,6 +267,8 @@ static void hear_results(engine_t *e)
             break;
         MPI_Recv(&result, sizeof result, MPI_BYTE, 0, RUN_TAG_RESULT, e->job->world, MPI_STATUS_IGNORE);
         e->concluded = result.index + 1;
+        if (e->asked < e->concluded) /* another replica was quicker: it has asked for this one */
+            e->asked = e->concluded;
         e->job->records[result.index].failed = result.failed;
         e->tokens_on_version = 0;
         e->scored = result.failed;
@@ -351,10 +353,14 @@ static bool can_serve(engine_t *e, uint64_t version)
     return status == WEFT_OK;
 }
 
+/* All ranks go on, or none: one that nothing was written on yet pauses again, for the next version waits for it. */
 static bool replica_can_serve(engine_t *e, uint64_t version)
 {
     int mine = can_serve(e, version), all;
+    weft_error_t error;
     MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_MIN, e->job->replica);
+    if (!all && weft_rollout_pause(e->rollout, &error) != WEFT_OK)
+        run_abort(e->job, &error);
     return all;
 }
 

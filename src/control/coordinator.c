@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "src/control/mutate.h"
+
 static const char *const names[WEFT_COORDINATOR_STATE_COUNT] = {
     "RECOVERING", "IDLE", "TRANSFER", "STOPPING", "DRAINING", "BREAKING", "DEPOSED",
 };
@@ -38,7 +40,7 @@ static const unsigned replica_transitions[WEFT_REPLICA_STATE_COUNT] = {
     [WEFT_REPLICA_DROPPED] = REPLICA_TO(IDLE) | REPLICA_TO(ABORTED) | REPLICA_TO(LOST),
     [WEFT_REPLICA_APPLIED] = REPLICA_TO(IDLE) | REPLICA_TO(LOST),
     [WEFT_REPLICA_ABORTED] = REPLICA_TO(IDLE) | REPLICA_TO(LOST),
-    [WEFT_REPLICA_LOST] = REPLICA_TO(LOST),
+    [WEFT_REPLICA_LOST] = REPLICA_TO(LOST) | REPLICA_TO(IDLE), /* admitted anew */
 };
 
 const char *weft_coordinator_state_name(weft_coordinator_state_t state)
@@ -85,6 +87,7 @@ void weft_coordinator_init(weft_coordinator_t *c, const weft_control_config_t *c
     memset(c->peer, 0, c->ranks * sizeof *c->peer);
     c->state = WEFT_COORDINATOR_RECOVERING;
     c->heard_term = stored_term;
+    c->epoch = config->epoch;
     c->has_term = false;
     c->started_us = c->now_us = c->ticked_us = now_us;
 }
@@ -100,12 +103,13 @@ static void take_term(weft_coordinator_t *c, const weft_sink_t *sink)
         weft_coordinator_set_state(c, WEFT_COORDINATOR_DEPOSED, sink);
         return;
     }
-    c->term = ++c->heard_term;
+    c->heard_term += WEFT_BROKEN(KEEP_TERM) && c->heard_term != 0 ? 0 : 1;
+    c->term = c->heard_term;
     c->has_term = true;
     c->started_us = c->now_us;
     for (uint32_t p = 0; p < c->ranks; p++)
         c->peer[p].heard = false;
-    weft_action_t action = {.type = WEFT_ACTION_STORE_TERM, .term = c->term, .text = ""};
+    weft_action_t action = {.type = WEFT_ACTION_STORE_TERM, .term = c->term, .epoch = c->epoch, .text = ""};
     sink->emit(sink->user, &action);
     weft_emit_log(sink, WEFT_LOG_INFO, "coordinator: term %llu", (unsigned long long)c->term);
     weft_coordinator_welcome_all(c, sink);
@@ -157,7 +161,7 @@ static bool outbid(weft_coordinator_t *c, const weft_peer_view_t *peer, const we
 static void update(weft_coordinator_t *c, weft_peer_view_t *peer, const weft_message_t *in)
 {
     peer->heard_us = c->now_us;
-    if (in->sequence <= peer->sequence)
+    if (in->sequence <= peer->sequence && !WEFT_BROKEN(COUNT_DUPLICATES))
         return; /* repeated or overtaken: a sign of life, no news */
     peer->heard = !c->has_term || in->term == c->term;
     peer->state = in->state;
@@ -167,6 +171,9 @@ static void update(weft_coordinator_t *c, weft_peer_view_t *peer, const weft_mes
     peer->status = in->status;
     peer->sequence = in->sequence;
     peer->term = in->term;
+    peer->epoch = in->epoch;
+    if (c->state == WEFT_COORDINATOR_RECOVERING && in->epoch > c->epoch)
+        c->epoch = in->epoch;
     peer->version = in->version;
     peer->live = in->live;
     peer->done = in->done;
@@ -182,7 +189,7 @@ static void update(weft_coordinator_t *c, weft_peer_view_t *peer, const weft_mes
 
 static bool acceptable(const weft_coordinator_t *c, const weft_message_t *in)
 {
-    if (in->epoch != c->config.epoch || in->role != WEFT_ROLE_COORDINATOR || in->from >= c->ranks)
+    if (in->role != WEFT_ROLE_COORDINATOR || in->from >= c->ranks)
         return false;
     return in->type == (weft_is_trainer(c, in->from) ? WEFT_MESSAGE_TRAINER_STATE : WEFT_MESSAGE_RANK_STATE);
 }
@@ -206,7 +213,10 @@ static void on_message(weft_coordinator_t *c, const weft_message_t *in, const we
         c->heard_term = in->term;
     if (c->has_term && in->term > c->term && !outbid(c, peer, sink))
         return;
+    if (!weft_coordinator_take_life(c, in->from, in, sink))
+        return;
     update(c, peer, in);
+    weft_coordinator_note_joiner(c, in->from, sink);
     find_fenced(c, in->from, sink);
     weft_coordinator_advance(c, sink);
     weft_coordinator_command(c, in->from, sink);

@@ -62,8 +62,10 @@ typedef struct weft_peer_view {
     uint8_t told_type; /* which */
     bool heard;        /* in this term */
     bool dead;
+    bool joins; /* dead, but a later life of it, or a late one, waits to be admitted */
     uint8_t state;
-    uint32_t flags;
+    uint32_t flags, epoch;
+    uint64_t incarnation, admitted; /* heard last, and taken into an epoch by this coordinator */
     uint32_t round, stop_round, status;
     uint64_t sequence, term, version, live, done, wants, newest, told_version;
     weft_digest_t digest;
@@ -82,6 +84,7 @@ typedef struct weft_coordinator {
     bool recovered;    /* the version in flight was begun by an earlier coordinator */
     bool stop_decided; /* stop_round holds */
     uint32_t stop_round;
+    uint32_t epoch;
     uint64_t term;
     uint64_t version;         /* in flight, or the last one that was */
     uint64_t done;            /* highest with an outcome */
@@ -113,7 +116,7 @@ typedef struct weft_coordinator {
 const char *weft_coordinator_state_name(weft_coordinator_state_t state);
 const char *weft_replica_state_name(weft_replica_state_t state);
 
-/* Set up a coordinator. `stored_term`: the last one given to STORE_TERM, or 0 when nothing was stored: then
+/* Set up a coordinator. `config->epoch`: the last one given to STORE_TERM, or the session's first. `stored_term`: the last one given to STORE_TERM, or 0 when nothing was stored: then
  * it first asks every rank. `now_us` starts the clock by which silent ranks are dead. About 600 KiB: allocate
  * it. */
 void weft_coordinator_init(weft_coordinator_t *coordinator, const weft_control_config_t *config,

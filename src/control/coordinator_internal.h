@@ -1,5 +1,5 @@
 /* The parts of the coordinator, for each other only: coordinator.c takes reports in and finds out who is
- * dead, _view.c reads them, _version.c and _replica.c decide, _recover.c does so after a restart, _send.c
+ * dead, _view.c reads them, _members.c keeps account of who is in, _begin.c, _version.c and _replica.c decide, _recover.c does so after a restart, _send.c
  * tells each rank what it lacks. */
 #ifndef WEFT_CONTROL_COORDINATOR_INTERNAL_H
 #define WEFT_CONTROL_COORDINATOR_INTERNAL_H
@@ -57,6 +57,36 @@ void weft_coordinator_note_peer(weft_coordinator_t *c, uint32_t peer, weft_statu
 void weft_coordinator_note_missing(weft_coordinator_t *c, const char *what, weft_peer_test_t asked,
                                    weft_peer_test_t test);
 
+/* coordinator_members.c */
+
+/* An incarnation speaks. **Returns** false for a life that is over. A later life than the one known means that the
+ * one known is dead. */
+bool weft_coordinator_take_life(weft_coordinator_t *c, uint32_t peer, const weft_message_t *in,
+                                const weft_sink_t *sink);
+
+/* After its view is up to date: whether it waits outside. */
+void weft_coordinator_note_joiner(weft_coordinator_t *c, uint32_t peer, const weft_sink_t *sink);
+
+/* Between two versions: let replicas leave, admit whoever waits. */
+void weft_coordinator_renew_members(weft_coordinator_t *c, const weft_sink_t *sink);
+
+/* Open a new epoch when that makes a broken session whole. **Returns** whether it is, or will be once all are idle. */
+bool weft_coordinator_mend(weft_coordinator_t *c, const weft_sink_t *sink);
+
+/* True for one that is outside, or that hears of its admission when all who are in have heard of the epoch. */
+bool weft_peer_waits(const weft_coordinator_t *c, uint32_t peer);
+
+/* True when a rank of the replica of `peer` wants it to leave. */
+bool weft_peer_leaves(const weft_coordinator_t *c, uint32_t peer);
+
+/* True when `peer` takes part and has heard of the epoch. */
+bool weft_peer_is_in_epoch(const weft_coordinator_t *c, uint32_t peer);
+bool weft_coordinator_all_in_epoch(const weft_coordinator_t *c);
+
+/* True when no replica that is not lost has a version in hand. */
+bool weft_coordinator_replicas_are_idle(const weft_coordinator_t *c);
+bool weft_coordinator_any_replica_left(const weft_coordinator_t *c);
+
 /* coordinator_replica.c */
 bool weft_replica_is_receiving(weft_replica_state_t state);
 bool weft_replica_is_decided(weft_replica_state_t state); /* AUTHORIZED or APPLIED */
@@ -67,7 +97,22 @@ uint32_t weft_coordinator_count_replicas(const weft_coordinator_t *c, weft_repli
  * are asked. */
 void weft_coordinator_note_digests(weft_coordinator_t *c, bool (*wanted)(weft_replica_state_t state));
 
+/* coordinator_begin.c */
+#define WEFT_SUPERSEDED_TEXT "a later version was published to take its place"
+
+/* True when a trainer wants `version` stopped for a later one. */
+bool weft_coordinator_is_superseded(const weft_coordinator_t *c, uint64_t version);
+
+/* Begin what comes first, wait for what it lacks, or refuse it. */
+void weft_coordinator_try_begin(weft_coordinator_t *c, const weft_sink_t *sink);
+
 /* coordinator_version.c */
+void weft_coordinator_record_outcome(weft_coordinator_t *c, uint64_t version, bool load, weft_outcome_t outcome,
+                                     weft_status_t status, const char *text, const weft_sink_t *sink);
+
+/* No further version can be sent in this session; the first reason is kept. */
+void weft_coordinator_mark_broken(weft_coordinator_t *c, const char *text);
+
 void weft_coordinator_begin_stop(weft_coordinator_t *c, const weft_sink_t *sink);
 
 /* The drain cannot complete without the dead: transports are aborted, and with them the session's. */

@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#include "src/control/mutate.h"
+
 /* ---- after a restart ---- */
 
 static bool counts(const weft_coordinator_t *c, uint32_t p)
@@ -114,8 +116,21 @@ static void recover_version(weft_coordinator_t *c, const weft_sink_t *sink)
         weft_coordinator_break_off(c, sink);
 }
 
+/* Epochs change while nobody who is in has a version in hand: whoever has one of an earlier epoch was lost to an earlier
+ * coordinator, and has not heard of it. */
+static void lose_left_behind(weft_coordinator_t *c, const weft_sink_t *sink)
+{
+    for (uint32_t p = 0; p < c->ranks; p++) {
+        const weft_peer_view_t *view = &c->peer[p];
+        bool begun = !weft_is_trainer(c, p) || view->state != WEFT_TRAINER_PUBLISHED;
+        if (counts(c, p) && view->epoch < c->epoch && view->version != 0 && begun && !WEFT_BROKEN(KEEP_LEFT_BEHIND))
+            weft_coordinator_lose(c, p, true, WEFT_ERR_PEER_LOST, "has a version of an earlier epoch in hand", sink);
+    }
+}
+
 void weft_coordinator_recover(weft_coordinator_t *c, const weft_sink_t *sink)
 {
+    lose_left_behind(c, sink);
     c->version = find_version(c);
     c->recovered = true;
     c->waiting_version = 0;

@@ -21,7 +21,9 @@ static weft_message_t message_to(const weft_coordinator_t *c, uint32_t peer, wef
         .role = weft_is_trainer(c, peer) ? WEFT_ROLE_TRAINER : WEFT_ROLE_RANK,
         .from = c->rank,
         .to = peer,
-        .epoch = c->config.epoch,
+        .flags = weft_peer_waits(c, peer) ? WEFT_FLAG_JOINS : 0,
+        .epoch = c->epoch,
+        .incarnation = c->peer[peer].incarnation,
         .term = c->term,
         .version = c->version,
         .newest = c->newest,
@@ -66,10 +68,26 @@ static bool awaits_outcome(const weft_peer_view_t *view)
            view->state == WEFT_TRAINER_DRAINED || view->state == WEFT_TRAINER_BROKEN;
 }
 
+/* Its version is over for all others: an earlier coordinator thought this trainer dead, and it came back. Nobody will
+ * post its rounds. */
+static bool is_left_behind(const weft_peer_view_t *view)
+{
+    bool in_transfer = view->state == WEFT_TRAINER_SENDING || view->state == WEFT_TRAINER_REFUSED ||
+                       view->state == WEFT_TRAINER_STOPPING || view->state == WEFT_TRAINER_DRAINING;
+    return in_transfer && !WEFT_BROKEN(LEAVE_BEHIND);
+}
+
+static weft_message_type_t for_old_version(const weft_peer_view_t *view)
+{
+    if (awaits_outcome(view))
+        return WEFT_MESSAGE_OUTCOME;
+    return is_left_behind(view) ? WEFT_MESSAGE_ABORT_TRANSFER : NOTHING;
+}
+
 static weft_message_type_t for_trainer(const weft_coordinator_t *c, const weft_peer_view_t *view)
 {
     if (view->version != 0 && view->version <= c->done)
-        return awaits_outcome(view) ? WEFT_MESSAGE_OUTCOME : NOTHING;
+        return for_old_version(view);
     if (view->version == 0 || view->version != c->version || c->content.load)
         return NOTHING; /* published with the number that is being loaded: hears of it afterwards */
     switch (c->state) {
@@ -119,8 +137,6 @@ static weft_message_type_t for_receiving(const weft_coordinator_t *c, const weft
 
 static weft_message_type_t for_rank(const weft_coordinator_t *c, uint32_t peer, const weft_peer_view_t *view)
 {
-    if (weft_replica_of(c, peer) == WEFT_REPLICA_LOST)
-        return view->state == WEFT_RANK_FENCED ? NOTHING : WEFT_MESSAGE_FENCE;
     if (view->wants != 0 && view->wants <= c->done)
         return WEFT_MESSAGE_OUTCOME;
     switch (weft_replica_of(c, peer)) {
@@ -138,6 +154,8 @@ static weft_message_type_t for_rank(const weft_coordinator_t *c, uint32_t peer, 
 static weft_message_type_t lacks(const weft_coordinator_t *c, uint32_t peer)
 {
     const weft_peer_view_t *view = &c->peer[peer];
+    if (view->joins && !weft_peer_leaves(c, peer))
+        return view->term != c->term ? WEFT_MESSAGE_WELCOME : NOTHING;
     if (view->dead) {
         bool fenced =
             weft_is_trainer(c, peer) ? view->state == WEFT_TRAINER_FENCED : view->state == WEFT_RANK_FENCED;
@@ -147,6 +165,11 @@ static weft_message_type_t lacks(const weft_coordinator_t *c, uint32_t peer)
         return WEFT_MESSAGE_WELCOME;
     if (c->state == WEFT_COORDINATOR_RECOVERING)
         return NOTHING;
+    bool member = weft_is_trainer(c, peer) || weft_replica_of(c, peer) != WEFT_REPLICA_LOST;
+    if (!member && !(WEFT_BROKEN(WELCOME_LOST) && !weft_peer_is_in_epoch(c, peer)))
+        return view->state == WEFT_RANK_FENCED ? NOTHING : WEFT_MESSAGE_FENCE;
+    if (!weft_peer_is_in_epoch(c, peer))
+        return WEFT_MESSAGE_WELCOME;
     if (weft_is_trainer(c, peer))
         return for_trainer(c, view);
     weft_message_type_t type = for_rank(c, peer, view);
@@ -169,33 +192,56 @@ static void fill_lost_outcome(const weft_coordinator_t *c, bool given_up, weft_m
                  (unsigned long long)c->done + 1);
 }
 
+/* It was begun, and ended while this trainer was thought dead: whoever serves it is not known any more. */
+static void fill_forgotten_outcome(weft_message_t *out)
+{
+    out->outcome = WEFT_OUTCOME_FAILED;
+    out->status = WEFT_ERR_TIMEOUT;
+    weft_copy_text(out->text, "what became of it is not known, and replicas may serve it: the coordinator that knew is gone");
+}
+
 static void fill_outcome(const weft_coordinator_t *c, bool loads, const weft_peer_view_t *view,
                          weft_message_t *out)
 {
     out->version = loads ? view->wants : view->version;
     bool ours = c->outcome_of_load == loads || WEFT_BROKEN(LOAD_OUTCOME);
-    if (out->version == c->done && c->outcome != WEFT_OUTCOME_NONE && ours) {
+    /* One that joined since asks for, or publishes, a number that is taken. Ranks that serve it do not ask. */
+    bool rank_did = c->outcome == WEFT_OUTCOME_PARTIAL && view->done >= view->wants;
+    bool took_part = loads ? rank_did : view->state != WEFT_TRAINER_PUBLISHED;
+    bool told = c->outcome == WEFT_OUTCOME_FAILED || (c->outcome != WEFT_OUTCOME_NONE && took_part);
+    if (out->version == c->done && (told || WEFT_BROKEN(LOAD_OUTCOME)) && ours) {
         out->outcome = (uint8_t)c->outcome;
         out->status = c->outcome_status;
         weft_copy_text(out->text, c->outcome_text);
+    } else if (!loads && view->state != WEFT_TRAINER_PUBLISHED && !WEFT_BROKEN(CALL_UNKNOWN_FAILED)) {
+        fill_forgotten_outcome(out);
     } else {
         fill_lost_outcome(c, loads && c->outcome == WEFT_OUTCOME_NONE && view->done == view->wants, out);
     }
 }
 
+static const char *why_fenced(const weft_coordinator_t *c, uint32_t p)
+{
+    if (weft_peer_leaves(c, p))
+        return "its replica has left, as it asked";
+    if (c->peer[p].dead)
+        return "this rank was declared dead; its session must be rebuilt";
+    return "another rank of the replica is dead; the session must be rebuilt";
+}
+
 static void fill(const weft_coordinator_t *c, const weft_peer_view_t *view, weft_message_t *out)
 {
+    if (out->type == WEFT_MESSAGE_ABORT_TRANSFER && out->role == WEFT_ROLE_TRAINER)
+        out->version = view->version;
     if (out->type == WEFT_MESSAGE_OUTCOME)
         fill_outcome(c, out->role == WEFT_ROLE_RANK, view, out);
     if (out->type == WEFT_MESSAGE_AUTHORIZE) {
         out->role = WEFT_ROLE_LEADER;
-        out->flags = c->recovered && !WEFT_BROKEN(NO_RECOVER) ? WEFT_FLAG_RECOVER : 0;
+        out->flags |= c->recovered && !WEFT_BROKEN(NO_RECOVER) ? WEFT_FLAG_RECOVER : 0;
     }
     if (out->type == WEFT_MESSAGE_FENCE) {
         out->status = WEFT_ERR_PEER_LOST;
-        weft_copy_text(out->text, view->dead
-                                      ? "this rank was declared dead; its session must be rebuilt"
-                                      : "another rank of the replica is dead; the session must be rebuilt");
+        weft_copy_text(out->text, why_fenced(c, out->to));
     }
 }
 

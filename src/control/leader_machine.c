@@ -153,7 +153,7 @@ static void send_to(machine_t *m, uint32_t index, const weft_sink_t *sink)
         .role = WEFT_ROLE_RANK,
         .from = m->rank,
         .to = m->rank + index,
-        .epoch = m->config.epoch,
+        .epoch = m->epoch,
         .status = m->status,
         .term = m->term,
         .version = m->version,
@@ -246,7 +246,9 @@ static void in_arming(machine_t *m, const weft_sink_t *sink)
 {
     /* No COMMIT was ever sent for this version (else RECOVER had been asked for), so it may still be aborted.
      */
-    if (any_is(m, has_given_up) != NULL) {
+    if (WEFT_BROKEN(SKIP_ARM)) {
+        commit(m, highest_step(m) + 1, sink);
+    } else if (any_is(m, has_given_up) != NULL) {
         abort_version(m, WEFT_ERR_ABORTED, "a rank of the replica gave the version up before it was armed",
                       sink);
     } else if (all_are(m, is_armed) && !numbering_differs(m, sink)) {
@@ -319,6 +321,10 @@ static void on_authorize(machine_t *m, const weft_message_t *in, const weft_sink
     if (!newer)
         return;
     m->term = in->term;
+    m->epoch = in->epoch;
+    for (uint32_t i = 0; i < m->config.topology.tp && !WEFT_BROKEN(OLD_VIEWS); i++)
+        if (m->views[i].epoch < m->epoch)
+            m->views[i] = (view_t){.incarnation = m->views[i].incarnation, .sequence = m->views[i].sequence};
     m->version = in->version;
     m->ballot = weft_ballot(in->term, 0);
     m->at_step = 0;
@@ -331,11 +337,18 @@ static void on_authorize(machine_t *m, const weft_message_t *in, const weft_sink
 static void on_rank_state(machine_t *m, const weft_message_t *in)
 {
     uint32_t index = in->from - m->rank;
-    if (in->from < m->rank || index >= m->config.topology.tp || in->sequence <= m->views[index].sequence)
+    if (in->from < m->rank || index >= m->config.topology.tp || in->epoch < m->epoch)
+        return;
+    const view_t *before = &m->views[index];
+    bool older = in->incarnation < before->incarnation ||
+                 (in->incarnation == before->incarnation && in->sequence <= before->sequence && !WEFT_BROKEN(COUNT_DUPLICATES));
+    if (older)
         return;
     m->views[index] = (view_t){
         .state = in->state,
         .flags = in->flags,
+        .epoch = in->epoch,
+        .incarnation = in->incarnation,
         .sequence = in->sequence,
         .version = in->version,
         .live = in->live,
@@ -349,9 +362,9 @@ static void on_rank_state(machine_t *m, const weft_message_t *in)
 
 static void on_message(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
-    if (in->epoch != m->config.epoch || in->to != m->rank || in->role != WEFT_ROLE_LEADER)
+    if (in->to != m->rank || in->role != WEFT_ROLE_LEADER)
         return;
-    if (in->type == WEFT_MESSAGE_AUTHORIZE)
+    if (in->type == WEFT_MESSAGE_AUTHORIZE && in->incarnation == m->config.incarnation)
         on_authorize(m, in, sink);
     else if (in->type == WEFT_MESSAGE_RANK_STATE)
         on_rank_state(m, in);

@@ -39,8 +39,8 @@ typedef enum weft_leader_state {
 /* What a rank last said. */
 typedef struct weft_leader_view {
     uint8_t state;
-    uint32_t flags;
-    uint64_t sequence, version, live, done, step, limit, at_step;
+    uint32_t flags, epoch;
+    uint64_t incarnation, sequence, version, live, done, step, limit, at_step;
     weft_ballot_t ballot;
 } weft_leader_view_t;
 
@@ -49,6 +49,7 @@ typedef struct weft_leader_machine {
     uint32_t rank; /* of this leader */
     uint32_t replica;
     weft_leader_state_t state;
+    uint32_t epoch; /* of the AUTHORIZE; what ranks said in earlier ones does not count */
     uint64_t term; /* of the coordinator that appointed it */
     weft_ballot_t ballot;
     uint64_t version;

@@ -33,6 +33,8 @@ weft_status_t weft_control_config_check(const weft_control_config_t *config, wef
     if (config->margin > WEFT_GUARD_MAX_REMAINING)
         return weft_fail(error, WEFT_ERR_ARGUMENT, "control config: margin is %u steps, at most %llu",
                          config->margin, (unsigned long long)WEFT_GUARD_MAX_REMAINING);
+    if (config->incarnation == 0)
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "control config: incarnation is 0; the first is 1");
     if (config->beat_us == 0 || config->dead_us < 2 * config->beat_us)
         return weft_fail(error, WEFT_ERR_ARGUMENT, "control config: dead_us must be at least twice beat_us");
     return WEFT_OK;
@@ -42,6 +44,23 @@ void weft_emit(const weft_sink_t *sink, weft_action_type_t type, uint64_t versio
 {
     weft_action_t action = {.type = type, .version = version, .text = ""};
     sink->emit(sink->user, &action);
+}
+
+void weft_emit_epoch(const weft_sink_t *sink, uint32_t epoch)
+{
+    weft_action_t action = {.type = WEFT_ACTION_ENTER_EPOCH, .epoch = epoch, .text = ""};
+    sink->emit(sink->user, &action);
+}
+
+bool weft_is_for_life(const weft_message_t *in, uint64_t incarnation)
+{
+    return in->incarnation == incarnation || (in->type == WEFT_MESSAGE_WELCOME && in->incarnation == 0);
+}
+
+bool weft_admits(const weft_message_t *in, uint32_t epoch, bool joins)
+{
+    bool outside = in->incarnation == 0 || (in->flags & WEFT_FLAG_JOINS) != 0;
+    return in->type == WEFT_MESSAGE_WELCOME && !outside && (in->epoch > epoch || (in->epoch == epoch && joins));
 }
 
 void weft_emit_log(const weft_sink_t *sink, weft_log_level_t level, const char *format, ...)

@@ -29,7 +29,12 @@ typedef struct weft_topology {
 
 typedef struct weft_control_config {
     uint32_t struct_size;
-    uint32_t epoch;
+    uint32_t epoch; /* of the session's beginning; a coordinator that comes back: the last one stored, if any */
+    uint64_t incarnation; /* of this process: 1 if it is there when the session begins. One that comes later, in the place
+                             of another or as a late replica, takes a number above all before it there, and joins.
+                             The ranks of a replica, which is started as a whole, take the same number */
+    bool rejoins;         /* coordinator: what is lost may come back, at a new epoch, for which every rank opens its
+                             transports anew */
     weft_topology_t topology;
     uint32_t coordinator; /* the rank whose process runs it at first; a message with a higher term moves it */
     uint32_t margin;      /* steps a rank may still start after ARM */
@@ -45,7 +50,7 @@ typedef struct weft_control_config {
 
 #define WEFT_CONTROL_CONFIG_INIT                                                                             \
     {                                                                                                        \
-        .struct_size = sizeof(weft_control_config_t), .margin = 4, .beat_us = 250000, .dead_us = 1500000,    \
+        .struct_size = sizeof(weft_control_config_t), .incarnation = 1, .margin = 4, .beat_us = 250000, .dead_us = 1500000,    \
         .idle_us = 20000, .hello_us = 10000000, .publish_us = 60000000, .transfer_us = 120000000,            \
         .drain_us = 30000000, .commit_us = 30000000,                                                         \
     }
@@ -96,6 +101,7 @@ typedef enum weft_event_type {
     WEFT_EVENT_PUBLISH, /* trainer: the user publishes `version` with `content`; `supersedes`: for the one
                            before */
     WEFT_EVENT_LOAD,    /* rank: the user wants `version` loaded from disk, here and on every other rank */
+    WEFT_EVENT_LEAVE,   /* rank: the user wants to take its replica out; FENCE says that it is */
     WEFT_EVENT_SENT,    /* trainer: every round of `version` has left, the memory may be written again */
     WEFT_EVENT_TRANSFER_DONE,    /* rank: `version` is staged whole, with `digest` */
     WEFT_EVENT_TRANSFER_REFUSED, /* trainer, rank: `version` cannot be used (status, text); rounds still go on
@@ -137,7 +143,8 @@ typedef enum weft_action_type {
     WEFT_ACTION_NOTIFY,     /* trainer, rank that loads: tell the user `outcome` of `version` with status and text */
     WEFT_ACTION_NOTE_NEWEST, /* rank: some replica serves `version`; one that serves less is stale */
     WEFT_ACTION_FENCE,      /* trainer, rank: lost (status, text): the guard is fenced; end the session */
-    WEFT_ACTION_STORE_TERM, /* coordinator: keep `term` where a restart finds it (optional) */
+    WEFT_ACTION_ENTER_EPOCH, /* trainer, rank: from the next transfer on, use transports opened for `epoch` */
+    WEFT_ACTION_STORE_TERM, /* coordinator: keep `term` and `epoch` where a restart finds them (optional) */
     WEFT_ACTION_LOG,        /* all: one line in `text`, at `level` */
 } weft_action_type_t;
 
@@ -146,6 +153,7 @@ typedef struct weft_action {
     uint32_t round;
     uint64_t version;
     uint64_t term;
+    uint32_t epoch;
     weft_members_t members;
     const weft_content_t *content; /* START_TRANSFER only; valid during the call */
     weft_outcome_t outcome;
@@ -165,6 +173,14 @@ typedef struct weft_sink {
 
 /* Helpers of the machines. */
 void weft_emit(const weft_sink_t *sink, weft_action_type_t type, uint64_t version);
+void weft_emit_epoch(const weft_sink_t *sink, uint32_t epoch);
+
+/* True when the coordinator means this life of the process, or says WELCOME before it has heard of any. */
+bool weft_is_for_life(const weft_message_t *in, uint64_t incarnation);
+
+/* True for a WELCOME that takes one who is at `epoch`, or outside, into the epoch it names. */
+bool weft_admits(const weft_message_t *in, uint32_t epoch, bool joins);
+
 void weft_emit_log(const weft_sink_t *sink, weft_log_level_t level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 void weft_emit_send(const weft_sink_t *sink, const weft_message_t *message);

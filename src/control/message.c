@@ -16,7 +16,7 @@
 #define FIELDS(X)                                                                                            \
     X(8, type) X(8, role) X(8, state) X(8, outcome)                                                          \
     X(32, flags) X(32, from) X(32, to) X(32, epoch) X(32, status)                                            \
-    X(64, term) X(64, sequence) X(64, version) X(64, live) X(64, done) X(64, wants) X(64, newest) X(64, ballot)            \
+    X(64, term) X(64, incarnation) X(64, sequence) X(64, version) X(64, live) X(64, done) X(64, wants) X(64, newest) X(64, ballot)            \
     X(64, step) X(64, limit) X(64, at_step)                                                                  \
     X(32, round) X(32, stop_round)                                                                           \
     X(64, digest.word[0]) X(64, digest.word[1]) X(64, members.word[0]) X(64, members.word[1])  \

@@ -21,7 +21,7 @@
 
 #include <weft/types.h>
 
-#define WEFT_PROTOCOL_VERSION   3
+#define WEFT_PROTOCOL_VERSION   4
 #define WEFT_MESSAGE_TEXT_BYTES 200
 #define WEFT_SUBSET_BYTES       200
 #define WEFT_MESSAGE_MAX_BYTES  640
@@ -81,7 +81,9 @@ enum {
     WEFT_FLAG_RECOVER = 1 << 5,   /* an earlier leader may have decided: freeze first, then learn */
     WEFT_FLAG_POSTED = 1 << 6,    /* round is known and will not rise */
     WEFT_FLAG_SUPERSEDE = 1 << 7, /* a later version that was published behind this one wants it stopped */
-    WEFT_FLAG_ALL = (1 << 8) - 1,
+    WEFT_FLAG_JOINS = 1 << 8,     /* this life of the process has not been admitted yet; in WELCOME: and is not now */
+    WEFT_FLAG_LEAVES = 1 << 9,    /* the replica of this rank wants to serve no longer */
+    WEFT_FLAG_ALL = (1 << 10) - 1,
 };
 
 /* A ballot orders what leaders ask about one version: 24 bits of the term that appointed the leader (a
@@ -128,7 +130,8 @@ typedef struct weft_message {
     uint32_t epoch;
     uint32_t status; /* weft_status_t */
     uint64_t term;
-    uint64_t sequence; /* rises with every state message of a sender */
+    uint64_t incarnation; /* of the sender of a state; of the receiver a command is meant for, 0: whatever it is */
+    uint64_t sequence;    /* rises with every state message of an incarnation */
     uint64_t version;  /* in hand, or spoken of */
     uint64_t live;     /* served by the sender */
     uint64_t done;     /* highest version the sender is through with, applied or not */

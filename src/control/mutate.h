@@ -18,7 +18,23 @@
     X(IGNORE_BASE, "ignore-base")                   /* a subset goes over whatever serves */                 \
     X(SUPERSEDE_UNASKED, "supersede-unasked")       /* a stop for a later version does not ask for rounds */ \
     X(LOAD_UNASKED, "load-unasked")                 /* a load begins when one rank asks for it */            \
-    X(LOAD_OUTCOME, "load-outcome")                 /* trainers hear of a load as if it were theirs */
+    X(LOAD_OUTCOME, "load-outcome")                 /* trainers hear of a load as if it were theirs */          \
+    X(LEAVE_BEHIND, "leave-behind")                 /* a trainer may send for ever what is over for all others */ \
+    X(IGNORE_LIFE, "ignore-life")                   /* a rank obeys what was meant for the life before */    \
+    X(OLD_VIEWS, "old-views")                       /* a leader counts what ranks said in an earlier epoch */ \
+    X(ADMIT_HALF, "admit-half")                     /* a replica is admitted when its first rank waits */      \
+    X(MIX_LIVES, "mix-lives")                       /* ... or when ranks of two starts of its engine do */ \
+    X(FORGET_BROKEN, "forget-broken")               /* a new coordinator takes a broken session for a whole one */   \
+    X(WELCOME_LOST, "welcome-lost")                 /* a rank of a lost replica hears of epochs, and not that it is lost */ \
+    X(EPOCH_AT_ONCE, "epoch-at-once")               /* who joins hears of the epoch before those who are in */ \
+    X(KEEP_LEFT_BEHIND, "keep-left-behind")         /* a new coordinator goes on with a version of an earlier epoch */ \
+    X(SKIP_ARM, "skip-arm")                         /* a leader commits on what ranks last said, unasked */  \
+    X(COUNT_DUPLICATES, "count-duplicates")         /* a report that came before counts as news */           \
+    X(OBEY_OLD_TERM, "obey-old-term")               /* a rank obeys a coordinator that has been replaced */  \
+    X(KEEP_TERM, "keep-term")                       /* a new coordinator takes the term of the one before */ \
+    X(FENCE_LATE, "fence-late")                     /* a fenced rank's guard lets steps begin */             \
+    X(ADMIT_IN_FLIGHT, "admit-in-flight")           /* membership changes while a replica has a version */ \
+    X(CALL_UNKNOWN_FAILED, "call-unknown-failed")   /* a trainer hears that nobody serves what some do */
 
 #ifdef WEFT_SIM
 typedef enum weft_mutation {

@@ -1,4 +1,4 @@
-#include "src/control/rank_machine.h"
+#include "src/control/rank_machine_internal.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -44,9 +44,15 @@ static bool in_transfer(const machine_t *m)
            m->state == WEFT_RANK_STOPPING || m->state == WEFT_RANK_DRAINING;
 }
 
-static bool set_state(machine_t *m, weft_rank_state_t state, const weft_sink_t *sink)
+bool weft_rank_may_become(const machine_t *m, weft_rank_state_t state)
 {
-    if ((transitions[m->state] & 1u << state) == 0) {
+    bool unarmed = WEFT_BROKEN(SKIP_ARM) && m->state == WEFT_RANK_PREPARED && state == WEFT_RANK_COMMITTED;
+    return (transitions[m->state] & 1u << state) != 0 || unarmed;
+}
+
+bool weft_rank_set_state(machine_t *m, weft_rank_state_t state, const weft_sink_t *sink)
+{
+    if (!weft_rank_may_become(m, state)) {
         weft_emit_log(sink, WEFT_LOG_ERROR, "rank %u: version %llu: no way from %s to %s", m->rank,
                       (unsigned long long)m->version, names[m->state], names[state]);
         return false;
@@ -68,6 +74,8 @@ void weft_rank_machine_init(machine_t *m, const weft_control_config_t *config, u
     m->rank = rank;
     m->guard = guard;
     m->coordinator = config->coordinator;
+    m->joins = config->incarnation > 1;
+    m->epoch = m->joins ? 0 : config->epoch;
     m->report_due = true;
 }
 
@@ -80,7 +88,7 @@ void weft_rank_machine_loaded(machine_t *m, uint64_t version, weft_digest_t dige
 
 /* ---- reports ---- */
 
-static uint32_t leader_of(const machine_t *m)
+uint32_t weft_rank_leader(const machine_t *m)
 {
     const weft_topology_t *t = &m->config.topology;
     return weft_topology_leader(t, weft_topology_replica(t, m->rank));
@@ -106,9 +114,11 @@ static weft_message_t whole_state(machine_t *m)
         .type = WEFT_MESSAGE_RANK_STATE,
         .state = (uint8_t)m->state,
         .flags = m->reported_flags | (m->broken ? WEFT_FLAG_BROKEN : 0) |
-                 (m->stop_known ? WEFT_FLAG_STOP_AT : 0) | (m->posted_known ? WEFT_FLAG_POSTED : 0),
+                 (m->stop_known ? WEFT_FLAG_STOP_AT : 0) | (m->posted_known ? WEFT_FLAG_POSTED : 0) |
+                 (m->joins ? WEFT_FLAG_JOINS : 0) | (m->leaves ? WEFT_FLAG_LEAVES : 0),
         .from = m->rank,
-        .epoch = m->config.epoch,
+        .epoch = m->epoch,
+        .incarnation = m->config.incarnation,
         .status = m->status,
         .term = m->term,
         .version = m->version,
@@ -142,7 +152,7 @@ static void report(machine_t *m, const weft_sink_t *sink)
     }
     if (m->leader_due) {
         out.role = WEFT_ROLE_LEADER;
-        out.to = leader_of(m);
+        out.to = weft_rank_leader(m);
         weft_emit_send(sink, &out);
     }
     m->report_due = m->leader_due = false;
@@ -200,7 +210,7 @@ static void begin(machine_t *m, const weft_message_t *in, const weft_sink_t *sin
     m->promised = m->accepted = 0; /* ballots are about one version */
     m->status = WEFT_OK;
     m->text[0] = '\0';
-    if (!set_state(m, WEFT_RANK_RECEIVING, sink))
+    if (!weft_rank_set_state(m, WEFT_RANK_RECEIVING, sink))
         return;
     weft_action_t action = {.type = WEFT_ACTION_START_TRANSFER,
                             .version = m->version,
@@ -211,10 +221,10 @@ static void begin(machine_t *m, const weft_message_t *in, const weft_sink_t *sin
 }
 
 /* The version in hand will not be live; what serves goes on serving. */
-static void give_up(machine_t *m, const weft_sink_t *sink)
+void weft_rank_give_up(machine_t *m, const weft_sink_t *sink)
 {
     weft_emit(sink, WEFT_ACTION_DISCARD_STAGE, m->version);
-    if (!set_state(m, WEFT_RANK_IDLE, sink))
+    if (!weft_rank_set_state(m, WEFT_RANK_IDLE, sink))
         return;
     m->done = m->version;
     m->version = 0;
@@ -227,37 +237,38 @@ static void break_transfer(machine_t *m, const weft_sink_t *sink)
     m->broken |= !m->content.load;
     if (in_transfer(m))
         weft_emit(sink, WEFT_ACTION_ABORT_TRANSFER, m->version);
-    give_up(m, sink);
+    weft_rank_give_up(m, sink);
 }
 
-static void remember_failure(machine_t *m, weft_status_t status, const char *text)
+void weft_rank_remember_failure(machine_t *m, weft_status_t status, const char *text)
 {
     m->status = status;
     weft_copy_text(m->text, text);
 }
 
-static void fence(machine_t *m, weft_status_t status, const char *text, const weft_sink_t *sink)
+void weft_rank_fence(machine_t *m, weft_status_t status, const char *text, const weft_sink_t *sink)
 {
     if (m->state == WEFT_RANK_FENCED)
         return;
-    weft_guard_fence(m->guard);
-    remember_failure(m, status, text);
+    if (!WEFT_BROKEN(FENCE_LATE))
+        weft_guard_fence(m->guard);
+    weft_rank_remember_failure(m, status, text);
     if (in_transfer(m))
         weft_emit(sink, WEFT_ACTION_ABORT_TRANSFER, m->version);
     if (m->version != 0 && m->state != WEFT_RANK_COMMITTED)
         weft_emit(sink, WEFT_ACTION_DISCARD_STAGE, m->version);
     if (m->wants != 0)
         settle_load(m, m->wants, WEFT_OUTCOME_FAILED, status, m->text, sink);
-    set_state(m, WEFT_RANK_FENCED, sink);
+    weft_rank_set_state(m, WEFT_RANK_FENCED, sink);
     weft_action_t action = {.type = WEFT_ACTION_FENCE, .status = status, .text = m->text};
     sink->emit(sink->user, &action);
     weft_emit(sink, WEFT_ACTION_WAKE_STEPS, m->version);
 }
 
 /* The guard has swapped: the new weights serve. */
-static void applied(machine_t *m, const weft_sink_t *sink)
+void weft_rank_applied(machine_t *m, const weft_sink_t *sink)
 {
-    if (!set_state(m, WEFT_RANK_IDLE, sink))
+    if (!weft_rank_set_state(m, WEFT_RANK_IDLE, sink))
         return;
     m->live = m->done = m->version;
     m->live_at_step = m->at_step;
@@ -275,22 +286,22 @@ static void on_transfer_done(machine_t *m, const weft_event_t *event, const weft
     if (m->state != WEFT_RANK_RECEIVING)
         return; /* REFUSED, or stopped: the bytes are not wanted any more */
     m->digest = event->digest;
-    set_state(m, WEFT_RANK_PREPARED, sink);
+    weft_rank_set_state(m, WEFT_RANK_PREPARED, sink);
 }
 
 static void on_refused(machine_t *m, const weft_event_t *event, const weft_sink_t *sink)
 {
     if (m->state != WEFT_RANK_RECEIVING)
         return;
-    remember_failure(m, event->status, event->text);
-    set_state(m, WEFT_RANK_REFUSED, sink);
+    weft_rank_remember_failure(m, event->status, event->text);
+    weft_rank_set_state(m, WEFT_RANK_REFUSED, sink);
 }
 
 static void on_failed(machine_t *m, const weft_event_t *event, const weft_sink_t *sink)
 {
     if (!in_transfer(m))
         return;
-    remember_failure(m, event->status, event->text);
+    weft_rank_remember_failure(m, event->status, event->text);
     break_transfer(m, sink);
 }
 
@@ -305,13 +316,13 @@ static void on_posted(machine_t *m, uint32_t round)
 static void on_drained(machine_t *m, const weft_sink_t *sink)
 {
     if (m->state == WEFT_RANK_DRAINING)
-        give_up(m, sink);
+        weft_rank_give_up(m, sink);
 }
 
 static void on_swapped(machine_t *m, const weft_sink_t *sink)
 {
     if (m->state == WEFT_RANK_COMMITTED)
-        applied(m, sink);
+        weft_rank_applied(m, sink);
 }
 
 /* An answer of the data path to a version that is no longer in hand comes too late to matter. */
@@ -339,7 +350,7 @@ static void on_data_path(machine_t *m, const weft_event_t *event, const weft_sin
         on_swapped(m, sink);
         break;
     case WEFT_EVENT_SWAP_FAILED:
-        fence(m, event->status, event->text, sink);
+        weft_rank_fence(m, event->status, event->text, sink);
         break;
     default: /* not a rank's event */
         break;
@@ -358,9 +369,9 @@ static void on_stop(machine_t *m, const weft_message_t *in, const weft_sink_t *s
 {
     /* Others may have posted rounds that need this rank: it takes part even if BEGIN has not come. */
     on_begin(m, in, sink);
-    if (in->version != m->version || (transitions[m->state] & TO(STOPPING)) == 0)
+    if (in->version != m->version || !weft_rank_may_become(m, WEFT_RANK_STOPPING))
         return;
-    if (set_state(m, WEFT_RANK_STOPPING, sink))
+    if (weft_rank_set_state(m, WEFT_RANK_STOPPING, sink))
         weft_emit(sink, WEFT_ACTION_REPORT_POSTED, m->version);
 }
 
@@ -370,7 +381,7 @@ static void on_stop_at(machine_t *m, const weft_message_t *in, const weft_sink_t
         return;
     m->stop_round = in->stop_round;
     m->stop_known = true;
-    set_state(m, WEFT_RANK_DRAINING, sink);
+    weft_rank_set_state(m, WEFT_RANK_DRAINING, sink);
     weft_action_t action = {
         .type = WEFT_ACTION_STOP_TRANSFER_AT, .version = m->version, .round = in->stop_round, .text = ""};
     sink->emit(sink->user, &action);
@@ -379,7 +390,7 @@ static void on_stop_at(machine_t *m, const weft_message_t *in, const weft_sink_t
 static void on_drop(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
     if (m->state == WEFT_RANK_PREPARED && in->version == m->version)
-        give_up(m, sink);
+        weft_rank_give_up(m, sink);
 }
 
 static void on_abort_transfer(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
@@ -402,10 +413,31 @@ static void hear_of_newest(machine_t *m, uint64_t version, const weft_sink_t *si
     weft_emit(sink, WEFT_ACTION_NOTE_NEWEST, version);
 }
 
-/* True when the message is from the coordinator of the newest term known. */
+/* Membership has changed: transports are opened anew, so those that broke count no more. */
+static void hear_of_epoch(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
+{
+    if (m->state != WEFT_RANK_IDLE || !weft_admits(in, m->epoch, m->joins))
+        return;
+    m->epoch = in->epoch;
+    m->joins = m->broken = false;
+    m->report_due = true;
+    weft_emit_epoch(sink, m->epoch);
+}
+
+/* True for what may be said across epochs. */
+static bool is_of_membership(uint8_t type)
+{
+    return type == WEFT_MESSAGE_WELCOME || type == WEFT_MESSAGE_FENCE;
+}
+
+/* True when the message is from the coordinator of the newest term known, for this life and epoch. */
 static bool accept_coordinator(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
-    if (in->term < m->term)
+    bool old = in->term < m->term && !WEFT_BROKEN(OBEY_OLD_TERM);
+    if (old || (!weft_is_for_life(in, m->config.incarnation) && !WEFT_BROKEN(IGNORE_LIFE)))
+        return false;
+    hear_of_epoch(m, in, sink);
+    if (in->epoch != m->epoch && !is_of_membership(in->type))
         return false;
     hear_of_newest(m, in->newest, sink);
     m->report_due |= in->term > m->term;
@@ -414,112 +446,6 @@ static bool accept_coordinator(machine_t *m, const weft_message_t *in, const wef
     /* Whatever was asked for: if it is done already, the coordinator has not heard of it. */
     m->report_due |= in->type != WEFT_MESSAGE_WELCOME;
     return true;
-}
-
-/* ---- what the leader tells ---- */
-
-/* A subset is the version only over its base. Such a rank is told to drop it; to arm it would be a mistake.
- */
-static bool lacks_base(const machine_t *m)
-{
-    return m->content.base != 0 && m->content.base != m->live && !WEFT_BROKEN(IGNORE_BASE);
-}
-
-static void on_arm(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
-{
-    if (lacks_base(m))
-        return;
-    if (m->state != WEFT_RANK_PREPARED || in->version != m->version || in->ballot < m->promised)
-        return;
-    uint64_t step;
-    if (!weft_guard_arm(m->guard, m->config.margin, &step, &m->limit))
-        return;
-    m->promised = in->ballot;
-    set_state(m, WEFT_RANK_ARMED, sink);
-}
-
-static void on_freeze(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
-{
-    /* A FREEZE seen before, perhaps followed by its COMMIT, must not freeze again: the promise was above. */
-    if (in->version != m->version || in->ballot <= m->promised || (transitions[m->state] & TO(FROZEN)) == 0)
-        return;
-    m->promised = in->ballot;
-    uint64_t step;
-    if (!weft_guard_freeze(m->guard, &step))
-        return; /* a thread is swapping: the answer is APPLIED, in a moment */
-    if (weft_guard_live(m->guard) == m->version) {
-        /* The swap was quicker than the event that tells of it. Its at_step stands, so no limit is kept. */
-        weft_guard_release(m->guard);
-        applied(m, sink);
-        return;
-    }
-    m->limit = step;
-    set_state(m, WEFT_RANK_FROZEN, sink);
-}
-
-static void on_commit(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
-{
-    bool promised = m->state == WEFT_RANK_ARMED || m->state == WEFT_RANK_FROZEN;
-    bool obeyed = WEFT_BROKEN(IGNORE_BALLOT) ? promised : promised && in->ballot == m->promised;
-    if (in->version != m->version || !obeyed)
-        return;
-    if (!weft_guard_commit(m->guard, in->version, in->at_step)) {
-        char text[WEFT_MESSAGE_TEXT_BYTES];
-        snprintf(text, sizeof text,
-                 "rank %u cannot swap to version %llu at step %llu: it is at step %llu already", m->rank,
-                 (unsigned long long)in->version, (unsigned long long)in->at_step,
-                 (unsigned long long)weft_guard_look(m->guard).step);
-        fence(m, WEFT_ERR_INTERNAL, text, sink);
-        return;
-    }
-    m->accepted = in->ballot;
-    m->at_step = in->at_step;
-    set_state(m, WEFT_RANK_COMMITTED, sink);
-    weft_emit(sink, WEFT_ACTION_WAKE_STEPS, m->version);
-    if (weft_guard_swap_due(m->guard))
-        weft_emit(sink, WEFT_ACTION_TRY_SWAP, m->version);
-}
-
-static void on_abort(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
-{
-    bool undecided = m->state == WEFT_RANK_PREPARED || m->state == WEFT_RANK_ARMED ||
-                     (m->state == WEFT_RANK_FROZEN && m->at_step == 0);
-    if (in->version != m->version || in->ballot < m->promised || !undecided)
-        return;
-    m->promised = in->ballot;
-    remember_failure(m, in->status, in->text);
-    weft_guard_release(m->guard);
-    give_up(m, sink);
-    weft_emit(sink, WEFT_ACTION_WAKE_STEPS, m->done);
-}
-
-/* True when the message is from the leader of this replica, appointed in the newest term known. */
-static bool accept_leader(machine_t *m, const weft_message_t *in)
-{
-    if (in->from != leader_of(m) || (weft_ballot_term(in->ballot) < m->term))
-        return false;
-    m->leader_due = true;
-    return true;
-}
-
-static void on_leader_message(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
-{
-    if (!accept_leader(m, in))
-        return;
-    switch ((weft_message_type_t)in->type) {
-    case WEFT_MESSAGE_ARM:
-        on_arm(m, in, sink);
-        break;
-    case WEFT_MESSAGE_FREEZE:
-        on_freeze(m, in, sink);
-        break;
-    case WEFT_MESSAGE_COMMIT:
-        on_commit(m, in, sink);
-        break;
-    default:
-        on_abort(m, in, sink);
-        break;
-    }
 }
 
 static void on_coordinator_message(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
@@ -546,7 +472,7 @@ static void on_coordinator_message(machine_t *m, const weft_message_t *in, const
         on_outcome(m, in, sink);
         break;
     case WEFT_MESSAGE_FENCE:
-        fence(m, in->status, in->text, sink);
+        weft_rank_fence(m, in->status, in->text, sink);
         break;
     default: /* WELCOME has done its work in accept_coordinator; decode refuses others for this role */
         break;
@@ -561,12 +487,12 @@ static bool from_leader(uint8_t type)
 
 static void on_message(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
-    if (in->epoch != m->config.epoch || in->to != m->rank || in->role != WEFT_ROLE_RANK ||
+    if (in->to != m->rank || in->role != WEFT_ROLE_RANK ||
         in->from >= weft_topology_ranks(&m->config.topology))
         return;
-    if (from_leader(in->type))
-        on_leader_message(m, in, sink);
-    else
+    if (from_leader(in->type) && in->epoch == m->epoch)
+        weft_rank_on_leader(m, in, sink);
+    else if (!from_leader(in->type))
         on_coordinator_message(m, in, sink);
 }
 
@@ -579,12 +505,12 @@ static void on_tick(machine_t *m, const weft_sink_t *sink)
     /* `live` is read before the word: if it is new and no swap is under way, that swap has ended. */
     bool live = weft_guard_live(m->guard) == m->version;
     if (m->state == WEFT_RANK_COMMITTED && live && !weft_guard_look(m->guard).swapping)
-        applied(m, sink); /* EVENT_SWAPPED is late, or lost in a full queue */
+        weft_rank_applied(m, sink); /* EVENT_SWAPPED is late, or lost in a full queue */
     else if (m->state == WEFT_RANK_COMMITTED && weft_guard_swap_due(m->guard))
         weft_emit(sink, WEFT_ACTION_TRY_SWAP, m->version);
     if (WEFT_BROKEN(ABORT_AFTER_ARM) && m->state == WEFT_RANK_ARMED &&
         m->now_us - m->reported_us >= m->config.beat_us)
-        weft_guard_release(m->guard), give_up(m, sink);
+        weft_guard_release(m->guard), weft_rank_give_up(m, sink);
     if (m->now_us - m->reported_us >= m->config.beat_us) {
         m->report_due = true;
         m->leader_due |= in_commit(m);
@@ -603,6 +529,9 @@ void weft_rank_machine_handle(machine_t *m, const weft_event_t *event, const wef
         break;
     case WEFT_EVENT_LOAD:
         on_load(m, event, sink);
+        break;
+    case WEFT_EVENT_LEAVE:
+        m->leaves = m->report_due = true;
         break;
     default:
         on_data_path(m, event, sink);

@@ -49,8 +49,11 @@ typedef struct weft_rank_machine {
     uint32_t coordinator;
     weft_rank_state_t state;
     bool posted_known, stop_known, broken;
+    bool joins;  /* not admitted yet */
+    bool leaves; /* has been told to take its replica out */
     bool report_due; /* something changed, or the coordinator asked */
     bool leader_due; /* the leader asked, or waits for what changed */
+    uint32_t epoch;
     uint32_t posted, stop_round;
     uint64_t term;
     uint64_t sequence;
@@ -86,7 +89,7 @@ void weft_rank_machine_init(weft_rank_machine_t *machine, const weft_control_con
 /* Tell that `version` was loaded from disk before any transfer (weft_guard_load succeeded). */
 void weft_rank_machine_loaded(weft_rank_machine_t *machine, uint64_t version, weft_digest_t digest);
 
-/* Handle one event: LOAD, TRANSFER_DONE, TRANSFER_REFUSED, TRANSFER_FAILED, POSTED, DRAINED, SWAPPED, SWAP_FAILED,
+/* Handle one event: LOAD, LEAVE, TRANSFER_DONE, TRANSFER_REFUSED, TRANSFER_FAILED, POSTED, DRAINED, SWAPPED, SWAP_FAILED,
  * MESSAGE, TICK. */
 void weft_rank_machine_handle(weft_rank_machine_t *machine, const weft_event_t *event,
                               const weft_sink_t *sink);

@@ -50,6 +50,8 @@ void weft_trainer_machine_init(machine_t *m, const weft_control_config_t *config
     m->config = *config;
     m->rank = rank;
     m->coordinator = config->coordinator;
+    m->joins = config->incarnation > 1;
+    m->epoch = m->joins ? 0 : config->epoch;
     m->report_due = true;
 }
 
@@ -66,10 +68,12 @@ static void report(machine_t *m, const weft_sink_t *sink)
         .state = (uint8_t)m->state,
         .flags = (m->broken ? WEFT_FLAG_BROKEN : 0) | (m->stop_known ? WEFT_FLAG_STOP_AT : 0) |
                  (m->posted_known ? WEFT_FLAG_POSTED : 0) |
-                 (m->queued != 0 && m->supersedes ? WEFT_FLAG_SUPERSEDE : 0),
+                 (m->queued != 0 && m->supersedes ? WEFT_FLAG_SUPERSEDE : 0) |
+                 (m->joins ? WEFT_FLAG_JOINS : 0),
         .from = m->rank,
         .to = m->coordinator,
-        .epoch = m->config.epoch,
+        .epoch = m->epoch,
+        .incarnation = m->config.incarnation,
         .status = m->status,
         .term = m->term,
         .sequence = ++m->sequence,
@@ -292,13 +296,28 @@ static void on_fence(machine_t *m, const weft_message_t *in, const weft_sink_t *
     sink->emit(sink->user, &action);
 }
 
-/* True when the message is from the coordinator of the newest term known. */
-static bool accept(machine_t *m, const weft_message_t *in)
+/* Membership has changed: transports are opened anew, so those that broke count no more. */
+static void hear_of_epoch(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
-    if (in->epoch != m->config.epoch || in->to != m->rank || in->role != WEFT_ROLE_TRAINER ||
+    bool rests = m->state == WEFT_TRAINER_IDLE || m->state == WEFT_TRAINER_PUBLISHED;
+    if (!rests || !weft_admits(in, m->epoch, m->joins))
+        return;
+    m->epoch = in->epoch;
+    m->joins = m->broken = false;
+    m->report_due = true;
+    weft_emit_epoch(sink, m->epoch);
+}
+
+/* True when the message is from the coordinator of the newest term known, for this life and epoch. */
+static bool accept(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
+{
+    if (in->to != m->rank || in->role != WEFT_ROLE_TRAINER ||
         in->from >= weft_topology_ranks(&m->config.topology))
         return false;
-    if (in->term < m->term)
+    if (in->term < m->term || !weft_is_for_life(in, m->config.incarnation))
+        return false;
+    hear_of_epoch(m, in, sink);
+    if (in->epoch != m->epoch && in->type != WEFT_MESSAGE_WELCOME && in->type != WEFT_MESSAGE_FENCE)
         return false;
     m->report_due |= in->term > m->term;
     m->term = in->term;
@@ -309,7 +328,7 @@ static bool accept(machine_t *m, const weft_message_t *in)
 
 static void on_message(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
-    if (!accept(m, in))
+    if (!accept(m, in, sink))
         return;
     /* Whatever was asked for: if it is done already, the coordinator has not heard of it. */
     m->report_due |= in->type != WEFT_MESSAGE_WELCOME;

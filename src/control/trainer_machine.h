@@ -41,7 +41,9 @@ typedef struct weft_trainer_machine {
     uint32_t coordinator;
     weft_trainer_state_t state;
     bool posted_known, stop_known, broken, notified;
+    bool joins;      /* not admitted yet */
     bool report_due; /* something changed, or the coordinator asked */
+    uint32_t epoch;
     uint32_t posted, stop_round;
     uint64_t term;
     uint64_t sequence;

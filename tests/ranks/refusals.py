@@ -245,6 +245,17 @@ def synced(t, what, expected, models, failed, *words, scheme="fp8-block", rollou
             os.remove(os.path.join(folder, name))
 
 
+def check_slow_replica(t):
+    """A version is over before the second replica has decoded enough on the one before."""
+    nan = t.make("slow", lambda c: c.poke(Q, 777, NAN))
+    for swap in "flip", "layerwise":
+        usual = ["--model", ",".join([V1, nan, V3]), "--trainer", "fsdp:1", "--rollout", "tp:1x2", "--scheme", "bf16", "--tokens",
+                 "4", "--quiet", "--swap", swap]
+        result = t.weft.mixed((2, usual), (1, [*usual, "--pace", "8"]), timeout=40)
+        t.refused(f"NaN, a slow replica, {swap}", result, CHECK_FAILED, Q, "flat index 777")
+        t.that("3 versions, 1 failed" in result.out, f"a slow replica, {swap}: goes on to the next version", result)
+
+
 def check_nonfinite(t):
     nan = t.make("nan", lambda c: c.poke(Q, 777, NAN))
     # The second half of the rows is the second rank's.
@@ -434,7 +445,7 @@ def check_json(t):
 
 
 GROUPS = [check_help, check_usage, check_json, check_verify, check_misfit, check_budget, check_process_count, check_disagreement,
-          check_unwritable, check_directories, check_nonfinite, check_damages]
+          check_unwritable, check_directories, check_nonfinite, check_slow_replica, check_damages]
 
 
 def main():

@@ -10,6 +10,19 @@ void sim_check_begun(sim_world_t *w, uint32_t n)
     uint64_t slot = (node->step - w->first_step) % SIM_STEP_WINDOW;
     sim_say(w, "node %u begins step %llu on version %llu", n, (unsigned long long)node->step,
             (unsigned long long)node->step_version);
+    if (node->fence_told)
+        sim_fail(w, "FENCED: node %u begins step %llu, and was told to serve nothing", n, (unsigned long long)node->step);
+    if (node->mixed)
+        sim_fail(w, "TAINTED: node %u begins step %llu on weights of two versions", n, (unsigned long long)node->step);
+    if (node->step_version != node->served)
+        sim_fail(w, "EARLY: node %u begins step %llu on version %llu, and its last swap was to %llu", n,
+                 (unsigned long long)node->step, (unsigned long long)node->step_version,
+                 (unsigned long long)node->served);
+    if (node->generation < replica->begun_generation)
+        sim_fail(w, "LIFE: node %u begins a step after a later life of its replica has", n);
+    if (node->generation != replica->run_generation)
+        return; /* it is about to be stopped; steps are counted anew already */
+    replica->begun_generation = node->generation;
     if (node->step <= replica->highest_step) {
         if (replica->step_version[slot] != node->step_version)
             sim_fail(w, "TORN: node %u runs step %llu on version %llu, another rank of replica %u on %llu", n,
@@ -33,7 +46,7 @@ static bool replica_is_sound(const sim_world_t *w, uint32_t replica)
 {
     for (uint32_t i = 0; i < w->tp; i++) {
         const sim_node_t *node = &w->node[sim_first_of(w, replica) + i];
-        if (!node->alive || weft_guard_look(&node->guard).fenced ||
+        if (!node->alive || node->rank.joins || weft_guard_look(&node->guard).fenced ||
             w->coordinator->peer[sim_first_of(w, replica) + i].dead)
             return false;
     }
@@ -50,6 +63,14 @@ static bool serves_soundly(const sim_world_t *w, uint32_t replica)
 void sim_check_swapped(sim_world_t *w, uint32_t n, uint64_t version)
 {
     uint32_t index = sim_index(w, version), first = sim_first_of(w, sim_replica_of(w, n));
+    sim_replica_t *replica = &w->replica[sim_replica_of(w, n)];
+    if (version <= w->node[n].served)
+        sim_fail(w, "ORDER: node %u swaps from version %llu to %llu", n, (unsigned long long)w->node[n].served,
+                 (unsigned long long)version);
+    w->node[n].served = version;
+    w->newest_served = version > w->newest_served ? version : w->newest_served;
+    if (w->node[n].generation == replica->run_generation && version > replica->committed)
+        replica->committed = version;
     if (w->node[n].staged[index] == 0)
         sim_fail(w, "INCOMPLETE: node %u made version %llu live, which it had not whole", n,
                  (unsigned long long)version);
@@ -79,6 +100,7 @@ void sim_check_swapped(sim_world_t *w, uint32_t n, uint64_t version)
 void sim_check_discarded(sim_world_t *w, uint32_t n, uint64_t version)
 {
     uint32_t index = sim_index(w, version), first = sim_first_of(w, sim_replica_of(w, n));
+    w->node[n].given_up = version;
     if (w->node[n].rank.state == WEFT_RANK_FENCED || weft_guard_look(&w->node[n].guard).fenced)
         return; /* its replica is lost: it serves nothing */
     w->node[n].discarded[index] = true;
@@ -101,7 +123,8 @@ void sim_check_outcome(sim_world_t *w, uint32_t n, const weft_action_t *action)
     for (uint32_t p = w->trainers; p < w->ranks; p++) {
         uint64_t live = weft_guard_live(&w->node[p].guard);
         bool member = weft_members_has(w->transfer[index][n].members, sim_replica_of(w, p));
-        if (!replica_is_sound(w, sim_replica_of(w, p)) || !w->transfer[index][n].started || !member)
+        bool joined_since = w->node[p].epoch > w->node[n].epoch;
+        if (!replica_is_sound(w, sim_replica_of(w, p)) || joined_since || !w->transfer[index][n].started || !member)
             continue;
         if (applied && live < action->version)
             sim_fail(w, "OUTCOME: trainer %u was told that version %llu is applied, node %u serves %llu", n,
@@ -112,23 +135,12 @@ void sim_check_outcome(sim_world_t *w, uint32_t n, const weft_action_t *action)
     }
 }
 
-/* The highest version that a rank serves, dead ones too. */
-static uint64_t newest_live(const sim_world_t *w)
-{
-    uint64_t newest = 0;
-    for (uint32_t n = w->trainers; n < w->ranks; n++) {
-        uint64_t live = weft_guard_live(&w->node[n].guard);
-        newest = live > newest ? live : newest;
-    }
-    return newest;
-}
-
 /* Nobody is called stale for a version that nobody serves. */
 void sim_check_newest(sim_world_t *w, uint32_t n, uint64_t version)
 {
-    if (version > newest_live(w))
-        sim_fail(w, "node %u is told that version %llu serves, but the highest that does is %llu", n,
-                 (unsigned long long)version, (unsigned long long)newest_live(w));
+    if (version > w->newest_served)
+        sim_fail(w, "node %u is told that version %llu serves, but the highest that did is %llu", n,
+                 (unsigned long long)version, (unsigned long long)w->newest_served);
 }
 
 /* ---- the end ---- */
@@ -142,18 +154,19 @@ static bool trainer_is_settled(const sim_world_t *w, uint32_t n)
 {
     const weft_trainer_machine_t *m = &w->node[n].trainer;
     if (m->state == WEFT_TRAINER_FENCED)
-        return true;
-    return m->state == WEFT_TRAINER_IDLE && (w->node[n].published == w->versions);
+        return !w->rejoins;
+    return m->state == WEFT_TRAINER_IDLE && !m->joins && (w->node[n].published == w->versions);
 }
 
 static bool rank_is_settled(const sim_world_t *w, uint32_t n)
 {
     const sim_node_t *node = &w->node[n];
     if (node->rank.state == WEFT_RANK_FENCED)
-        return true;
+        return !w->rejoins || w->replica[sim_replica_of(w, n)].away;
     weft_guard_view_t view = weft_guard_look(&node->guard);
     bool lost = w->coordinator->replica[sim_replica_of(w, n)] == WEFT_REPLICA_LOST;
-    return node->rank.state == WEFT_RANK_IDLE && sim_loads_are_over(w, n) && view.limit == WEFT_GUARD_NO_LIMIT && !lost &&
+    bool runs = w->in_place && node->served != 0 && node->window.state == WEFT_WINDOW_RUNNING; /* and lets nothing in */
+    return node->rank.state == WEFT_RANK_IDLE && !node->rank.joins && !runs && sim_loads_are_over(w, n) && view.limit == WEFT_GUARD_NO_LIMIT && !lost &&
            node->rank.newest >= w->coordinator->newest; /* it knows whether it is stale */
 }
 
@@ -163,17 +176,43 @@ static const char *state_of(const sim_world_t *w, uint32_t n)
                                 : weft_rank_state_name(w->node[n].rank.state);
 }
 
+/* The coordinator and the process agree on whether it lives. */
+static bool is_known(const sim_world_t *w, uint32_t n)
+{
+    const sim_node_t *node = &w->node[n];
+    bool fenced = sim_is_trainer(w, n) ? node->trainer.state == WEFT_TRAINER_FENCED
+                                       : node->rank.state == WEFT_RANK_FENCED;
+    bool leaves = !sim_is_trainer(w, n) && node->rank.leaves && !fenced;
+    return node->alive ? !leaves && (fenced || !w->coordinator->peer[n].dead)
+                       : w->coordinator->peer[n].dead;
+}
+
 static bool is_settled(const sim_world_t *w, uint32_t n)
 {
     return !counts(w, n) || (sim_is_trainer(w, n) ? trainer_is_settled(w, n) : rank_is_settled(w, n));
 }
 
+/* Without a coordinator versions stay where they are, but every trainer hears of a deadline. */
+static bool all_have_heard(const sim_world_t *w)
+{
+    for (uint32_t n = 0; n < w->trainers; n++) {
+        const sim_node_t *node = &w->node[n];
+        for (uint32_t i = 1; node->alive && i <= w->versions; i++)
+            if (node->published < i || node->outcome[i] < WEFT_OUTCOME_APPLIED)
+                return false;
+    }
+    return true;
+}
+
 bool sim_is_settled(sim_world_t *w)
 {
+    if (w->coordinator_gone)
+        return w->births == 0 && all_have_heard(w);
     for (uint32_t n = 0; n < w->ranks; n++)
-        if (!is_settled(w, n))
+        if (!is_settled(w, n) || !is_known(w, n))
             return false;
-    return w->coordinator->state == WEFT_COORDINATOR_IDLE;
+    bool resumes = w->in_place && w->now_us < w->traffic_until_us;
+    return !resumes && w->node[SIM_COORDINATOR].alive && w->coordinator->state == WEFT_COORDINATOR_IDLE && w->births == 0;
 }
 
 static void check_transfers(sim_world_t *w, uint32_t n)
@@ -204,6 +243,16 @@ static void check_quiet_run(sim_world_t *w)
                      (unsigned long long)weft_guard_live(&w->node[n].guard));
 }
 
+/* What one rank has swapped to, the replica was committed to. */
+static void check_commits(sim_world_t *w, uint32_t n)
+{
+    uint32_t r = sim_replica_of(w, n);
+    bool serves = serves_soundly(w, r) && w->node[n].generation == w->replica[r].run_generation;
+    if (serves && weft_guard_live(&w->node[n].guard) < w->replica[r].committed)
+        sim_fail(w, "LOST COMMIT: node %u serves version %llu, another rank of its replica had %llu", n,
+                 (unsigned long long)weft_guard_live(&w->node[n].guard), (unsigned long long)w->replica[r].committed);
+}
+
 void sim_check_end(sim_world_t *w)
 {
     for (uint32_t n = 0; n < w->ranks; n++) {
@@ -216,7 +265,9 @@ void sim_check_end(sim_world_t *w)
             check_transfers(w, n);
         if (sim_is_trainer(w, n))
             check_outcomes(w, n);
+        else if (!w->coordinator_gone)
+            check_commits(w, n);
     }
-    if (w->faults == 0)
+    if (w->faults == 0 && !w->options.dies && !w->in_place) /* an engine that does not pause in time gets nothing */
         check_quiet_run(w);
 }

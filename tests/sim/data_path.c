@@ -41,11 +41,12 @@ void sim_start_transfer(sim_world_t *w, uint32_t node, const weft_action_t *acti
     bool load = action->content->load;
     uint32_t index = sim_index(w, version);
     sim_transfer_t *mine = &w->transfer[index][node];
-    if (index == 0 || mine->started)
+    if (index == 0 || (mine->started && !mine->aborted))
         sim_fail(w, "node %u starts the transfer of version %llu twice, or of an unknown one", node,
                  (unsigned long long)version);
     for (uint32_t n = 0; n < w->ranks; n++) {
-        bool sound = w->node[n].alive && !w->coordinator->peer[n].dead;
+        bool sound = w->node[n].alive && !w->coordinator->peer[n].dead && !w->transfer[index][n].aborted &&
+                     !w->node[n].fence_told;
         if (sound && w->transfer[index][n].started && !same(w->transfer[index][n].members, members))
             sim_fail(w, "nodes %u and %u disagree on who takes part in version %llu", node, n,
                      (unsigned long long)version);
@@ -100,10 +101,11 @@ static uint32_t may_post(const sim_world_t *w, uint32_t index, const sim_transfe
     return end < mine->completed + 2 ? end : mine->completed + 2;
 }
 
-static bool everyone_posted(const sim_world_t *w, uint32_t index, const sim_transfer_t *mine)
+static bool everyone_posted(const sim_world_t *w, uint32_t index, uint32_t node, const sim_transfer_t *mine)
 {
     for (uint32_t n = 0; n < w->ranks; n++)
-        if (takes_part(w, mine->members, n) && w->transfer[index][n].posted <= mine->completed)
+        if (takes_part(w, mine->members, n) &&
+            (w->transfer[index][n].posted <= mine->completed || !sim_hears(w, node, n)))
             return false;
     return true;
 }
@@ -127,6 +129,8 @@ static void stage(sim_world_t *w, uint32_t index, uint32_t node)
 void sim_finish_transfer(sim_world_t *w, uint32_t index, uint32_t node)
 {
     sim_injection_t done = {.type = WEFT_EVENT_SENT, .version = w->version[index]};
+    if (w->transfer[index][node].unread)
+        return;
     if (!sim_is_trainer(w, node)) {
         done.type = WEFT_EVENT_TRANSFER_DONE;
         stage(w, index, node);
@@ -146,9 +150,13 @@ void sim_move_data(sim_world_t *w, uint32_t node)
         sim_move_load(w, node, index);
         return;
     }
+    if (!sim_may_write(w, node, index)) {
+        keep_moving(w, node);
+        return;
+    }
     if (mine->posted < may_post(w, index, mine))
         mine->posted++;
-    if (mine->completed < mine->posted && everyone_posted(w, index, mine)) {
+    if (mine->completed < mine->posted && everyone_posted(w, index, node, mine)) {
         mine->completed++;
         sim_maybe_refuse(w, index, node);
         if (mine->completed == w->rounds[index])

@@ -39,7 +39,7 @@ void sim_load(sim_world_t *w, uint32_t n)
     if (!w->load[next])
         node->published++;
     else if (node->rank.wants == 0 && !sim_is_early(w, n, next)) {
-        bool leaves_out = (w->faults & SIM_FAULT_ORDER) != 0 && sim_chance(w, 5);
+        bool leaves_out = (w->faults & SIM_FAULT_ORDER) != 0 && next != w->probe && sim_chance(w, 5);
         node->published++;
         if (!leaves_out)
             ask(w, n, next);
@@ -89,6 +89,10 @@ void sim_move_load(sim_world_t *w, uint32_t n, uint32_t index)
     }
     if (mine->stop_known || mine->completed == w->rounds[index])
         return;
+    if (!sim_may_write(w, n, index)) {
+        sim_schedule(w, 1 * SIM_MS + sim_random(w, 25 * SIM_MS), SIM_DATA, n, 0);
+        return;
+    }
     mine->completed++;
     sim_maybe_refuse(w, index, n);
     if (mine->completed == w->rounds[index])

@@ -10,7 +10,7 @@ uint64_t sim_random(sim_world_t *w, uint64_t below)
     uint64_t z = w->random += UINT64_C(0x9e3779b97f4a7c15); /* splitmix64 */
     z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
     z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return below == 0 ? 0 : (z ^ z >> 31) % below;
+    return (uint64_t)((unsigned __int128)(z ^ z >> 31) * below >> 64);
 }
 
 bool sim_chance(sim_world_t *w, uint32_t percent)
@@ -18,20 +18,16 @@ bool sim_chance(sim_world_t *w, uint32_t percent)
     return sim_random(w, 100) < percent;
 }
 
-static bool earlier(const sim_entry_t *a, const sim_entry_t *b)
+void sim_push(sim_world_t *w, uint64_t at_us, sim_entry_t entry)
 {
-    return a->at_us != b->at_us ? a->at_us < b->at_us : a->order < b->order;
-}
-
-void sim_push(sim_world_t *w, sim_entry_t entry)
-{
-    if (w->queued == SIM_MAX_QUEUE) {
-        fprintf(stderr, "sim: the event queue is too small\n");
+    if (w->queued == SIM_MAX_QUEUE || w->order >> SIM_ORDER_BITS != 0) {
+        fprintf(stderr, "sim: too many events\n");
         abort();
     }
-    entry.order = w->order++;
+    entry.life = w->node[entry.node].life;
+    entry.key = at_us << SIM_ORDER_BITS | w->order++;
     size_t i = w->queued++;
-    for (; i > 0 && earlier(&entry, &w->queue[(i - 1) / 2]); i = (i - 1) / 2)
+    for (; i > 0 && entry.key < w->queue[(i - 1) / 2].key; i = (i - 1) / 2)
         w->queue[i] = w->queue[(i - 1) / 2];
     w->queue[i] = entry;
 }
@@ -42,10 +38,11 @@ bool sim_pop(sim_world_t *w, sim_entry_t *entry)
         return false;
     *entry = w->queue[0];
     sim_entry_t last = w->queue[--w->queued];
+    w->queue[w->queued].key = UINT64_MAX; /* the second child of a node that has one */
     size_t i = 0;
     for (size_t child; (child = 2 * i + 1) < w->queued; i = child) {
-        child += child + 1 < w->queued && earlier(&w->queue[child + 1], &w->queue[child]);
-        if (!earlier(&w->queue[child], &last))
+        child += w->queue[child + 1].key < w->queue[child].key;
+        if (w->queue[child].key >= last.key)
             break;
         w->queue[i] = w->queue[child];
     }
@@ -55,11 +52,8 @@ bool sim_pop(sim_world_t *w, sim_entry_t *entry)
 
 void sim_schedule(sim_world_t *w, uint64_t delay_us, sim_kind_t kind, uint32_t node, uint64_t argument)
 {
-    sim_push(w, (sim_entry_t){.at_us = w->now_us + delay_us,
-                              .kind = (uint16_t)kind,
-                              .node = node,
-                              .argument = argument,
-                              .body = SIM_NO_BODY});
+    sim_push(w, w->now_us + delay_us,
+             (sim_entry_t){.kind = (uint16_t)kind, .node = (uint16_t)node, .argument = argument, .body = SIM_NO_BODY});
 }
 
 uint16_t sim_take_body(sim_world_t *w)
@@ -86,7 +80,7 @@ void sim_inject(sim_world_t *w, uint32_t node, uint64_t delay_us, sim_injection_
 {
     uint16_t body = sim_take_body(w);
     w->body[body].injection = injection;
-    sim_push(w, (sim_entry_t){.at_us = w->now_us + delay_us, .kind = SIM_INJECT, .node = node, .body = body});
+    sim_push(w, w->now_us + delay_us, (sim_entry_t){.kind = SIM_INJECT, .node = (uint16_t)node, .body = body});
 }
 
 /* Remember the first violation; the schedule ends with it. */
@@ -103,13 +97,13 @@ void sim_fail(sim_world_t *w, const char *format, ...)
 
 void sim_say(sim_world_t *w, const char *format, ...)
 {
-    if (!w->options.verbose)
+    if (w->options.trace == NULL)
         return;
     va_list arguments;
     va_start(arguments, format);
-    printf("%9.3f ms  ", (double)w->now_us / 1000);
-    vprintf(format, arguments);
-    printf("\n");
+    fprintf(w->options.trace, "%9.3f ms  ", (double)w->now_us / 1000);
+    vfprintf(w->options.trace, format, arguments);
+    fputc('\n', w->options.trace);
     va_end(arguments);
 }
 

@@ -9,33 +9,10 @@
 
 weft_mutation_t weft_mutation;
 
-#define TICK_US (40 * SIM_MS)
-#define END_US  (60 * 1000 * SIM_MS)
+#define END_US  (90 * 1000 * SIM_MS)
+#define PROBE_US (15 * 1000 * SIM_MS)
 
 /* ---- actions ---- */
-
-static void crash(sim_world_t *w, uint32_t n)
-{
-    sim_node_t *node = &w->node[n];
-    if (!node->alive || w->now_us >= w->heal_us)
-        return;
-    node->alive = false;
-    node->ever_troubled = true;
-    sim_say(w, "node %u CRASHES", n);
-    if (n == SIM_COORDINATOR) {
-        if (sim_chance(w, 85))
-            sim_schedule(w, 50 * SIM_MS + sim_random(w, 2500 * SIM_MS), SIM_RESTART, n, 0);
-        else
-            w->coordinator_gone = true;
-        return;
-    }
-    if (sim_is_trainer(w, n))
-        w->coverage->trainer_crashed++;
-    else if ((n - w->trainers) % w->tp == 0)
-        w->coverage->leader_crashed++;
-    else
-        w->coverage->rank_crashed++;
-}
 
 static uint64_t network_delay(sim_world_t *w)
 {
@@ -47,10 +24,8 @@ static void put_on_wire(sim_world_t *w, const weft_message_t *message, uint64_t 
 {
     uint16_t body = sim_take_body(w);
     w->body[body].message = *message;
-    sim_push(w, (sim_entry_t){.at_us = w->now_us + delay_us,
-                              .kind = SIM_MESSAGE,
-                              .node = message->role == WEFT_ROLE_COORDINATOR ? SIM_COORDINATOR : message->to,
-                              .body = body});
+    uint32_t node = message->role == WEFT_ROLE_COORDINATOR ? SIM_COORDINATOR : message->to;
+    sim_push(w, w->now_us + delay_us, (sim_entry_t){.kind = SIM_MESSAGE, .node = (uint16_t)node, .body = body});
 }
 
 static void count_message(sim_world_t *w, const weft_message_t *m)
@@ -60,7 +35,7 @@ static void count_message(sim_world_t *w, const weft_message_t *m)
     w->coverage->commit += m->type == WEFT_MESSAGE_COMMIT;
 }
 
-static void send(sim_world_t *w, const weft_message_t *message)
+static void send(sim_world_t *w, uint32_t n, const weft_message_t *message)
 {
     count_message(w, message);
     bool faulty = w->now_us < w->heal_us;
@@ -70,6 +45,10 @@ static void send(sim_world_t *w, const weft_message_t *message)
             (unsigned long long)message->at_step, (unsigned long long)message->limit);
     if (faulty && sim_chance(w, w->loss_percent)) {
         w->coverage->message_lost++;
+        return;
+    }
+    if (!sim_hears(w, n, message->role == WEFT_ROLE_COORDINATOR ? SIM_COORDINATOR : message->to)) {
+        w->coverage->partitioned++;
         return;
     }
     put_on_wire(w, message, network_delay(w));
@@ -122,6 +101,8 @@ static void fenced(sim_world_t *w, uint32_t n, const weft_action_t *action)
     w->node[n].fence_told = true;
     if (action->status == WEFT_ERR_INTERNAL)
         sim_fail(w, "TORN (prevented by the guard): %s", action->text);
+    if (w->rejoins)
+        sim_call_back(w, n, 1500 * SIM_MS);
 }
 
 /* The node whose machine is handling an event. */
@@ -140,7 +121,7 @@ static void carry_out(void *user, const weft_action_t *action)
         return; /* it died at an action before this one */
     switch (action->type) {
     case WEFT_ACTION_SEND:
-        send(w, action->message);
+        send(w, n, action->message);
         break;
     case WEFT_ACTION_START_TRANSFER:
         sim_start_transfer(w, n, action);
@@ -166,8 +147,12 @@ static void carry_out(void *user, const weft_action_t *action)
     case WEFT_ACTION_FENCE:
         fenced(w, n, action);
         break;
+    case WEFT_ACTION_ENTER_EPOCH:
+        sim_enter_epoch(w, n, action->epoch);
+        break;
     case WEFT_ACTION_STORE_TERM:
         w->stored_term = w->storage ? action->term : 0;
+        w->stored_epoch = w->storage ? action->epoch : SIM_FIRST_EPOCH;
         break;
     case WEFT_ACTION_LOG:
         sim_say(w, "%s", action->text);
@@ -181,7 +166,7 @@ static void carry_out(void *user, const weft_action_t *action)
         break;
     }
     if (++node->actions == node->crash_after)
-        crash(w, n);
+        sim_crash(w, n);
 }
 
 /* ---- events ---- */
@@ -189,7 +174,7 @@ static void carry_out(void *user, const weft_action_t *action)
 void sim_give(sim_world_t *w, uint32_t n, weft_role_t role, const weft_event_t *event)
 {
     actor_t actor = {w, n};
-    weft_sink_t sink = {carry_out, &actor, w->options.verbose ? WEFT_LOG_DEBUG : WEFT_LOG_ERROR};
+    weft_sink_t sink = {carry_out, &actor, w->options.trace != NULL ? WEFT_LOG_DEBUG : WEFT_LOG_ERROR};
     sim_node_t *node = &w->node[n];
     if (role == WEFT_ROLE_COORDINATOR)
         weft_coordinator_handle(w->coordinator, event, &sink);
@@ -201,9 +186,13 @@ void sim_give(sim_world_t *w, uint32_t n, weft_role_t role, const weft_event_t *
         weft_rank_machine_handle(&node->rank, event, &sink);
 }
 
-static bool leads(const sim_world_t *w, uint32_t n)
+/* One with nothing in hand only reports now and then: it is looked at less often. */
+static uint64_t tick_us(const sim_world_t *w, uint32_t n)
 {
-    return n < w->ranks && n >= w->trainers && (n - w->trainers) % w->tp == 0;
+    bool idle = n == SIM_COORDINATOR     ? w->coordinator->state == WEFT_COORDINATOR_IDLE
+                : sim_is_trainer(w, n) ? w->node[n].trainer.state == WEFT_TRAINER_IDLE
+                                       : w->node[n].rank.state == WEFT_RANK_IDLE;
+    return idle ? 3 * SIM_TICK_US : SIM_TICK_US;
 }
 
 static void tick(sim_world_t *w, uint32_t n)
@@ -213,9 +202,9 @@ static void tick(sim_world_t *w, uint32_t n)
         sim_give(w, n, WEFT_ROLE_COORDINATOR, &event);
     else
         sim_give(w, n, sim_is_trainer(w, n) ? WEFT_ROLE_TRAINER : WEFT_ROLE_RANK, &event);
-    if (leads(w, n) && w->node[n].alive)
+    if (sim_leads(w, n) && w->node[n].alive)
         sim_give(w, n, WEFT_ROLE_LEADER, &event);
-    sim_schedule(w, TICK_US, SIM_TICK, n, w->coordinator_starts);
+    sim_schedule(w, tick_us(w, n), SIM_TICK, n, 0);
 }
 
 /* What this message found and left behind, for the counters. */
@@ -235,13 +224,48 @@ static void count_transition(sim_world_t *w, uint32_t n, const weft_message_t *m
     w->coverage->first_version_parked += m->type == WEFT_MESSAGE_COMMIT && m->at_step == 1;
 }
 
+/* What a command may change of a rank. */
+typedef struct rank_mark {
+    weft_rank_state_t state;
+    uint64_t word, version, live, done, promised, accepted, at_step, limit;
+} rank_mark_t;
+
+static rank_mark_t mark_of(const sim_node_t *node)
+{
+    const weft_rank_machine_t *m = &node->rank;
+    return (rank_mark_t){m->state,    node->guard.word, m->version, m->live, m->done,
+                         m->promised, m->accepted,      m->at_step, m->limit};
+}
+
+static bool same_mark(const rank_mark_t *a, const rank_mark_t *b)
+{
+    return a->state == b->state && a->word == b->word && a->version == b->version && a->live == b->live &&
+           a->done == b->done && a->promised == b->promised && a->accepted == b->accepted &&
+           a->at_step == b->at_step && a->limit == b->limit;
+}
+
+/* A command that comes again at once changes nothing. */
+static void deliver_again(sim_world_t *w, uint32_t n, const weft_message_t *message, const weft_event_t *event)
+{
+    rank_mark_t before = mark_of(&w->node[n]);
+    w->coverage->commit_repeated += message->type == WEFT_MESSAGE_COMMIT;
+    sim_give(w, n, message->role, event);
+    rank_mark_t after = mark_of(&w->node[n]);
+    if (!same_mark(&before, &after))
+        sim_fail(w, "TWICE: %s of version %llu, again, changes node %u", weft_message_type_name(message->type),
+                 (unsigned long long)message->version, n);
+}
+
 static void deliver(sim_world_t *w, uint32_t n, const weft_message_t *message)
 {
     weft_event_t event = {.type = WEFT_EVENT_MESSAGE, .now_us = w->now_us, .message = message};
     weft_rank_state_t before = n < SIM_MAX_RANKS ? w->node[n].rank.state : WEFT_RANK_IDLE;
     sim_give(w, n, message->role, &event);
-    if (message->role == WEFT_ROLE_RANK)
-        count_transition(w, n, message, before);
+    if (message->role != WEFT_ROLE_RANK)
+        return;
+    count_transition(w, n, message, before);
+    if (w->node[n].alive && sim_chance(w, 15))
+        deliver_again(w, n, message, &event);
 }
 
 static void inject(sim_world_t *w, uint32_t n, const sim_injection_t *in)
@@ -260,7 +284,7 @@ static void inject(sim_world_t *w, uint32_t n, const sim_injection_t *in)
 /* A program that goes wrong: one trainer names other layers than the others. */
 static void describe_content(sim_world_t *w, uint32_t n, uint32_t index, weft_content_t *content)
 {
-    bool differs = (w->faults & SIM_FAULT_ORDER) != 0 && n != 0 && sim_chance(w, 4);
+    bool differs = (w->faults & SIM_FAULT_ORDER) != 0 && n != 0 && index != w->probe && sim_chance(w, 4);
     if (w->whole[index] && !differs)
         return;
     content->base = w->version[index - 1];
@@ -281,7 +305,7 @@ static void publish(sim_world_t *w, uint32_t n)
     if (weft_trainer_machine_has_room(&node->trainer) || node->trainer.state == WEFT_TRAINER_FENCED) {
         w->coverage->second_version_queued += node->trainer.version != 0;
         uint64_t version = w->version[++node->published];
-        bool disorder = (w->faults & SIM_FAULT_ORDER) != 0;
+        bool disorder = (w->faults & SIM_FAULT_ORDER) != 0 && node->published != w->probe;
         bool leaves_out = disorder && node->published < w->versions && sim_chance(w, 8);
         if (w->load[node->published]) /* not theirs; a program that goes wrong publishes the same number */
             leaves_out = !disorder || sim_chance(w, 70);
@@ -305,22 +329,28 @@ static void restart(sim_world_t *w)
     w->coverage->coordinator_restarted++;
     w->coverage->restarted_without_storage += !w->storage;
     w->node[SIM_COORDINATOR].alive = true;
+    w->node[SIM_COORDINATOR].life++;
     w->node[SIM_COORDINATOR].crash_after = 0;
+    w->config.epoch = w->stored_epoch;
+    w->restarted_us = w->now_us;
     weft_coordinator_init(w->coordinator, &w->config, 0, w->stored_term, w->now_us);
-    sim_schedule(w, 0, SIM_TICK, SIM_COORDINATOR, w->coordinator_starts);
+    sim_schedule(w, 0, SIM_TICK, SIM_COORDINATOR, 0);
+}
+
+/* True for what happens to a process whichever life it is in, or to none. */
+static bool outlives(uint16_t kind)
+{
+    return kind == SIM_TRAFFIC || kind == SIM_INSPECT || kind == SIM_RESTART || kind == SIM_MESSAGE || kind == SIM_BIRTH ||
+           kind == SIM_CUT || kind == SIM_CRASH || kind == SIM_STALL || kind == SIM_LEAVE;
 }
 
 /* A process that stands still does nothing, and finds everything waiting when it comes back. */
 static bool is_put_off(sim_world_t *w, const sim_entry_t *entry)
 {
-    if (entry->kind == SIM_TRAFFIC || entry->kind == SIM_INSPECT || entry->kind == SIM_RESTART)
-        return false;
     sim_node_t *node = &w->node[entry->node];
     if (node->stalled_until_us <= w->now_us)
         return false;
-    sim_entry_t later = *entry;
-    later.at_us = node->stalled_until_us;
-    sim_push(w, later);
+    sim_push(w, node->stalled_until_us, *entry);
     return true;
 }
 
@@ -329,8 +359,7 @@ static void happen(sim_world_t *w, const sim_entry_t *entry)
     uint32_t n = entry->node;
     switch ((sim_kind_t)entry->kind) {
     case SIM_TICK:
-        if (n != SIM_COORDINATOR || entry->argument == w->coordinator_starts)
-            tick(w, n);
+        tick(w, n);
         break;
     case SIM_MESSAGE:
         deliver(w, n, &w->body[entry->body].message);
@@ -357,164 +386,21 @@ static void happen(sim_world_t *w, const sim_entry_t *entry)
         sim_load(w, n);
         break;
     case SIM_STALL:
+        if (w->now_us >= w->heal_us)
+            break; /* it stood still when it should have */
         sim_say(w, "node %u STALLS for %llu ms", n, (unsigned long long)entry->argument / 1000);
         w->node[n].stalled_until_us = w->now_us + entry->argument;
         w->node[n].ever_troubled = true;
         break;
     case SIM_CRASH:
-        crash(w, n);
+        sim_crash(w, n);
         break;
-    default: /* TRAFFIC, INSPECT and RESTART are not of a node */
+    case SIM_LEAVE:
+        sim_leave(w, n, entry->argument != 0);
+        break;
+    default: /* not of a living node */
         break;
     }
-}
-
-/* ---- set-up ---- */
-
-static void choose_faults(sim_world_t *w)
-{
-    w->faults = 0;
-    for (unsigned bit = 0; bit < SIM_FAULT_COUNT; bit++)
-        if (sim_chance(w, 35))
-            w->faults |= 1u << bit & w->options.faults;
-    if (w->faults & SIM_FAULT_NETWORK) {
-        w->loss_percent = (uint32_t)sim_random(w, 31);
-        w->repeat_percent = (uint32_t)sim_random(w, 31);
-        w->slow_percent = (uint32_t)sim_random(w, 15);
-    }
-}
-
-static void choose_shape(sim_world_t *w)
-{
-    w->trainers = 1 + (uint32_t)sim_random(w, SIM_MAX_TRAINERS);
-    w->replicas = 1 + (uint32_t)sim_random(w, SIM_MAX_REPLICAS);
-    w->tp = 1 + (uint32_t)sim_random(w, SIM_MAX_TP);
-    w->ranks = w->trainers + w->replicas * w->tp;
-    w->asynchronous = sim_chance(w, 50);
-    w->first_step = sim_chance(w, 80) ? 1 : 1 + sim_random(w, 3000000);
-    w->config = (weft_control_config_t)WEFT_CONTROL_CONFIG_INIT;
-    w->config.epoch = 7;
-    w->config.topology = (weft_topology_t){w->trainers, w->replicas, w->tp};
-    w->config.margin = (uint32_t)sim_random(w, 5);
-    w->config.idle_us = 45 * SIM_MS;
-    w->config.hello_us = 2000 * SIM_MS;
-    w->config.publish_us = 4000 * SIM_MS;
-    w->config.transfer_us = 4000 * SIM_MS;
-    w->config.drain_us = 3000 * SIM_MS;
-    w->config.commit_us = 5000 * SIM_MS;
-}
-
-static uint32_t any_rank(sim_world_t *w)
-{
-    return (uint32_t)sim_random(w, w->ranks);
-}
-
-static uint32_t any_rollout(sim_world_t *w)
-{
-    return w->trainers + (uint32_t)sim_random(w, w->replicas * w->tp);
-}
-
-static void choose_content(sim_world_t *w, uint32_t i)
-{
-    w->load[i] = sim_chance(w, 25);
-    w->waited[i] = sim_chance(w, 60);
-    w->whole[i] = i == 1 || w->load[i] || sim_chance(w, 60);
-    w->supersedes[i] = i > 1 && sim_chance(w, 40);
-    for (uint32_t l = 0; l < SIM_LAYERS; l++) {
-        w->subset[i][l] = w->whole[i] || sim_chance(w, 50);
-        w->origin[i][l] = w->subset[i][l] ? i : w->origin[i - 1][l];
-    }
-}
-
-static void choose_versions(sim_world_t *w)
-{
-    w->versions = 1 + (uint32_t)sim_random(w, SIM_MAX_VERSIONS - 1);
-    for (uint32_t i = 1; i <= w->versions; i++) {
-        w->version[i] = w->version[i - 1] + 1 + sim_random(w, 3);
-        w->rounds[i] = 1 + (uint32_t)sim_random(w, SIM_MAX_ROUNDS);
-        choose_content(w, i);
-        bool refuses = (w->faults & SIM_FAULT_REFUSE) != 0;
-        w->refuse_node[i] = refuses && sim_chance(w, 40) ? any_rank(w) : SIM_MAX_NODES;
-        w->refuse_round[i] = (uint32_t)sim_random(w, w->rounds[i] + 1);
-        w->fail_node[i] = refuses && sim_chance(w, 5) ? any_rank(w) : SIM_MAX_NODES;
-        bool differs = (w->faults & SIM_FAULT_DIGEST) != 0 && sim_chance(w, 40);
-        w->digest_node[i] = differs ? any_rollout(w) : SIM_MAX_NODES;
-    }
-}
-
-static void choose_trouble(sim_world_t *w)
-{
-    uint64_t window = w->heal_us;
-    if (w->faults & SIM_FAULT_CRASH) {
-        uint32_t n = any_rank(w);
-        if (sim_chance(w, 50))
-            w->node[n].crash_after = 1 + sim_random(w, 150);
-        else
-            sim_schedule(w, sim_random(w, window), SIM_CRASH, n, 0);
-    }
-    for (int i = 0; i < 2 && (w->faults & SIM_FAULT_STALL) != 0; i++) {
-        uint32_t n = sim_chance(w, 20) ? (uint32_t)SIM_COORDINATOR : any_rank(w);
-        sim_schedule(w, sim_random(w, window), SIM_STALL, n, sim_random(w, 3000 * SIM_MS));
-    }
-    if (w->faults & SIM_FAULT_RESTART) {
-        if (sim_chance(w, 50))
-            w->node[SIM_COORDINATOR].crash_after = 1 + sim_random(w, 300);
-        else
-            sim_schedule(w, sim_random(w, window), SIM_CRASH, SIM_COORDINATOR, 0);
-    }
-    if ((w->faults & SIM_FAULT_REFUSE) != 0 && sim_chance(w, 5))
-        w->node[any_rollout(w)].swap_fails = true;
-}
-
-static void start_node(sim_world_t *w, uint32_t n)
-{
-    sim_node_t *node = &w->node[n];
-    memset(node, 0, offsetof(sim_node_t, leader));
-    memset(&node->guard, 0, sizeof *node - offsetof(sim_node_t, guard));
-    node->alive = true;
-    sim_schedule(w, sim_random(w, TICK_US), SIM_TICK, n, 0);
-    if (n == SIM_COORDINATOR)
-        return;
-    if (sim_is_trainer(w, n)) {
-        weft_trainer_machine_init(&node->trainer, &w->config, n);
-        sim_schedule(w, sim_random(w, 300 * SIM_MS), SIM_PUBLISH, n, 0);
-        return;
-    }
-    weft_guard_init(&node->guard);
-    weft_rank_machine_init(&node->rank, &w->config, n, &node->guard);
-    if (leads(w, n))
-        weft_leader_machine_init(&node->leader, &w->config, n);
-    sim_schedule(w, sim_random(w, 40 * SIM_MS), SIM_STEP, n, 0);
-    sim_schedule(w, sim_random(w, 300 * SIM_MS), SIM_LOAD, n, 0);
-}
-
-static void set_up(sim_world_t *w, const sim_options_t *options, sim_coverage_t *coverage)
-{
-    weft_coordinator_t *coordinator = w->coordinator;
-    memset(w, 0, offsetof(sim_world_t, node));
-    w->coordinator = coordinator;
-    w->options = *options;
-    w->coverage = coverage;
-    w->random = options->seed * UINT64_C(0x2545f4914f6cdd1d);
-    w->queued = w->used_bodies = 0;
-    w->order = 0;
-    w->free_body = SIM_NO_BODY;
-    choose_faults(w);
-    choose_shape(w);
-    choose_versions(w);
-    w->storage = sim_chance(w, 50);
-    w->heal_us = w->faults == 0 ? 0 : (1000 + sim_random(w, 3000)) * SIM_MS;
-    w->traffic_until_us = sim_random(w, 4000 * SIM_MS);
-    weft_coordinator_init(w->coordinator, &w->config, 0, 0, 0);
-    for (uint32_t n = 0; n < w->ranks; n++)
-        start_node(w, n);
-    start_node(w, SIM_COORDINATOR);
-    for (uint32_t r = 0; r < w->replicas; r++) {
-        w->replica[r].target = w->replica[r].highest_step = 0;
-        sim_schedule(w, sim_random(w, 400 * SIM_MS), SIM_TRAFFIC, r, 0);
-    }
-    choose_trouble(w);
-    sim_schedule(w, w->heal_us + 250 * SIM_MS, SIM_INSPECT, 0, 0);
 }
 
 /* ---- time ---- */
@@ -522,30 +408,40 @@ static void set_up(sim_world_t *w, const sim_options_t *options, sim_coverage_t 
 /* Two looks in a row must find everything settled: the first may have met the moment between two versions. */
 static bool inspect(sim_world_t *w, uint64_t found_before)
 {
-    bool over = w->coordinator_gone ? w->now_us > w->heal_us + 40000 * SIM_MS : sim_is_settled(w);
+    bool over = sim_is_settled(w) || (w->coordinator_gone && w->now_us > w->heal_us + 40000 * SIM_MS);
+    over = over && w->node[SIM_COORDINATOR].stalled_until_us <= w->now_us;
     for (uint32_t n = 0; over && n < w->ranks; n++)
         over = w->node[n].stalled_until_us <= w->now_us;
-    if (over && found_before)
+    if (over && found_before && (w->coordinator_gone || w->probe != 0 || !sim_probe(w)))
         return true;
-    sim_schedule(w, 300 * SIM_MS, SIM_INSPECT, 0, over);
+    over &= !found_before;
+    if (w->probe != 0 && w->now_us > w->probe_us + PROBE_US)
+        sim_fail(w, "HANG: version %llu, after all trouble, does not go through",
+                 (unsigned long long)w->version[w->probe]);
+    sim_schedule(w, over ? 300 * SIM_MS : 150 * SIM_MS, SIM_INSPECT, 0, over);
     return false;
 }
 
 static bool step_time(sim_world_t *w)
 {
     sim_entry_t entry;
-    if (!sim_pop(w, &entry) || entry.at_us > END_US)
+    if (!sim_pop(w, &entry) || sim_time_of(&entry) > END_US)
         return false;
-    w->now_us = entry.at_us;
+    w->now_us = sim_time_of(&entry);
     if (entry.kind == SIM_INSPECT)
         return !inspect(w, entry.argument);
+    bool over = entry.life != w->node[entry.node].life && !outlives(entry.kind);
     if (entry.kind == SIM_TRAFFIC)
         sim_add_traffic(w, entry.node);
     else if (entry.kind == SIM_RESTART)
         restart(w);
-    else if (is_put_off(w, &entry))
-        return true;
-    else if (w->node[entry.node].alive)
+    else if (entry.kind == SIM_BIRTH)
+        sim_bear(w, entry.node, entry.argument);
+    else if (entry.kind == SIM_CUT)
+        sim_cut(w, entry.argument);
+    else if (!over && is_put_off(w, &entry))
+        return w->failure == NULL;
+    else if (!over && w->node[entry.node].alive)
         happen(w, &entry);
     if (entry.body != SIM_NO_BODY && (entry.kind == SIM_MESSAGE || entry.kind == SIM_INJECT))
         sim_return_body(w, entry.body);
@@ -564,18 +460,37 @@ static void count_end(sim_world_t *w)
     w->coverage->recovered_stop += w->coordinator->recovered && w->coordinator->stop_decided;
 }
 
-const char *sim_run(const sim_options_t *options, sim_coverage_t *coverage)
+static sim_world_t *the_world(void)
 {
     static sim_world_t *w;
     if (w == NULL) {
         w = calloc(1, sizeof *w);
         w->coordinator = calloc(1, sizeof *w->coordinator);
     }
-    set_up(w, options, coverage);
+    return w;
+}
+
+uint64_t sim_count_actions(const sim_options_t *options)
+{
+    sim_world_t *w = the_world();
+    sim_options_t unharmed = *options;
+    sim_coverage_t coverage = {0};
+    unharmed.dies = true;
+    unharmed.dies_after = UINT64_MAX;
+    sim_run(&unharmed, &coverage);
+    return w->node[sim_dying_node(w)].actions;
+}
+
+const char *sim_run(const sim_options_t *options, sim_coverage_t *coverage)
+{
+    sim_world_t *w = the_world();
+    sim_set_up(w, options, coverage);
     while (step_time(w))
         ;
     if (w->failure == NULL)
         sim_check_end(w);
+    if (w->failure == NULL && w->probe != 0)
+        sim_check_probe(w);
     count_end(w);
     return w->failure;
 }

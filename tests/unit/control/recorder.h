@@ -77,7 +77,8 @@ static inline weft_control_config_t test_config(void)
 static inline weft_message_t command(weft_message_type_t type, weft_role_t role, uint32_t from, uint32_t to,
                                      uint64_t term, uint64_t version)
 {
-    return (weft_message_t){.type = (uint8_t)type,
+    return (weft_message_t){.incarnation = 1,
+                            .type = (uint8_t)type,
                             .role = (uint8_t)role,
                             .from = from,
                             .to = to,

@@ -205,6 +205,95 @@ static void a_restart_carries_on(void **state)
     assert_int_equal(sent(WEFT_MESSAGE_AUTHORIZE, 4)->flags, WEFT_FLAG_RECOVER);
 }
 
+/* ---- membership ---- */
+
+static weft_message_t joiner(uint32_t peer)
+{
+    weft_message_t in = report(peer, 0, 0);
+    in.incarnation = 2;
+    in.epoch = 0;
+    in.flags = WEFT_FLAG_JOINS;
+    in.term = 0;
+    in.live = in.done = 0;
+    return in;
+}
+
+static int be_idle(void **state);
+
+/* Rank 5 comes back; its replica is lost until rank 4 does too. */
+static void a_replica_joins_as_a_whole_at_the_next_epoch(void **state)
+{
+    be_idle(state);
+    c.config.rejoins = true;
+    hear(joiner(5));
+    assert_int_equal(c.replica[1], WEFT_REPLICA_LOST);
+    assert_int_equal(sent(WEFT_MESSAGE_WELCOME, 5)->incarnation, 2);
+    assert_true(sent(WEFT_MESSAGE_WELCOME, 5)->flags & WEFT_FLAG_JOINS);
+    assert_int_equal(sent(WEFT_MESSAGE_FENCE, 4)->incarnation, 1);
+    assert_int_equal(c.epoch, 1);
+    hear(joiner(4));
+    assert_int_equal(c.epoch, 2);
+    assert_int_equal(asked(WEFT_ACTION_STORE_TERM)->epoch, 2);
+    assert_int_equal(c.replica[1], WEFT_REPLICA_IDLE);
+    hear(report(0, WEFT_TRAINER_PUBLISHED, 9));
+    hear(report(1, WEFT_TRAINER_PUBLISHED, 9));
+    assert_null(sent(WEFT_MESSAGE_BEGIN, UINT32_MAX)); /* before all have heard of the epoch */
+    for (uint32_t peer = 0; peer < 6; peer++) {
+        weft_message_t in = peer < 2 ? report(peer, WEFT_TRAINER_PUBLISHED, 9) : report(peer, WEFT_RANK_IDLE, 0);
+        in.incarnation = peer < 4 ? 1 : 2;
+        in.epoch = 2;
+        in.done = in.live = peer < 2 || peer > 3 ? 0 : 7;
+        if (peer == 4) { /* those who were in have heard: now those who join do */
+            tick(300000);
+            assert_int_equal(sent(WEFT_MESSAGE_WELCOME, 4)->epoch, 2);
+            assert_int_equal(sent(WEFT_MESSAGE_WELCOME, 4)->flags, 0);
+        }
+        hear(in);
+    }
+    assert_int_equal(sent(WEFT_MESSAGE_BEGIN, 5)->members.word[0], 3);
+    assert_int_equal(sent(WEFT_MESSAGE_BEGIN, 5)->epoch, 2);
+}
+
+static void without_rejoins_a_later_life_is_fenced(void **state)
+{
+    be_idle(state);
+    hear(joiner(5));
+    assert_int_equal(sent(WEFT_MESSAGE_FENCE, 5)->incarnation, 2);
+    assert_int_equal(c.replica[1], WEFT_REPLICA_LOST);
+}
+
+static void what_an_earlier_life_said_is_not_heard(void **state)
+{
+    be_idle(state);
+    c.config.rejoins = true;
+    hear(joiner(5));
+    weft_message_t in = report(5, WEFT_RANK_RECEIVING, 7);
+    hear(in);
+    assert_int_equal(c.peer[5].state, WEFT_RANK_IDLE);
+    assert_true(c.peer[5].joins);
+}
+
+static void a_trainer_that_comes_back_makes_the_session_whole(void **state)
+{
+    be_idle(state);
+    c.config.rejoins = true;
+    hear(joiner(1));
+    assert_int_equal(c.epoch, 2); /* admitted at once: nobody has a version in hand */
+    assert_false(c.broken);
+}
+
+static void a_replica_leaves_between_versions(void **state)
+{
+    be_idle(state);
+    weft_message_t in = report(4, WEFT_RANK_IDLE, 0);
+    in.live = in.done = 7;
+    in.flags = WEFT_FLAG_LEAVES;
+    hear(in);
+    assert_int_equal(c.replica[1], WEFT_REPLICA_LOST);
+    assert_non_null(strstr(sent(WEFT_MESSAGE_FENCE, 5)->text, "left"));
+    assert_false(c.broken);
+}
+
 /* ---- loads ---- */
 
 static weft_message_t wish(uint32_t peer, uint64_t version)
@@ -360,6 +449,11 @@ int main(void)
         cmocka_unit_test_setup(a_newer_coordinator_deposes_it, begin),
         cmocka_unit_test_setup(deadlines_name_who_is_missing, begin),
         cmocka_unit_test_setup(a_restart_carries_on, begin),
+        cmocka_unit_test(a_replica_joins_as_a_whole_at_the_next_epoch),
+        cmocka_unit_test(without_rejoins_a_later_life_is_fenced),
+        cmocka_unit_test(what_an_earlier_life_said_is_not_heard),
+        cmocka_unit_test(a_trainer_that_comes_back_makes_the_session_whole),
+        cmocka_unit_test(a_replica_leaves_between_versions),
         cmocka_unit_test_setup(a_load_begins_when_all_ranks_ask, be_idle),
         cmocka_unit_test_setup(ranks_hear_why_a_load_failed_and_trainers_do_not, be_idle),
         cmocka_unit_test_setup(the_lower_number_goes_first, be_idle),

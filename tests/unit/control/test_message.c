@@ -22,6 +22,7 @@ static weft_message_t full_message(void)
         .epoch = 9,
         .status = WEFT_ERR_NONFINITE,
         .term = 5,
+        .incarnation = 15,
         .sequence = 77,
         .version = UINT64_C(0x0123456789abcdef),
         .live = 11,
@@ -60,10 +61,10 @@ static void wire_is_little_endian(void **state)
     weft_message_t in = full_message();
     uint8_t bytes[WEFT_MESSAGE_MAX_BYTES];
     size_t size = weft_message_encode(&in, bytes);
-    assert_memory_equal(bytes, "weft\x03\x00", 6);
+    assert_memory_equal(bytes, "weft\x04\x00", 6);
     assert_int_equal(bytes[6] | bytes[7] << 8, size);
     const uint8_t version[] = {0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01};
-    assert_memory_equal(bytes + 48, version, sizeof version);
+    assert_memory_equal(bytes + 56, version, sizeof version);
 }
 
 static void expect_refused(const weft_message_t *message, const char *field)

@@ -143,7 +143,7 @@ static void a_stop_drains_and_leaves_the_old_version(void **state)
     assert_int_equal(m.state, WEFT_RANK_IDLE);
 }
 
-static void lower_terms_and_other_epochs_are_not_heard(void **state)
+static void lower_terms_other_epochs_and_other_lives_are_not_heard(void **state)
 {
     (void)state;
     weft_message_t in = command(WEFT_MESSAGE_WELCOME, WEFT_ROLE_RANK, 0, 3, 5, 0);
@@ -152,10 +152,41 @@ static void lower_terms_and_other_epochs_are_not_heard(void **state)
     tell(WEFT_MESSAGE_ARM, ballot(1), 0);
     tell(WEFT_MESSAGE_STOP, 0, 0);
     assert_int_equal(m.state, WEFT_RANK_PREPARED);
-    in = command(WEFT_MESSAGE_FENCE, WEFT_ROLE_RANK, 0, 3, 9, 0);
+    in = command(WEFT_MESSAGE_STOP, WEFT_ROLE_RANK, 0, 3, 9, 7);
     in.epoch = 2;
     weft_rank_machine_handle(&m, &event, &sink);
     assert_int_equal(m.state, WEFT_RANK_PREPARED);
+    in = command(WEFT_MESSAGE_FENCE, WEFT_ROLE_RANK, 0, 3, 9, 0);
+    in.incarnation = 2;
+    weft_rank_machine_handle(&m, &event, &sink);
+    assert_int_equal(m.state, WEFT_RANK_PREPARED);
+    in.incarnation = 1;
+    in.epoch = 2; /* opened since this rank was lost */
+    weft_rank_machine_handle(&m, &event, &sink);
+    assert_int_equal(m.state, WEFT_RANK_FENCED);
+}
+
+static void a_later_life_waits_until_it_is_admitted(void **state)
+{
+    (void)state;
+    weft_control_config_t config = test_config();
+    config.incarnation = 2;
+    weft_rank_machine_init(&m, &config, 3, &guard);
+    weft_message_t in = command(WEFT_MESSAGE_WELCOME, WEFT_ROLE_RANK, 0, 3, 9, 0);
+    weft_event_t event = {.type = WEFT_EVENT_MESSAGE, .now_us = ++now, .message = &in};
+    in.epoch = 4;
+    in.incarnation = 0; /* to whoever is there */
+    weft_rank_machine_handle(&m, &event, &sink);
+    in.incarnation = 2;
+    in.flags = WEFT_FLAG_JOINS; /* you still wait */
+    weft_rank_machine_handle(&m, &event, &sink);
+    assert_true(sent(WEFT_MESSAGE_RANK_STATE, 0)->flags & WEFT_FLAG_JOINS);
+    assert_null(asked(WEFT_ACTION_ENTER_EPOCH));
+    in.flags = 0;
+    weft_rank_machine_handle(&m, &event, &sink);
+    assert_int_equal(asked(WEFT_ACTION_ENTER_EPOCH)->epoch, 4);
+    assert_int_equal(sent(WEFT_MESSAGE_RANK_STATE, 0)->epoch, 4);
+    assert_false(sent(WEFT_MESSAGE_RANK_STATE, 0)->flags & WEFT_FLAG_JOINS);
 }
 
 static void a_failed_swap_fences(void **state)
@@ -243,7 +274,8 @@ int main(void)
         cmocka_unit_test_setup(a_freeze_behind_a_swap_reports_it, prepare),
         cmocka_unit_test_setup(armed_ranks_do_not_stop, prepare),
         cmocka_unit_test_setup(a_stop_drains_and_leaves_the_old_version, prepare),
-        cmocka_unit_test_setup(lower_terms_and_other_epochs_are_not_heard, prepare),
+        cmocka_unit_test_setup(lower_terms_other_epochs_and_other_lives_are_not_heard, prepare),
+        cmocka_unit_test_setup(a_later_life_waits_until_it_is_admitted, prepare),
         cmocka_unit_test_setup(a_failed_swap_fences, prepare),
         cmocka_unit_test_setup(asks_until_it_has_heard, prepare),
         cmocka_unit_test_setup(a_load_needs_no_transport, prepare),
