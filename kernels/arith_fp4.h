@@ -27,11 +27,12 @@ WEFT_HD uint8_t weft_e2m1_from_f32(float x)
 
 /* ---- mxfp8 and mxfp4 ---- */
 
-/* The scale's exponent byte; `amax` is finite. Without zeros in mind: those give 0. */
+/* The scale's exponent byte; `amax` is finite. That of the least power of two not below amax / 448: 448 is 1.75 * 2^8,
+ * so an amax of a mantissa above 1.75 goes to the next. No value of 16 bits is so near that the division would round. */
 WEFT_HD uint8_t weft_mxfp8_exponent(float amax)
 {
-    uint32_t exponent = weft_exponent_ceil(weft_div(amax, WEFT_E4M3_LARGEST));
-    return (uint8_t)(exponent < 254 ? exponent : 254);
+    int32_t exponent = (int32_t)((weft_f32_bits(amax) + 0x1FFFFF) >> 23) - 8;
+    return (uint8_t)(exponent > 0 ? exponent : 0);
 }
 
 /* Rounds the mantissa to two bits first, so that 3.5 times a power of two and more goes to the next. */

@@ -41,12 +41,23 @@ WEFT_HD float weft_int8_scale(weft_profile_t profile, float amax)
     return weft_int_nonzero(profile, scale);
 }
 
+/* Whether a quotient is rounded to bf16 first. */
+WEFT_HD bool weft_int8_rounds(weft_profile_t profile)
+{
+    return profile == WEFT_PROFILE_VLLM || profile == WEFT_PROFILE_CT;
+}
+
+WEFT_HD float weft_int8_low(weft_profile_t profile)
+{
+    return profile == WEFT_PROFILE_CT ? -128.0f : -127.0f;
+}
+
 WEFT_HD int8_t weft_int8_code(weft_profile_t profile, float x, float scale)
 {
     float quotient = weft_div(x, scale);
-    if (profile == WEFT_PROFILE_VLLM || profile == WEFT_PROFILE_CT)
+    if (weft_int8_rounds(profile))
         quotient = weft_round_bf16(quotient);
-    return (int8_t)weft_int_from_f32(quotient, profile == WEFT_PROFILE_CT ? -128.0f : -127.0f, 127.0f);
+    return (int8_t)weft_int_from_f32(quotient, weft_int8_low(profile), 127.0f);
 }
 
 /* ---- int4-group ---- */

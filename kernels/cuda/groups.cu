@@ -1,46 +1,50 @@
 /* Schemes whose scale is for a few elements of a row, or for the whole tensor: mxfp8, mxfp4, int4-group, nvfp4 and
  * fp8-tensor.
  *
- *     tile 128 x 128, in the registers of a block
+ *     tile 32 x 256, in the registers of a block
  *     +--------------------------------+
- *     | lane 0 | 1 | 2 | ...      | 15 |   a lane: 8 columns, in 4 rows, 32 apart
+ *     | lane 0 | 1 | 2 | ...      | 31 |   a lane: 8 columns, in 4 rows, 8 apart
  *     +--------------------------------+
  *      '--- 32 ---'                        lanes side by side share a scale: 2, 4, 8 or 16
  *
- * 2 (4) bytes read, 1 or 1/2 written, an element, and its part of a scale. The digest rides where codes are
- * bytes.
+ * Scales of the 4 rows are found by as many lanes at once, each of one row, and handed round. Where codes share
+ * bytes, lanes trade rows in pairs, so that each stores whole words of 8 bytes, which are words of the digest:
+ *
+ *     lane 0   r0 r1 r2 r3        r0.r0' r1.r1'          4-bit codes of 8 columns are 4 bytes
+ *     lane 1   r0'r1'r2'r3'  ==>  r2.r2' r3.r3'
+ *
+ * A direct tile with a NaN or Inf, or with a scale that codes.h does not take, is done by the gathered way.
+ *
+ * 2 (4) bytes read, 1 or 1/2 written, an element, and its part of a scale; 16 for the digest and 32 of its
+ * record, a tile.
  */
+#include "kernels/cuda/codes.h"
 #include "kernels/cuda/direct.cuh"
 
-extern "C" {
-#include "kernels/arith_fp4.h"
-#include "kernels/arith_int.h"
-}
-
-constexpr uint32_t ROW_GROUPS = BLOCK / GROUP;
-constexpr uint32_t STEP = THREADS / ROW_GROUPS; /* rows between the groups of a thread */
+constexpr uint32_t ROW_GROUPS = GROUPS_COLS / GROUP;
+constexpr uint32_t SIZE = GROUPS_THREADS;
+constexpr uint32_t STEP = SIZE / ROW_GROUPS; /* rows between the groups of a thread */
+constexpr uint32_t TILE_ROWS = STEP * GROUPS;
+static_assert(TILE_ROWS * TILES_DOWN == 128, "of a unit, if not of them all");
+constexpr uint32_t PAIR = 2 * GROUP;            /* columns of a word of 4-bit codes */
 
 typedef struct shared {
     unit_t unit;
-    uint64_t warp_sums[THREADS / WARP][2];
+    float tensor_scale;
+    weft_nvfp4_t domain;
+    uint64_t warp_sums[SIZE / WARP][2];
     listing_t listing;
 } shared_t;
 
-/* Lanes that share a scale; 1 where it is the whole tensor's. */
-static __device__ __forceinline__ uint32_t lanes_of(uint32_t kernel)
+/* A unit is TILES_DOWN tiles high, whatever its rows. */
+static __device__ __forceinline__ uint32_t tile_top(uint32_t place)
 {
-    switch (kernel) {
-    case WEFT_KERNEL_NVFP4:
-        return 16 / GROUP;
-    case WEFT_KERNEL_INT4_GROUP_64:
-        return 64 / GROUP;
-    case WEFT_KERNEL_INT4_GROUP_128:
-        return 128 / GROUP;
-    case WEFT_KERNEL_FP8_TENSOR:
-        return 1;
-    default:
-        return 32 / GROUP;
-    }
+    return place % TILES_DOWN * TILE_ROWS;
+}
+
+static __device__ __forceinline__ uint32_t tile_left(uint32_t place)
+{
+    return place / TILES_DOWN * GROUPS_COLS;
 }
 
 /* ---- Codes of 8 elements, each of `code` an operation on one ---- */
@@ -124,14 +128,18 @@ static __device__ __forceinline__ encoded_t encode(const unit_t *unit, uint4 v, 
 
 /* ---- A tile ---- */
 
-static __device__ __forceinline__ void store_scale(const unit_t *unit, uint32_t row, uint32_t col, uint32_t lanes,
-                                                   uint32_t scale)
+/* `log_lanes`: of the lanes that share it. */
+template <typename SCALE>
+static __device__ __forceinline__ void store_scale(const unit_t *unit, uint32_t row, uint32_t col,
+                                                   uint32_t log_lanes, uint32_t scale)
 {
-    const size_t index = (size_t)row * (unit->cols / (lanes * GROUP)) + col / (lanes * GROUP);
-    if (unit->kernel >= WEFT_KERNEL_INT4_GROUP_32 && unit->kernel <= WEFT_KERNEL_INT4_GROUP_128)
-        ((uint16_t *)unit->scale)[index] = (uint16_t)scale;
-    else
-        ((uint8_t *)unit->scale)[index] = (uint8_t)scale;
+    const uint32_t shift = log_lanes + LOG_GROUP;
+    ((SCALE *)unit->scale)[(size_t)row * (unit->cols >> shift) + (col >> shift)] = (SCALE)scale;
+}
+
+static __device__ __forceinline__ bool is_int4_unit(const unit_t *unit)
+{
+    return unit->kernel >= WEFT_KERNEL_INT4_GROUP_32 && unit->kernel <= WEFT_KERNEL_INT4_GROUP_128;
 }
 
 static __device__ __forceinline__ bool packs(const unit_t *unit)
@@ -144,10 +152,10 @@ template <weft_dtype_t D>
 static __device__ __forceinline__ uint32_t gather_tile(const work_t *work, const unit_t *unit, uint32_t place,
                                                        listing_t *listing, uint4 (&v)[GROUPS])
 {
-    const uint32_t row = threadIdx.x / ROW_GROUPS, col = place * BLOCK + threadIdx.x % ROW_GROUPS * GROUP;
+    const uint32_t top = tile_top(place), left = tile_left(place);
+    const uint32_t row = top + threadIdx.x / ROW_GROUPS, col = left + threadIdx.x % ROW_GROUPS * GROUP;
     const uint32_t count = col < unit->cols ? min(unit->cols - col, GROUP) : 0;
-    const sources_t sources =
-        list_sources<THREADS>(work, unit, 0, unit->rows, place * BLOCK, BLOCK, listing);
+    const sources_t sources = list_sources<SIZE>(work, unit, top, TILE_ROWS, left, GROUPS_COLS, listing);
     uint32_t real = 0;
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++) {
@@ -158,90 +166,376 @@ static __device__ __forceinline__ uint32_t gather_tile(const work_t *work, const
     return real;
 }
 
-/* The scale of the whole tensor, which every tile of one unit writes alike. */
+/* Find the scale of the whole tensor, which every tile of one unit writes alike. One thread. */
 template <weft_dtype_t D>
-static __device__ __forceinline__ float begin_tensor(const unit_t *unit, weft_nvfp4_t *domain)
+static __device__ __forceinline__ void begin_tensor(const unit_t *unit, shared_t *shared)
 {
-    if (unit->kernel != WEFT_KERNEL_FP8_TENSOR && unit->kernel != WEFT_KERNEL_NVFP4)
-        return 1.0f;
-    const float amax = value_f32<D>(*unit->row_amax);
     if (unit->kernel == WEFT_KERNEL_FP8_TENSOR) {
-        const float scale = weft_tensor_scale(amax);
-        if (threadIdx.x == 0 && unit->scale)
-            *unit->scale = scale;
-        return scale;
+        shared->tensor_scale = weft_tensor_scale(value_f32<D>(*unit->row_amax));
+        if (unit->scale)
+            *unit->scale = shared->tensor_scale;
+    } else if (unit->kernel == WEFT_KERNEL_NVFP4) {
+        shared->domain = weft_nvfp4_domain((weft_profile_t)unit->profile, value_f32<D>(*unit->row_amax));
+        if (unit->global)
+            *unit->global = shared->domain.global;
     }
-    *domain = weft_nvfp4_domain((weft_profile_t)unit->profile, amax);
-    if (threadIdx.x == 0 && unit->global)
-        *unit->global = domain->global;
-    return 1.0f;
 }
 
-template <weft_dtype_t D, bool DIGEST, bool FINITE>
-static __device__ __forceinline__ void encode_tile(const work_t *work, const unit_t *unit, uint32_t index,
-                                                   uint32_t place, uint32_t real, const uint4 (&v)[GROUPS],
-                                                   shared_t *shared)
+/* Store the codes of a thread: 8 bytes of each row, or a word of them in two rows. All lanes of a warp. */
+template <bool DIGEST>
+static __device__ __forceinline__ weft_digest_t store_bytes(const unit_t *unit, uint32_t row, uint32_t col,
+                                                            uint32_t real, const uint2 (&codes)[GROUPS])
 {
-    const uint32_t row = threadIdx.x / ROW_GROUPS, col = place * BLOCK + threadIdx.x % ROW_GROUPS * GROUP;
-    const uint32_t lanes = lanes_of(unit->kernel), cols = unit->cols;
-    weft_nvfp4_t domain = {};
-    const float tensor_scale = begin_tensor<D>(unit, &domain);
     weft_digest_t sums = {{0, 0}};
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++) {
+        if (!(real >> i & 1))
+            continue;
+        const uint32_t at = row + i * STEP;
+        store_codes(unit, (size_t)at * unit->cols + col, min(unit->cols - col, GROUP), codes[i]);
+        if (DIGEST)
+            digest_codes(unit, at, col, codes[i], &sums);
+    }
+    return sums;
+}
+
+template <bool DIGEST, bool ALIGNED>
+static __device__ __forceinline__ weft_digest_t store_words(const unit_t *unit, uint32_t row, uint32_t col,
+                                                            uint32_t real, const uint32_t (&codes)[GROUPS])
+{
+    const bool odd = col / GROUP & 1;
+    const uint32_t first = row + (odd ? GROUPS / 2 * STEP : 0), mine = odd ? real >> GROUPS / 2 : real;
+    const uint32_t row_words = unit->cols / PAIR, right = col / PAIR, word = unit->word + right;
+    weft_digest_t sums = {{0, 0}};
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS / 2; i++) {
+        const uint32_t keep = odd ? codes[i + GROUPS / 2] : codes[i];
+        const uint32_t other = __shfl_xor_sync(ALL_LANES, odd ? codes[i] : codes[i + GROUPS / 2], 1);
+        const uint2 two = odd ? make_uint2(other, keep) : make_uint2(keep, other);
+        const uint32_t at = first + i * STEP;
+        if (!(mine >> i & 1))
+            continue;
+        uint32_t *to = (uint32_t *)unit->out + ((size_t)at * row_words + right) * 2;
+        if (ALIGNED)
+            weft_store8(to, two);
+        else
+            to[0] = two.x, to[1] = two.y;
+        if (DIGEST)
+            weft_digest_add(two.x | (uint64_t)two.y << 32, word + at * row_words, &sums);
+    }
+    return sums;
+}
+
+/* ---- Direct ---- */
+
+template <groups_kind_t K> constexpr bool is_int4 = K == INT4 || K == INT4_CT;
+template <groups_kind_t K> constexpr bool divides = is_int4<K> || K == NV4_MODELOPT;
+template <groups_kind_t K> constexpr uint32_t sharers = K == NV4 || K == NV4_MODELOPT ? 2 : 4; /* at least */
+
+/* The scale of a group: what elements are multiplied by (two parts of it where they are divided), and what is
+ * stored. */
+typedef struct scaling {
+    float factor, rest;
+    uint32_t stored;
+    bool quick;
+} scaling_t;
+
+template <groups_kind_t K>
+static __device__ __forceinline__ scaling_t scaling_of(const shared_t *shared, float amax)
+{
+    scaling_t s = {};
+    if (is_int4<K>) {
+        const float scale = weft_int4_scale((weft_profile_t)shared->unit.profile, amax);
+        const weft_inverse_t inverse = weft_inverse_of(scale);
+        s = scaling_t{inverse.hi, inverse.lo, weft_bf16_from_f32(scale), weft_quick_scale(scale)};
+    } else if (K == MX8 || K == MX4) {
+        s.stored = K == MX8 ? weft_mxfp8_exponent(amax) : weft_mxfp4_exponent(amax);
+        s.factor = weft_mx_factor((uint8_t)s.stored);
+        s.quick = true;
+    } else {
+        s.stored = weft_nvfp4_scale(&shared->domain, amax);
+        const float by = weft_nvfp4_factor(&shared->domain, (uint8_t)s.stored);
+        const weft_inverse_t inverse = K == NV4 ? weft_inverse_t{by, 0} : weft_inverse_of(by);
+        s.factor = inverse.hi, s.rest = inverse.lo;
+        s.quick = K == NV4 || weft_quick_scale(by);
+    }
+    return s;
+}
+
+/* ---- Scales ---- */
+
+/* The amax of the group that lane `l` scales, of the groups that it shares: of row l % sharers or of that and every
+ * further such row. */
+template <groups_kind_t K>
+static __device__ __forceinline__ void share_amax(uint32_t log_lanes, const uint32_t (&amax)[GROUPS], uint32_t (&mine)[2])
+{
+    const bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
+    uint32_t half[2];
+#pragma unroll
+    for (uint32_t i = 0; i < 2; i++) {
+        const uint32_t even_row = amax[2 * i], odd_row = amax[2 * i + 1];
+        half[i] = max(odd ? odd_row : even_row, __shfl_xor_sync(ALL_LANES, odd ? even_row : odd_row, 1));
+    }
+    if (sharers<K> == 2) {
+        mine[0] = half[0], mine[1] = half[1];
+        return;
+    }
+    mine[0] = max(high ? half[1] : half[0], __shfl_xor_sync(ALL_LANES, high ? half[0] : half[1], 2));
+    if (is_int4<K> && log_lanes > 2)
+        mine[0] = max(mine[0], __shfl_xor_sync(ALL_LANES, mine[0], 4));
+    if (is_int4<K> && log_lanes > 3)
+        mine[0] = max(mine[0], __shfl_xor_sync(ALL_LANES, mine[0], 8));
+    mine[1] = 0;
+}
+
+/* The scales that this lane finds are of rows r, r + sharers, .. of its own; the lane that found that of row i. */
+template <groups_kind_t K> static __device__ __forceinline__ uint32_t finder(uint32_t i)
+{
+    return (threadIdx.x % WARP & ~(sharers<K> - 1)) | i % sharers<K>;
+}
+
+constexpr uint32_t FOUND = 2; /* scales, at most */
+
+/* False where one of them is not for codes.h. */
+template <weft_dtype_t D, groups_kind_t K>
+static __device__ __forceinline__ bool find_scales(const shared_t *shared, const uint4 (&v)[GROUPS],
+                                                   scaling_t (&found)[FOUND])
+{
+    uint32_t amax[GROUPS], mine[FOUND];
+    bool quick = true;
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++)
+        amax[i] = larger_half(group_magnitude(0, v[i]));
+    share_amax<K>(shared->unit.log_row_threads, amax, mine);
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS / sharers<K>; i++) {
+        found[i] = scaling_of<K>(shared, value_f32<D>(mine[i]));
+        quick &= found[i].quick && mine[i] < inf_bits<D>();
+    }
+    return quick;
+}
+
+template <groups_kind_t K>
+static __device__ __forceinline__ void store_scales(const unit_t *unit, uint32_t row, uint32_t col, uint32_t real,
+                                                    const scaling_t (&found)[FOUND])
+{
+    const uint32_t log_lanes = is_int4<K> ? unit->log_row_threads : sharers<K> / 2;
+    if (threadIdx.x & ((1u << log_lanes) - 1) & ~(sharers<K> - 1))
+        return;
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS / sharers<K>; i++) {
+        const uint32_t group = threadIdx.x % sharers<K> + i * sharers<K>, at = row + group * STEP;
+        if (!(real >> group & 1))
+            continue;
+        if (is_int4<K>)
+            store_scale<uint16_t>(unit, at, col, log_lanes, found[i].stored);
+        else
+            store_scale<uint8_t>(unit, at, col, log_lanes, found[i].stored);
+    }
+}
+
+/* ---- Codes ---- */
+
+/* The signs of 8 values, each the highest of four bits. */
+static __device__ __forceinline__ uint32_t signs_of(uint4 v)
+{
+    const uint32_t low = __byte_perm(v.x, v.y, 0x7351), high = __byte_perm(v.z, v.w, 0x7351);
+    const uint32_t even = __byte_perm(low, high, 0x5410), odd = __byte_perm(low, high, 0x7632);
+    return (even >> 4 & 0x08080808u) | (odd & 0x80808080u);
+}
+
+template <weft_dtype_t D, groups_kind_t K>
+static __device__ __forceinline__ uint32_t quick_codes(uint4 v, float factor, float rest)
+{
+    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+    const weft_inverse_t inverse = {factor, rest};
+    uint32_t codes = 0u - 0x11111111u * (is_int4<K> ? WEFT_QUICK_INT4 : WEFT_QUICK_E2M1);
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++) {
+        const float2 x = unpack<D>(words[i]);
+        float2 q = divides<K> ? make_float2(weft_quotient(x.x, inverse), weft_quotient(x.y, inverse))
+                              : make_float2(weft_mul(x.x, factor), weft_mul(x.y, factor));
+        if (K == INT4_CT)
+            q = unpack<WEFT_DTYPE_BF16>(bf16_pair(q.x, q.y));
+        const uint32_t low = is_int4<K> ? weft_quick_int4(q.x) : weft_quick_e2m1(q.x);
+        const uint32_t high = is_int4<K> ? weft_quick_int4(q.y) : weft_quick_e2m1(q.y);
+        codes += (low << 8 * i) + (high << (8 * i + 4));
+    }
+    return is_int4<K> ? codes : codes | signs_of(v);
+}
+
+/* False, before anything is written, if some group of the tile is not for codes.h. */
+template <weft_dtype_t D, bool DIGEST, groups_kind_t K>
+static __device__ __forceinline__ bool encode_tile(const groups_t *g, uint32_t real, const uint4 (&v)[GROUPS],
+                                                   const shared_t *shared, weft_digest_t *sums)
+{
+    const unit_t *unit = &shared->unit;
+    const uint32_t row = g->top + g->row, col = g->left + g->col;
+    scaling_t found[FOUND] = {};
+    if (weft_sync_or<SIZE>(!find_scales<D, K>(shared, v, found)))
+        return false;
+    store_scales<K>(unit, row, col, real, found);
+    uint2 bytes[GROUPS];
+    uint32_t words[GROUPS];
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++) {
+        const float factor = __shfl_sync(ALL_LANES, found[i / sharers<K>].factor, finder<K>(i));
+        const float rest = divides<K> ? __shfl_sync(ALL_LANES, found[i / sharers<K>].rest, finder<K>(i)) : 0;
+        if (K == MX8)
+            bytes[i] = e4m3_times<D>(v[i], factor);
+        else
+            words[i] = quick_codes<D, K>(v[i], factor, rest);
+    }
+    *sums = K == MX8 ? store_bytes<DIGEST>(unit, row, col, real, bytes)
+                     : store_words<DIGEST, true>(unit, row, col, real, words);
+    return true;
+}
+
+template <weft_dtype_t D, bool DIGEST>
+static __device__ __forceinline__ bool encode_tensor_tile(const groups_t *g, uint32_t real,
+                                                          const uint4 (&v)[GROUPS], const shared_t *shared,
+                                                          weft_digest_t *sums)
+{
+    const float factor = weft_block_factor(shared->tensor_scale);
+    uint32_t max = 0;
+    uint2 bytes[GROUPS];
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++)
+        max = group_magnitude(max, v[i]);
+    if (weft_sync_or<SIZE>(larger_half(max) >= inf_bits<D>()))
+        return false;
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++)
+        bytes[i] = e4m3_times<D>(v[i], factor);
+    *sums = store_bytes<DIGEST>(&shared->unit, g->top + g->row, g->left + g->col, real, bytes);
+    return true;
+}
+
+template <weft_dtype_t D, bool DIGEST>
+static __device__ __forceinline__ bool direct_tile(const work_t *work, const unit_tile_t *tile, shared_t *shared)
+{
+    const groups_t g = {.top = tile_top(tile->place),
+                        .left = tile_left(tile->place),
+                        .row = threadIdx.x / ROW_GROUPS,
+                        .col = threadIdx.x % ROW_GROUPS * GROUP,
+                        .down = STEP,
+                        .right = 0};
+    uint4 v[GROUPS];
+    const uint32_t real = load_tile<D>(work, tile, &g, v);
+    const unit_t *unit = &shared->unit;
+    unit_brought();
+    if (threadIdx.x < WARP) {
+        __syncwarp();
+        if (threadIdx.x == 0)
+            begin_tensor<D>(unit, shared);
+    }
+    weft_sync<SIZE>();
+    weft_digest_t sums = {{0, 0}};
+    bool done = false;
+    switch (unit->kind) {
+    case TENSOR:
+        done = encode_tensor_tile<D, DIGEST>(&g, real, v, shared, &sums);
+        break;
+    case MX8:
+        done = encode_tile<D, DIGEST, MX8>(&g, real, v, shared, &sums);
+        break;
+    case MX4:
+        done = encode_tile<D, DIGEST, MX4>(&g, real, v, shared, &sums);
+        break;
+    case INT4:
+        done = encode_tile<D, DIGEST, INT4>(&g, real, v, shared, &sums);
+        break;
+    case INT4_CT:
+        done = encode_tile<D, DIGEST, INT4_CT>(&g, real, v, shared, &sums);
+        break;
+    case NV4:
+        done = encode_tile<D, DIGEST, NV4>(&g, real, v, shared, &sums);
+        break;
+    case NV4_MODELOPT:
+        done = encode_tile<D, DIGEST, NV4_MODELOPT>(&g, real, v, shared, &sums);
+        break;
+    }
+    if (DIGEST && done && unit->flags & UNIT_RIDES)
+        weft_block_partial<SIZE>(&sums, shared->warp_sums, &work->partials[unit->partial + tile->place]);
+    return done;
+}
+
+/* ---- Gathered ---- */
+
+/* The codes of a thread, and its scales stored, whatever the elements. */
+template <weft_dtype_t D, bool FINITE>
+static __device__ __forceinline__ void encode_any(const work_t *work, const shared_t *shared, uint32_t index,
+                                                  uint32_t row, uint32_t col, uint32_t real,
+                                                  const uint4 (&v)[GROUPS], uint2 (&codes)[GROUPS])
+{
+    const unit_t *unit = &shared->unit;
+    const uint32_t log_lanes = unit->log_row_threads, lanes = 1u << log_lanes;
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++) {
         uint32_t amax = larger_half(finite_magnitude<D>(0, v[i]));
         for (uint32_t away = 1; away < lanes; away *= 2)
             amax = max(amax, __shfl_xor_sync(ALL_LANES, amax, away));
         const uint32_t at = row + i * STEP;
+        const encoded_t e = encode<D>(unit, v[i], value_f32<D>(amax), shared->tensor_scale, &shared->domain);
+        codes[i] = e.codes;
         if (!(real >> i & 1))
             continue;
         if (FINITE)
             note_nonfinite<D>(work, index, unit, at, col, v[i]);
-        const encoded_t e = encode<D>(unit, v[i], value_f32<D>(amax), tensor_scale, &domain);
-        if (lanes > 1 && threadIdx.x % lanes == 0)
-            store_scale(unit, at, col, lanes, e.scale);
-        const size_t offset = (size_t)at * cols + col;
-        if (packs(unit)) {
-            *(uint32_t *)(unit->out + offset / 2) = e.codes.x;
+        if (lanes == 1 || threadIdx.x & (lanes - 1))
             continue;
-        }
-        store_codes(unit, offset, min(cols - col, GROUP), e.codes);
-        if (DIGEST)
-            digest_codes(unit, at, col, e.codes, &sums);
+        if (is_int4_unit(unit))
+            store_scale<uint16_t>(unit, at, col, log_lanes, e.scale);
+        else
+            store_scale<uint8_t>(unit, at, col, log_lanes, e.scale);
     }
-    if (DIGEST && unit->flags & UNIT_RIDES)
-        weft_block_partial<THREADS>(&sums, shared->warp_sums, &work->partials[unit->partial + place]);
 }
 
 template <weft_dtype_t D, bool DIGEST, bool FINITE>
-static __global__ void __launch_bounds__(THREADS) groups(const __grid_constant__ work_t work)
+static __device__ __noinline__ void gathered_tile(const work_t *work, shared_t *shared)
+{
+    const uint32_t index = work->tiles[blockIdx.x].unit, place = work->tiles[blockIdx.x].place;
+    const uint32_t row = tile_top(place) + threadIdx.x / ROW_GROUPS;
+    const uint32_t col = tile_left(place) + threadIdx.x % ROW_GROUPS * GROUP;
+    const unit_t *unit = &shared->unit;
+    weft_sync<SIZE>();
+    if (threadIdx.x == 0) {
+        shared->unit = work->units[index];
+        begin_tensor<D>(unit, shared);
+    }
+    weft_sync<SIZE>();
+    uint4 v[GROUPS];
+    uint2 codes[GROUPS];
+    const uint32_t real = gather_tile<D>(work, unit, place, &shared->listing, v);
+    encode_any<D, FINITE>(work, shared, index, row, col, real, v, codes);
+    weft_digest_t sums;
+    if (packs(unit)) {
+        const uint32_t words[GROUPS] = {codes[0].x, codes[1].x, codes[2].x, codes[3].x};
+        sums = store_words<DIGEST, false>(unit, row, col, real, words);
+    } else {
+        sums = store_bytes<DIGEST>(unit, row, col, real, codes);
+    }
+    if (DIGEST && unit->flags & UNIT_RIDES)
+        weft_block_partial<SIZE>(&sums, shared->warp_sums, &work->partials[unit->partial + place]);
+}
+
+template <weft_dtype_t D, bool DIGEST, bool FINITE>
+static __global__ void __launch_bounds__(SIZE, resident_threads<D> / SIZE)
+    groups(const __grid_constant__ work_t work)
 {
     __shared__ shared_t shared;
     let_follower_launch(&work);
     const unit_tile_t tile = read_tile(&work);
     bring_unit(&work, &tile, &shared.unit);
-    uint4 v[GROUPS];
-    uint32_t real = 0;
-    if (tile.num_segments) {
-        const groups_t g = {.top = 0,
-                            .left = tile.place * BLOCK,
-                            .row = threadIdx.x / ROW_GROUPS,
-                            .col = threadIdx.x % ROW_GROUPS * GROUP,
-                            .down = STEP,
-                            .right = 0};
-        real = load_tile<D>(&work, &tile, &g, v);
-    }
-    unit_brought();
-    weft_sync<THREADS>();
-    if (!tile.num_segments) {
+    if (!tile.num_segments || !direct_tile<D, DIGEST>(&work, &tile, &shared)) {
+        unit_brought();
         wait_before(&work);
-        real = gather_tile<D>(&work, &shared.unit, tile.place, &shared.listing, v);
+        gathered_tile<D, DIGEST, FINITE>(&work, &shared);
     }
-    encode_tile<D, DIGEST, FINITE>(&work, &shared.unit, tile.unit, tile.place, real, v, &shared);
     wait_after(&work);
 }
 
 weft_status_t weft_cuda_launch_groups(const work_t *work, weft_dtype_t dtype, unsigned extras, cudaStream_t stream)
 {
-    return launch_tiles(WEFT_CUDA_PICK(groups, dtype, extras), work, THREADS, stream);
+    return launch_tiles(WEFT_CUDA_PICK(groups, dtype, extras), work, SIZE, stream);
 }

@@ -18,7 +18,10 @@ enum {
     CLASS_CHANNEL_MIDDLE,
     CLASS_CHANNEL_LONG,
     CLASS_CHANNEL_WIDE,
-    CLASS_INT8_CHANNEL,
+    CLASS_INT8, /* as the four above */
+    CLASS_INT8_MIDDLE,
+    CLASS_INT8_LONG,
+    CLASS_INT8_WIDE,
     CLASS_GROUPS, /* and fp8-tensor */
     NUM_SHAPES
 };
@@ -57,7 +60,7 @@ typedef struct draft {
 
 /* ---- One unit ---- */
 
-/* Of a power of two of threads that hold a row of fp8-channel, as far as there is one. */
+/* Of a power of two of threads that hold a row of a channel scheme, as far as there is one. */
 static uint32_t row_threads_log(uint32_t cols)
 {
     uint32_t log = 5;
@@ -66,7 +69,7 @@ static uint32_t row_threads_log(uint32_t cols)
     return log;
 }
 
-/* Threads of a block of fp8-channel. */
+/* Threads of a block of a channel scheme. */
 static uint32_t channel_threads(uint32_t cols)
 {
     const uint32_t each = GROUP * GROUPS;
@@ -76,10 +79,25 @@ static uint32_t channel_threads(uint32_t cols)
                                            : WIDE_THREADS;
 }
 
-/* Rows of a tile of fp8-channel. */
+/* Rows of a tile of it. */
 static uint32_t channel_rows(uint32_t cols)
 {
     return channel_threads(cols) == CHANNEL_THREADS ? CHANNEL_THREADS >> row_threads_log(cols) : 1;
+}
+
+static const uint32_t class_threads[] = {CHANNEL_THREADS, MIDDLE_THREADS, LONG_THREADS, WIDE_THREADS};
+
+static uint32_t channel_class(uint32_t cols)
+{
+    uint32_t index = 0;
+    while (class_threads[index] != channel_threads(cols))
+        index++;
+    return index;
+}
+
+static bool is_channel(const weft_cuda_unit_t *u)
+{
+    return u->kernel == WEFT_KERNEL_FP8_CHANNEL || u->kernel == WEFT_KERNEL_INT8_CHANNEL;
 }
 
 static uint32_t shape_of(const weft_cuda_unit_t *u)
@@ -90,21 +108,11 @@ static uint32_t shape_of(const weft_cuda_unit_t *u)
     case WEFT_KERNEL_FP8_BLOCK:
         return CLASS_BLOCK;
     case WEFT_KERNEL_FP8_CHANNEL:
-        break;
+        return CLASS_CHANNEL + channel_class(u->unit.cols);
     case WEFT_KERNEL_INT8_CHANNEL:
-        return CLASS_INT8_CHANNEL;
+        return CLASS_INT8 + channel_class(u->unit.cols);
     default:
         return CLASS_GROUPS;
-    }
-    switch (channel_threads(u->unit.cols)) {
-    case CHANNEL_THREADS:
-        return CLASS_CHANNEL;
-    case MIDDLE_THREADS:
-        return CLASS_CHANNEL_MIDDLE;
-    case LONG_THREADS:
-        return CLASS_CHANNEL_LONG;
-    default:
-        return CLASS_CHANNEL_WIDE;
     }
 }
 
@@ -121,9 +129,9 @@ static uint32_t tiles_of(const weft_cuda_unit_t *u)
     uint32_t rows = u->unit.rows, cols = u->unit.cols;
     if (rows == 0)
         return 0;
-    if (u->kernel == WEFT_KERNEL_INT8_CHANNEL)
-        return rows;
-    if (u->kernel != WEFT_KERNEL_FP8_CHANNEL)
+    if (shape_of(u) == CLASS_GROUPS)
+        return (uint32_t)(((uint64_t)cols + GROUPS_COLS - 1) / GROUPS_COLS) * TILES_DOWN;
+    if (!is_channel(u))
         return (uint32_t)(((uint64_t)cols + BLOCK - 1) / BLOCK);
     uint32_t tile_rows = channel_rows(cols);
     return (rows + tile_rows - 1) / tile_rows;
@@ -233,16 +241,19 @@ static bool accepts(const weft_cuda_unit_t *u, uint32_t num_tensors)
     return is_aligned(q->row_amax, sizeof *q->row_amax);
 }
 
-/* Whether the codes of a group are stored at once. */
+/* Whether the codes of a group, or of two where they share bytes, are stored at once. */
 static bool stores_groups(const weft_cuda_unit_t *u)
 {
-    return shape_of(u) != CLASS_WIDEN && !packs(u) && u->unit.cols % GROUP == 0 &&
+    if (packs(u))
+        return u->unit.cols % (2 * GROUP) == 0 && is_aligned(u->unit.out, GROUP);
+    return shape_of(u) != CLASS_WIDEN && u->unit.cols % GROUP == 0 &&
            is_aligned(u->unit.out, GROUP * elem_size(u->unit.out_dtype));
 }
 
 static uint64_t out_bytes(const weft_cuda_unit_t *u)
 {
-    return (uint64_t)u->unit.rows * u->unit.cols * elem_size(u->unit.out_dtype);
+    return (uint64_t)u->unit.rows *
+           weft_format_row_bytes(weft_kernel_format(u->kernel), u->unit.out_dtype, u->unit.cols);
 }
 
 static segment_t segment_record(const weft_quantize_unit_t *q, const weft_segment_t *s)
@@ -265,13 +276,44 @@ static segment_t segment_record(const weft_quantize_unit_t *q, const weft_segmen
 /* Whether every group of a unit is loaded and stored at once, and in a kernel that has a direct way. */
 static bool is_direct(const weft_cuda_unit_t *u, const segment_t *segments)
 {
-    if (!(packs(u) || stores_groups(u)) || shape_of(u) == CLASS_CHANNEL_WIDE || shape_of(u) == CLASS_INT8_CHANNEL)
+    const bool wide = is_channel(u) && channel_threads(u->unit.cols) == WIDE_THREADS;
+    if (!stores_groups(u) || wide)
         return false;
     for (uint32_t i = 0; i < u->unit.num_segments; i++) {
         if (!segments[i].aligned || segments[i].cols % GROUP)
             return false;
     }
     return true;
+}
+
+static groups_kind_t kind_of(const weft_cuda_unit_t *u)
+{
+    switch (u->kernel) {
+    case WEFT_KERNEL_MXFP8:
+        return MX8;
+    case WEFT_KERNEL_MXFP4:
+        return MX4;
+    case WEFT_KERNEL_NVFP4:
+        return u->unit.profile == WEFT_PROFILE_MODELOPT ? NV4_MODELOPT : NV4;
+    case WEFT_KERNEL_INT4_GROUP_32:
+    case WEFT_KERNEL_INT4_GROUP_64:
+    case WEFT_KERNEL_INT4_GROUP_128:
+        return u->unit.profile == WEFT_PROFILE_CT ? INT4_CT : INT4;
+    default:
+        return TENSOR;
+    }
+}
+
+/* Threads that share a row, or a scale. */
+static uint32_t sharers_log(const weft_cuda_unit_t *u)
+{
+    const weft_format_t *f = weft_kernel_format(u->kernel);
+    if (shape_of(u) != CLASS_GROUPS)
+        return row_threads_log(u->unit.cols);
+    uint32_t log = 0;
+    while (f->scale_cols != WEFT_WHOLE && GROUP << log < f->scale_cols)
+        log++;
+    return log;
 }
 
 static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
@@ -296,8 +338,9 @@ static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
                            (q->allow_nonfinite ? UNIT_ALLOWS : 0)),
         .profile = (uint8_t)q->profile,
         .out_dtype = (uint8_t)q->out_dtype,
-        .log_row_threads = (uint8_t)row_threads_log(q->cols),
+        .log_row_threads = (uint8_t)sharers_log(u),
         .kernel = (uint8_t)u->kernel,
+        .kind = (uint8_t)kind_of(u),
         .global = q->global,
     };
 }
@@ -312,9 +355,13 @@ typedef struct rect {
 static rect_t rect_of(const weft_cuda_unit_t *u, uint32_t place)
 {
     uint32_t rows = u->unit.rows, cols = u->unit.cols;
-    if (u->kernel == WEFT_KERNEL_INT8_CHANNEL)
-        return rect_t{place, 0, 1, cols};
-    if (u->kernel != WEFT_KERNEL_FP8_CHANNEL) {
+    if (shape_of(u) == CLASS_GROUPS) {
+        const uint32_t high = BLOCK / TILES_DOWN, top = place % TILES_DOWN * high;
+        const uint32_t left = place / TILES_DOWN * GROUPS_COLS;
+        const uint32_t below = rows > top ? rows - top : 0, rest = cols - left;
+        return rect_t{top, left, below < high ? below : high, rest < GROUPS_COLS ? rest : GROUPS_COLS};
+    }
+    if (!is_channel(u)) {
         uint32_t rest = cols - place * BLOCK;
         return rect_t{0, place * BLOCK, rows, rest < BLOCK ? rest : BLOCK};
     }
@@ -560,27 +607,21 @@ static uint32_t lower_bound(const unit_class_t *k, uint32_t unit)
 
 static weft_status_t launch(const work_t *work, uint32_t index, unsigned extras, cudaStream_t stream)
 {
-    weft_dtype_t dtype = dtypes[index % NUM_DTYPES];
-    switch (index / NUM_DTYPES) {
+    const weft_dtype_t dtype = dtypes[index % NUM_DTYPES];
+    const uint32_t shape = index / NUM_DTYPES;
+    switch (shape) {
     case CLASS_CAST:
         return weft_cuda_launch_cast(work, dtype, extras, stream);
     case CLASS_WIDEN:
         return weft_cuda_launch_widen(work, dtype, extras, stream);
     case CLASS_BLOCK:
         return weft_cuda_launch_fp8_block(work, dtype, extras, stream);
-    case CLASS_CHANNEL:
-        return weft_cuda_launch_fp8_channel(work, dtype, CHANNEL_THREADS, extras, stream);
-    case CLASS_CHANNEL_MIDDLE:
-        return weft_cuda_launch_fp8_channel(work, dtype, MIDDLE_THREADS, extras, stream);
-    case CLASS_CHANNEL_LONG:
-        return weft_cuda_launch_fp8_channel(work, dtype, LONG_THREADS, extras, stream);
-    case CLASS_INT8_CHANNEL:
-        return weft_cuda_launch_int8_channel(work, dtype, extras, stream);
     case CLASS_GROUPS:
         return weft_cuda_launch_groups(work, dtype, extras, stream);
-    default:
-        return weft_cuda_launch_fp8_channel(work, dtype, WIDE_THREADS, extras, stream);
     }
+    if (shape >= CLASS_INT8)
+        return weft_cuda_launch_int8_channel(work, dtype, class_threads[shape - CLASS_INT8], extras, stream);
+    return weft_cuda_launch_fp8_channel(work, dtype, class_threads[shape - CLASS_CHANNEL], extras, stream);
 }
 
 extern "C" weft_status_t weft_cuda_quantize_begin(weft_cuda_quantize_t *quantize, weft_cuda_stream_t stream)

@@ -20,7 +20,8 @@
 #include "kernels/cuda/digest.cuh"
 
 constexpr uint32_t GROUP = 8;     /* elements */
-constexpr uint32_t THREADS = 512; /* that work on a tile; of fp8-channel by the length of its rows */
+constexpr uint32_t LOG_GROUP = 3;
+constexpr uint32_t THREADS = 512; /* that work on a tile; of channels by the length of its rows */
 constexpr uint32_t TILE_ELEMS = 16384;
 constexpr uint32_t GROUPS = TILE_ELEMS / GROUP / THREADS; /* of a thread */
 constexpr uint32_t BLOCK = 128; /* a tile of fp8-block and of cast is BLOCK x BLOCK */
@@ -55,8 +56,10 @@ typedef struct alignas(16) unit {
     uint32_t word;    /* index of the word at `out` in its tensor's digest */
     uint32_t partial; /* of the unit's first tile */
     uint8_t flags, profile, out_dtype;
-    uint8_t log_row_threads; /* fp8-channel: threads that share a row; a block of one row may have fewer */
+    uint8_t log_row_threads; /* channels: threads that share a row; a block of one row may have fewer. groups.cu:
+                                that share a scale; 0 where it is the whole tensor's */
     uint8_t kernel;
+    uint8_t kind; /* groups.cu: groups_kind_t */
     float *global;
 } unit_t;
 
@@ -333,6 +336,13 @@ static __device__ __forceinline__ void digest_codes(const unit_t *unit, uint32_t
 
 /* ---- Launchers, one file each ---- */
 
+/* What groups.cu does with a unit. */
+typedef enum groups_kind { TENSOR, MX8, MX4, INT4, INT4_CT, NV4, NV4_MODELOPT } groups_kind_t;
+
+/* Its tiles: rows of them as long as a warp, so that scales of a row lie together, and so many one above the other that
+ * they are a unit. */
+constexpr uint32_t GROUPS_THREADS = 256, GROUPS_COLS = WARP * GROUP, TILES_DOWN = 4;
+
 weft_status_t weft_cuda_launch_cast(const work_t *work, weft_dtype_t dtype, unsigned extras,
                                     cudaStream_t stream);
 weft_status_t weft_cuda_launch_widen(const work_t *work, weft_dtype_t dtype, unsigned extras,
@@ -343,12 +353,10 @@ weft_status_t weft_cuda_launch_fp8_channel(const work_t *work, weft_dtype_t dtyp
                                            unsigned extras, cudaStream_t stream);
 
 weft_status_t weft_cuda_launch_groups(const work_t *work, weft_dtype_t dtype, unsigned extras, cudaStream_t stream);
-weft_status_t weft_cuda_launch_int8_channel(const work_t *work, weft_dtype_t dtype, unsigned extras,
-                                            cudaStream_t stream);
+weft_status_t weft_cuda_launch_int8_channel(const work_t *work, weft_dtype_t dtype, uint32_t threads,
+                                            unsigned extras, cudaStream_t stream);
 
-constexpr uint32_t INT8_THREADS = 256; /* a row of int8-channel */
-
-/* fp8-channel: the threads of a block, by the length of rows. The first may hold several, the others one; all
+/* fp8-channel and int8-channel: the threads of a block, by the length of rows. The first may hold several, the others one; all
  * but the last hold them in registers. */
 constexpr uint32_t CHANNEL_THREADS = 256, MIDDLE_THREADS = 384, LONG_THREADS = 512, WIDE_THREADS = 1024;
 

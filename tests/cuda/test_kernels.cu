@@ -672,7 +672,7 @@ static void test_instances(void)
     for (unsigned extras = 0; extras <= WEFT_CUDA_ALL; extras++) {
         std::vector<trial_t> trials;
         for (weft_dtype_t dtype : dtypes) {
-            for (uint32_t cols : {0u, 1u, 4096u, 12288u, 16384u, 16392u}) { /* 0, 1: the other two kernels */
+            for (uint32_t cols : {0u, 1u, 392u, 4096u, 12288u, 16384u, 16392u}) { /* 0, 1: the other two kernels */
                 request_t r = {};
                 r.kernel = cols == 0 ? WEFT_KERNEL_CAST : cols == 1 ? WEFT_KERNEL_FP8_BLOCK : WEFT_KERNEL_FP8_CHANNEL;
                 r.out_dtype = cols == 0 ? WEFT_DTYPE_F16 : WEFT_DTYPE_F8_E4M3;
@@ -683,8 +683,10 @@ static void test_instances(void)
             }
             for (const auto &q : quantizers) { /* one kernel for several schemes */
                 request_t r = {q.kernel, q.profiles.back(), q.out_dtype, 0, true, 0, 0, 0};
-                trials.emplace_back();
-                trial_begin(&trials.back(), r, random_matrix(dtype, 2, 384, FILL_FINITE));
+                for (uint32_t cols : {384u, 8448u, 12416u, 16512u}) {
+                    trials.emplace_back();
+                    trial_begin(&trials.back(), r, random_matrix(dtype, 2, cols, FILL_FINITE));
+                }
             }
         }
         check_list_with(&trials, false, extras);
