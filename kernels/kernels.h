@@ -54,6 +54,15 @@ typedef enum weft_profile {
     WEFT_PROFILE_COUNT,
 } weft_profile_t;
 
+/* How the scales of a matrix lie in memory; kernels/arrange.h. */
+typedef enum weft_arrange {
+    WEFT_ARRANGE_PLAIN,
+    WEFT_ARRANGE_PADDED,
+    WEFT_ARRANGE_DEEPGEMM,
+    WEFT_ARRANGE_SWIZZLE, /* 128x4 */
+    WEFT_ARRANGE_COUNT,
+} weft_arrange_t;
+
 typedef struct weft_quantize_unit {
     const weft_segment_t *segments;
     uint32_t num_segments;
@@ -71,6 +80,8 @@ typedef struct weft_quantize_unit {
                       NULL: another unit writes it. FP8_TENSOR: the same of `scale` */
     const uint16_t *tensor_amax; /* [1], the amax of the whole tensor, for kernels whose scale spans it; NULL: the unit
                                     is the whole tensor (on the host) */
+    weft_arrange_t arrange; /* unless PLAIN (PADDED is, for a unit), `scale` is where the scales of the matrix begin, */
+    uint32_t matrix_row, matrix_rows; /* and this unit's first row is row matrix_row of its matrix_rows */
 } weft_quantize_unit_t;
 
 /* What a unit's pass found besides its output. */

@@ -594,9 +594,9 @@ static weft_status_t build_weights(weft_rollout_t *r, const char *swap, weft_err
     weft_status_t status = weft_quantizer_create(r->program, &r->outputs, r->queue,
                                                  weft_weights_stage(r->weights), &r->quantizer);
     if (status == WEFT_OK)
-        status = weft_quantizer_fill_shapes(r->quantizer, weft_weights_stage(r->weights));
+        status = weft_quantizer_fill_constants(r->quantizer, weft_weights_stage(r->weights));
     if (status == WEFT_OK)
-        status = weft_quantizer_fill_shapes(r->quantizer, weft_weights_live(r->weights, 0));
+        status = weft_quantizer_fill_constants(r->quantizer, weft_weights_live(r->weights, 0));
     if (status != WEFT_OK)
         return weft_fail(error, status, "rollout rank %u: no memory for its quantizer", r->session->rank);
     return r->borrower ? WEFT_OK : prepare_lists(r, error);

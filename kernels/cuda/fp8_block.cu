@@ -11,6 +11,10 @@
  */
 #include "kernels/cuda/direct.cuh"
 
+extern "C" {
+#include "kernels/arrange.h"
+}
+
 constexpr uint32_t WARPS = THREADS / WARP;
 constexpr uint32_t ROW_GROUPS = BLOCK / GROUP;
 constexpr uint32_t STEP = THREADS / ROW_GROUPS; /* rows between the groups of a thread */
@@ -104,6 +108,19 @@ static __device__ __forceinline__ uint32_t finite_amax(const uint4 (&v)[GROUPS],
     return shared->finite_max;
 }
 
+/* Of a block; of deepgemm for each of its rows. All threads. */
+static __device__ __forceinline__ void store_scale(const unit_t *unit, uint32_t block, float scale)
+{
+    if (unit->arrange != WEFT_ARRANGE_DEEPGEMM) {
+        if (threadIdx.x == 0)
+            unit->scale[block] = scale;
+    } else if (threadIdx.x < unit->rows) {
+        const uint64_t index = weft_arrange_index(WEFT_ARRANGE_DEEPGEMM, unit->matrix_row + threadIdx.x, block,
+                                                  unit->matrix_rows, 0);
+        ((uint8_t *)unit->scale)[index] = (uint8_t)(weft_f32_bits(scale) >> 23);
+    }
+}
+
 /* The larger of a thread's packed maxima over all threads. */
 static __device__ __forceinline__ uint32_t tile_max(uint32_t max, uint32_t *warp_max)
 {
@@ -163,8 +180,7 @@ static __device__ __forceinline__ bool direct_tile(const work_t *work, const uni
     const unit_t *unit = &shared->unit;
     const scales_t scales = scales_of(unit->profile, value_f32<D>(amax), false);
     const bool twice = unit->profile == WEFT_PROFILE_VLLM_POW2;
-    if (threadIdx.x == 0)
-        unit->scale[tile->place] = twice ? scales.pow2 : scales.scale;
+    store_scale(unit, tile->place, twice ? scales.pow2 : scales.scale);
     const weft_digest_t sums = twice ? encode_tile<D, DIGEST, true>(unit, &g, real, &scales, v)
                                      : encode_tile<D, DIGEST, false>(unit, &g, real, &scales, v);
     if (DIGEST && unit->flags & UNIT_RIDES)
@@ -208,8 +224,7 @@ static __device__ __noinline__ void gathered_tile(const work_t *work, shared_t *
     }
     const scales_t scales = scales_of(unit->profile, value_f32<D>(amax), any_inf);
     const bool twice = unit->profile == WEFT_PROFILE_VLLM_POW2;
-    if (threadIdx.x == 0)
-        unit->scale[place] = twice ? scales.pow2 : scales.scale;
+    store_scale(unit, place, twice ? scales.pow2 : scales.scale);
     weft_digest_t sums = {{0, 0}};
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++) {

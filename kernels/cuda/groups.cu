@@ -18,6 +18,9 @@
  * 2 (4) bytes read, 1 or 1/2 written, an element, and its part of a scale; 16 for the digest and 32 of its
  * record, a tile.
  */
+extern "C" {
+#include "kernels/arrange.h"
+}
 #include "kernels/cuda/codes.h"
 #include "kernels/cuda/direct.cuh"
 
@@ -133,8 +136,11 @@ template <typename SCALE>
 static __device__ __forceinline__ void store_scale(const unit_t *unit, uint32_t row, uint32_t col,
                                                    uint32_t log_lanes, uint32_t scale)
 {
-    const uint32_t shift = log_lanes + LOG_GROUP;
-    ((SCALE *)unit->scale)[(size_t)row * (unit->cols >> shift) + (col >> shift)] = (SCALE)scale;
+    const uint32_t shift = log_lanes + LOG_GROUP, right = col >> shift, across = unit->cols >> shift;
+    const size_t index = unit->arrange == WEFT_ARRANGE_PLAIN
+                             ? (size_t)row * across + right
+                             : weft_arrange_index(WEFT_ARRANGE_SWIZZLE, unit->matrix_row + row, right, 0, across);
+    ((SCALE *)unit->scale)[index] = (SCALE)scale;
 }
 
 static __device__ __forceinline__ bool is_int4_unit(const unit_t *unit)

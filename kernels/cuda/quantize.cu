@@ -7,7 +7,7 @@
 #include "kernels/cuda/tile.cuh"
 
 extern "C" {
-#include "kernels/format.h"
+#include "kernels/arrange.h"
 }
 
 enum {
@@ -207,6 +207,8 @@ static bool accepts_format(const weft_cuda_unit_t *u)
     const weft_format_t *f = weft_kernel_format(u->kernel);
     const weft_quantize_unit_t *q = &u->unit;
     const bool elsewhere = f->scale_rows == WEFT_WHOLE; /* another unit may write it */
+    if (!weft_arrange_takes(q->arrange, u->kernel, q->profile))
+        return false;
     if (f->scale_rows && q->rows && !q->scale && !elsewhere)
         return false;
     if (f->scale_rows && !is_aligned(q->scale, weft_dtype_bytes(f->scale_dtype)))
@@ -341,7 +343,10 @@ static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
         .log_row_threads = (uint8_t)sharers_log(u),
         .kernel = (uint8_t)u->kernel,
         .kind = (uint8_t)kind_of(u),
+        .arrange = (uint8_t)q->arrange,
         .global = q->global,
+        .matrix_row = q->matrix_row,
+        .matrix_rows = q->matrix_rows,
     };
 }
 

@@ -60,10 +60,12 @@ typedef struct alignas(16) unit {
                                 that share a scale; 0 where it is the whole tensor's */
     uint8_t kernel;
     uint8_t kind; /* groups.cu: groups_kind_t */
+    uint8_t arrange;
     float *global;
+    uint32_t matrix_row, matrix_rows; /* where `arrange` is not plain */
 } unit_t;
 
-static_assert(sizeof(unit_t) == 64, "four 16-byte loads");
+static_assert(sizeof(unit_t) == 80, "five 16-byte loads");
 
 /* A tile of pack and of amax. */
 typedef struct alignas(8) tile {

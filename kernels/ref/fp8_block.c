@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "kernels/arith.h"
+#include "kernels/arrange.h"
 #include "kernels/ref/ref.h"
 #include "kernels/ref/tile.h"
 
@@ -83,6 +84,18 @@ static float recode_block(uint8_t *codes, size_t ld, uint32_t rows, uint32_t col
     return pow2;
 }
 
+void weft_ref_put_block_scale(const weft_quantize_unit_t *unit, uint32_t block, float scale)
+{
+    if (unit->arrange != WEFT_ARRANGE_DEEPGEMM) {
+        ((float *)unit->scale)[block] = scale;
+        return;
+    }
+    uint8_t *bytes = (uint8_t *)unit->scale;
+    for (uint32_t row = 0; row < unit->rows; row++)
+        bytes[weft_arrange_index(unit->arrange, unit->matrix_row + row, block, unit->matrix_rows, 0)] =
+            (uint8_t)(weft_f32_bits(scale) >> 23);
+}
+
 static void quantize_tile(const weft_tile_t *tile, const weft_quantize_unit_t *unit,
                           weft_quantize_result_t *result)
 {
@@ -91,14 +104,15 @@ static void quantize_tile(const weft_tile_t *tile, const weft_quantize_unit_t *u
     encode_tile(tile, weft_block_factor(scale), out, unit->cols);
     if (unit->profile == WEFT_PROFILE_VLLM_POW2)
         scale = recode_block(out, unit->cols, tile->rows, tile->cols, scale);
-    ((float *)unit->scale)[tile->col / WEFT_TILE] = scale;
+    weft_ref_put_block_scale(unit, tile->col / WEFT_TILE, scale);
 }
 
 weft_status_t weft_ref_fp8_block(const weft_quantize_unit_t *unit, weft_quantize_result_t *result)
 {
     if (!weft_tile_accepts(unit) || !weft_ref_block_profile(unit->profile))
         return WEFT_ERR_ARGUMENT;
-    if (unit->out_dtype != WEFT_DTYPE_F8_E4M3)
+    if (unit->out_dtype != WEFT_DTYPE_F8_E4M3 ||
+        !weft_arrange_takes(unit->arrange, WEFT_KERNEL_FP8_BLOCK, unit->profile))
         return WEFT_ERR_ARGUMENT;
     weft_quantize_result_t found = {0};
     for (uint32_t col = 0; col < unit->cols; col += WEFT_TILE) {

@@ -31,7 +31,7 @@ static void encode_tile(const weft_tile_t *tile, const float *scale, uint8_t *ou
 
 weft_status_t weft_ref_fp8_channel(const weft_quantize_unit_t *unit, weft_quantize_result_t *result)
 {
-    if (!weft_tile_accepts(unit) || unit->profile != WEFT_PROFILE_DEFAULT)
+    if (!weft_tile_accepts(unit) || unit->profile != WEFT_PROFILE_DEFAULT || unit->arrange)
         return WEFT_ERR_ARGUMENT;
     if (unit->out_dtype != WEFT_DTYPE_F8_E4M3)
         return WEFT_ERR_ARGUMENT;

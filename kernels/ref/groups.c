@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "kernels/arrange.h"
 #include "kernels/ref/ref.h"
 
 static uint16_t finite_amax(const weft_tile_t *tile, uint32_t row, uint32_t first, uint32_t size)
@@ -12,6 +13,14 @@ static uint16_t finite_amax(const weft_tile_t *tile, uint32_t row, uint32_t firs
         amax = magnitude < inf && magnitude > amax ? magnitude : amax;
     }
     return amax;
+}
+
+static size_t scale_index(const weft_quantize_unit_t *unit, uint32_t row, uint32_t group, uint32_t size)
+{
+    const uint32_t groups = unit->cols / size;
+    if (unit->arrange == WEFT_ARRANGE_PLAIN)
+        return (size_t)row * groups + group;
+    return weft_arrange_index(unit->arrange, unit->matrix_row + row, group, unit->matrix_rows, groups);
 }
 
 /* One row of a tile, which begins and ends with a group. */
@@ -26,8 +35,8 @@ static void encode_row(const weft_tile_t *tile, uint32_t row, const weft_format_
         uint32_t col = tile->col + first;
         memcpy(group->x, x + first, group->size * sizeof *x);
         group->amax = weft_value_f32(tile->dtype, finite_amax(tile, row, first, group->size));
-        group->scale = (uint8_t *)unit->scale +
-                       ((size_t)row * (unit->cols / group->size) + col / group->size) * scale_bytes;
+        group->scale =
+            (uint8_t *)unit->scale + scale_index(unit, row, col / group->size, group->size) * scale_bytes;
         group->out = (uint8_t *)unit->out + row * weft_format_row_bytes(format, unit->out_dtype, unit->cols) +
                      weft_format_row_bytes(format, unit->out_dtype, col);
         encode(group);
@@ -38,7 +47,8 @@ weft_status_t weft_groups_encode(weft_kernel_id_t kernel, const weft_quantize_un
                                  const void *domain, weft_group_fn encode, weft_quantize_result_t *result)
 {
     const weft_format_t *format = weft_kernel_format(kernel);
-    if (!weft_tile_accepts(unit) || unit->cols % format->scale_cols)
+    if (!weft_tile_accepts(unit) || unit->cols % format->scale_cols ||
+        !weft_arrange_takes(unit->arrange, kernel, unit->profile))
         return WEFT_ERR_ARGUMENT;
     weft_group_t group = {.unit = unit, .domain = domain, .size = format->scale_cols};
     weft_quantize_result_t found = {0};

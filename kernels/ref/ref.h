@@ -36,6 +36,9 @@ static inline bool weft_ref_block_profile(weft_profile_t profile)
 /* The scale of a block's codes as they are first made; `vllm-pow2` makes them once more. */
 float weft_ref_block_scale(weft_profile_t profile, float amax);
 
+/* Store the scale of block `block` of the unit, wherever the unit's arrangement has it. */
+void weft_ref_put_block_scale(const weft_quantize_unit_t *unit, uint32_t block, float scale);
+
 bool weft_ref_amax(const void *data, size_t ld_elems, uint32_t rows, uint32_t cols, weft_dtype_t dtype,
                    uint16_t *amax, uint32_t *row, uint32_t *col);
 void weft_ref_pack(const void *data, size_t ld_bytes, uint32_t rows, size_t row_bytes, void *out);

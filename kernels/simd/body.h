@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "kernels/arith.h"
+#include "kernels/arrange.h"
 #include "kernels/digest.h"
 #include "kernels/ref/ref.h"
 #include "kernels/ref/tile.h"
@@ -269,8 +270,9 @@ static bool block_panel(const weft_quantize_unit_t *unit, uint32_t col)
     take_panel(unit, col, &panel);
     if (panel.amax >= WEFT_BF16_INF)
         return false;
-    const coding_t coding =
-        block_coding(unit->profile, weft_f32_from_bf16(panel.amax), (float *)unit->scale + col / WEFT_TILE);
+    float scale;
+    const coding_t coding = block_coding(unit->profile, weft_f32_from_bf16(panel.amax), &scale);
+    weft_ref_put_block_scale(unit, col / WEFT_TILE, scale);
     for (uint32_t row = 0; row < unit->rows; row++)
         put_row(&panel, row, &coding, (uint8_t *)unit->out + (size_t)row * unit->cols + col);
     return true;
@@ -295,7 +297,9 @@ static bool block_strip(const weft_quantize_unit_t *unit, const weft_segment_t *
         uint16_t amax = shorts_most(most[b]);
         if (amax >= WEFT_BF16_INF)
             return false;
-        coding[b] = block_coding(unit->profile, weft_f32_from_bf16(amax), (float *)unit->scale + col / WEFT_TILE + b);
+        float scale;
+        coding[b] = block_coding(unit->profile, weft_f32_from_bf16(amax), &scale);
+        weft_ref_put_block_scale(unit, col / WEFT_TILE + b, scale);
     }
     for (uint32_t row = 0; row < unit->rows; row++) {
         const uint16_t *value = (const uint16_t *)s->data + row * s->ld_elems + (col - s->col);
@@ -309,6 +313,7 @@ static bool block_strip(const weft_quantize_unit_t *unit, const weft_segment_t *
 static weft_status_t quantize_fp8_block(const weft_quantize_unit_t *unit, weft_quantize_result_t *result)
 {
     if (!weft_tile_accepts(unit) || !weft_ref_block_profile(unit->profile) ||
+        !weft_arrange_takes(unit->arrange, WEFT_KERNEL_FP8_BLOCK, unit->profile) ||
         unit->out_dtype != WEFT_DTYPE_F8_E4M3 || unit->dtype == WEFT_DTYPE_F16)
         return weft_ref_fp8_block(unit, result);
     for (uint32_t col = 0, blocks; col < unit->cols; col += blocks * WEFT_TILE) {
@@ -379,7 +384,7 @@ static bool channel_by_panels(const weft_quantize_unit_t *unit)
 static weft_status_t quantize_fp8_channel(const weft_quantize_unit_t *unit, weft_quantize_result_t *result)
 {
     const weft_segment_t *s = unit->segments;
-    if (!weft_tile_accepts(unit) || unit->profile != WEFT_PROFILE_DEFAULT ||
+    if (!weft_tile_accepts(unit) || unit->profile != WEFT_PROFILE_DEFAULT || unit->arrange ||
         unit->out_dtype != WEFT_DTYPE_F8_E4M3 || unit->dtype == WEFT_DTYPE_F16)
         return weft_ref_fp8_channel(unit, result);
     bool in_place = unit->num_segments == 1 && unit->dtype == WEFT_DTYPE_BF16 && s->data && !s->transposed;

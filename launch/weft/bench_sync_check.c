@@ -131,6 +131,7 @@ static const uint16_t *find_amax(void *user, uint32_t index)
 static weft_status_t make_layer(reference_t *r, uint32_t layer, weft_error_t *error)
 {
     const weft_sources_t sources = {locate, find_amax, r};
+    WEFT_TRY(weft_quantizer_clear_padding(r->quantizer, layer));
     for (uint32_t u = 0; u < r->sync->program->num_units; u++) {
         if (r->sync->program->units[u].layer != layer)
             continue;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/arrange.h"
 #include "launch/decoder/decoder.h"
 #include "launch/weft/options.h"
 #include "launch/weft/run.h"
@@ -139,9 +140,21 @@ static weft_status_t do_without_decoder(engine_t *e, weft_error_t *error)
     return WEFT_OK;
 }
 
+/* The decoder reads scales row by row. */
+static weft_status_t check_arrangements(const weft_plan_t *plan, weft_error_t *error)
+{
+    for (uint32_t p = 0; p < plan->num_patterns; p++)
+        if (plan->patterns[p].arrange != WEFT_ARRANGE_PLAIN)
+            return weft_fail(error, WEFT_ERR_UNSUPPORTED, "the decoder does not read scales that lie as %s",
+                             weft_arrange_name(plan->patterns[p].arrange));
+    return WEFT_OK;
+}
+
 static weft_status_t make_decoder(engine_t *e, engine_links_t *links, weft_error_t *error)
 {
     run_job_t *job = e->job;
+    if (check_arrangements(job->plan, error) != WEFT_OK)
+        return do_without_decoder(e, error);
     uint32_t tp = weft_plan_tp(job->plan);
     decoder_config_t config = {
         .model = job->model,
@@ -353,7 +366,8 @@ static bool can_serve(engine_t *e, uint64_t version)
     return status == WEFT_OK;
 }
 
-/* All ranks go on, or none: one that nothing was written on yet pauses again, for the next version waits for it. */
+/* All ranks go on, or none: one that nothing was written on yet pauses again, for the next version waits for
+ * it. */
 static bool replica_can_serve(engine_t *e, uint64_t version)
 {
     int mine = can_serve(e, version), all;

@@ -17,6 +17,7 @@ static const weft_engine_t engines[] = {
         .name = "vllm-blackwell",
         .scheme = "fp8-block",
         .profiles = {{"fp8-block", "pow2"}, {"int8-channel", "vllm"}, {"nvfp4", "modelopt"}},
+        .arranges = {{"fp8-block", "deepgemm"}, {"nvfp4", "128x4"}, {"mxfp8", "128x4"}, {"mxfp4", "128x4"}},
         .experts = "routed_experts.",
     },
     {
@@ -49,6 +50,14 @@ const char *weft_engine_profile(const weft_engine_t *engine, const char *scheme)
     for (unsigned i = 0; engine && i < WEFT_ENGINE_PROFILES && engine->profiles[i].scheme; i++)
         if (strcmp(engine->profiles[i].scheme, scheme) == 0)
             return engine->profiles[i].profile;
+    return NULL;
+}
+
+const char *weft_engine_arrange(const weft_engine_t *engine, const char *scheme)
+{
+    for (unsigned i = 0; engine && i < WEFT_ENGINE_PROFILES && engine->arranges[i].scheme; i++)
+        if (strcmp(engine->arranges[i].scheme, scheme) == 0)
+            return engine->arranges[i].arrange;
     return NULL;
 }
 

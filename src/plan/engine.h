@@ -23,6 +23,9 @@ typedef struct weft_engine {
         const char *scheme, *profile;
     } profiles[WEFT_ENGINE_PROFILES]; /* of schemes for which no profile is given; NULL ends them, the others'
                                          are their default */
+    struct {
+        const char *scheme, *arrange;
+    } arranges[WEFT_ENGINE_PROFILES]; /* how scales lie, of schemes and profiles that can; the others' are plain */
     const char *experts;              /* what stands before the last name of parameters of experts, such as
                                          "routed_experts."; NULL: nothing */
 } weft_engine_t;
@@ -32,6 +35,9 @@ weft_status_t weft_engine_find(const char *name, const weft_engine_t **engine, w
 
 /* The engine's profile of a scheme; NULL where it has none of its own, or `engine` is NULL. */
 const char *weft_engine_profile(const weft_engine_t *engine, const char *scheme);
+
+/* How the engine wants scales of a scheme to lie, kernels/arrange.h; NULL where it wants nothing, or is NULL. */
+const char *weft_engine_arrange(const weft_engine_t *engine, const char *scheme);
 
 /* What stands before the last name of parameters of experts; "" for none, or where `engine` is NULL. */
 const char *weft_engine_experts(const weft_engine_t *engine);

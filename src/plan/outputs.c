@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/format.h"
+#include "kernels/arrange.h"
 #include "src/base/error.h"
 
 static uint64_t align_up(uint64_t bytes)
@@ -68,8 +68,8 @@ static void describe_scale(const weft_pattern_t *pattern, const weft_layer_t *la
 {
     const weft_format_t *format = weft_kernel_format(pattern->scheme->kernel);
     uint64_t extent[2];
-    weft_format_scales(format, pattern->rows, pattern->cols, extent);
-    scale->dtype = format->scale_dtype;
+    scale->dtype =
+        weft_arrange_scales(pattern->arrange, pattern->scheme->kernel, pattern->rows, pattern->cols, extent);
     if (format->scale_rows == WEFT_WHOLE)
         describe_global(layer, experts, format->scale_dtype, scale);
     else

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/arrange.h"
 #include "src/base/array.h"
 
 #define ALIGN 256u
@@ -288,12 +289,11 @@ static weft_profile_t layer_profile(const weft_pattern_t *pattern, weft_profile_
     return profile == WEFT_PROFILE_VLLM_POW2 && !taken ? WEFT_PROFILE_VLLM : profile;
 }
 
-weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t *scheme,
-                                  weft_profile_t profile, bool keeps_f16, const weft_layout_t *trainer,
-                                  const weft_holdings_t *holdings, const weft_layout_t *rollout,
-                                  weft_sets_t *sets, weft_pattern_t *pattern)
+weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_entry_t *entry, bool keeps_f16,
+                                  const weft_layout_t *trainer, const weft_holdings_t *holdings,
+                                  const weft_layout_t *rollout, weft_sets_t *sets, weft_pattern_t *pattern)
 {
-    const weft_scheme_t *used = layer->quantize ? scheme : weft_scheme_cast();
+    const weft_scheme_t *used = layer->quantize ? entry->scheme : weft_scheme_cast();
     bool whole = rollout->ep && layer->num_experts > 0;
     *pattern = (weft_pattern_t){
         .example = layer,
@@ -316,7 +316,9 @@ weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t
     weft_status_t status = b.members && b.grouped && b.bytes ? WEFT_OK : WEFT_ERR_NO_MEMORY;
     for (uint32_t part = 0; part < layer->num_parts && status == WEFT_OK; part++)
         status = build_part(&b, part);
-    pattern->profile = layer_profile(pattern, profile);
+    pattern->profile = layer_profile(pattern, entry->profile);
+    if (layer->quantize && weft_arrange_takes(entry->arrange, used->kernel, pattern->profile))
+        pattern->arrange = entry->arrange;
     free(b.members);
     free(b.grouped);
     free(b.bytes);

@@ -8,7 +8,7 @@
 
 #include "src/plan/holdings.h"
 #include "src/plan/placement.h"
-#include "src/plan/scheme.h"
+#include "src/plan/scheme_map.h"
 #include "src/plan/sets.h"
 
 #define WEFT_UNIT_ROWS 128u
@@ -47,6 +47,7 @@ typedef struct weft_pattern {
     const weft_layer_t *example;
     const weft_scheme_t *scheme;
     weft_profile_t profile;
+    weft_arrange_t arrange; /* of the scales */
     weft_dtype_t dtype; /* of the kernel-format weight */
     bool whole;         /* experts under ep: each TP rank has its own, uncut */
     bool amax_ahead;    /* row amax vectors travel before the data */
@@ -57,11 +58,10 @@ typedef struct weft_pattern {
     uint32_t num_layers; /* how many layers share it */
 } weft_pattern_t;
 
-/* Compute the fragments of `layer`. A layer that is never quantized is a cast, whatever `scheme`; `keeps_f16`: of fp16 a
+/* Compute the fragments of `layer`. A layer that is never quantized is a cast, whatever `entry` says; `keeps_f16`: of fp16 a
  * cast stays fp16. `holdings` is NULL where the trainer layout is made of axes. `sets` is added to.
  * **Returns** WEFT_OK, WEFT_ERR_NO_MEMORY. The layer must fit (misfit.h). */
-weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_t *scheme,
-                                  weft_profile_t profile, bool keeps_f16, const weft_layout_t *trainer,
+weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_entry_t *entry, bool keeps_f16, const weft_layout_t *trainer,
                                   const weft_holdings_t *holdings, const weft_layout_t *rollout, weft_sets_t *sets, weft_pattern_t *pattern);
 void weft_pattern_destroy(weft_pattern_t *pattern);
 

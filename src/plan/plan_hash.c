@@ -1,5 +1,6 @@
 /* In: a finished plan. Out: XXH3-128 over what ranks must agree on. Invariant: two ranks with the same hash
  * compute the same buckets; anything that changes a byte on the wire or in kernel format changes the hash. */
+#include "kernels/arrange.h"
 #include "src/base/error.h"
 #include "src/base/hash.h"
 #include "src/plan/plan.h"
@@ -94,6 +95,8 @@ weft_status_t weft_plan_make_hash(weft_plan_t *plan)
         const weft_pattern_t *pattern = &plan->patterns[i];
         weft_hasher_add_u64(hasher, pattern->dtype);
         weft_hasher_add_u64(hasher, pattern->profile);
+        if (pattern->arrange != WEFT_ARRANGE_PLAIN)
+            weft_hasher_add_text(hasher, weft_arrange_name(pattern->arrange));
         weft_hasher_add_u64(hasher, pattern->example->dtype);
         weft_hasher_add_u64(hasher, pattern->scheme->kernel);
         for (uint32_t p = 0; p < pattern->num_parts; p++) {

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "kernels/arrange.h"
 #include "src/base/error.h"
 #include "src/base/text.h"
 #include "src/plan/predict.h"
@@ -20,11 +21,14 @@ static double wire_factor(const weft_plan_summary_t *s)
     return s->needed_bytes_total ? 1.0 * (double)s->egress_bytes_total / (double)s->unique_bytes_total : 1;
 }
 
-static const char *profile_text(weft_profile_t profile, char text[32])
+/* " (pow2)", " (pow2, deepgemm)", " (128x4)"; nothing where both are what they are without a word. */
+static const char *profile_text(weft_profile_t profile, weft_arrange_t arrange, char text[32])
 {
+    const char *name = profile == WEFT_PROFILE_DEFAULT ? "" : weft_profile_name(profile);
+    const char *lie = arrange == WEFT_ARRANGE_PLAIN ? "" : weft_arrange_name(arrange);
     *text = 0;
-    if (profile != WEFT_PROFILE_DEFAULT)
-        snprintf(text, 32, " (%s)", weft_profile_name(profile));
+    if (*name || *lie)
+        snprintf(text, 32, " (%s%s%s)", name, *name && *lie ? ", " : "", lie);
     return text;
 }
 
@@ -42,7 +46,7 @@ static void print_pattern(weft_text_t *text, const weft_plan_t *plan, const weft
     weft_text_add(text, "  %6u  %-52s %-20s %-8s %s%s%s\n", pattern->num_layers,
                   weft_layer_full_name(layer, title), shape, weft_dtype_name(pattern->dtype),
                   layer->keep_f32 ? "kept" : pattern->scheme->name,
-                  plan->map.count > 1 ? profile_text(pattern->profile, profile) : "",
+                  plan->map.count > 1 ? profile_text(pattern->profile, pattern->arrange, profile) : "",
                   pattern->amax_ahead ? ", amax ahead" : "");
 }
 
@@ -74,7 +78,8 @@ static void print_schemes(weft_text_t *text, const weft_plan_t *plan)
         const weft_scheme_entry_t *entry = &plan->map.entries[i];
         const weft_layer_t *first;
         uint32_t count = count_decided(plan, i, &first);
-        snprintf(scheme, sizeof scheme, "%s%s", entry->scheme->name, profile_text(entry->profile, profile));
+        snprintf(scheme, sizeof scheme, "%s%s", entry->scheme->name,
+                 profile_text(entry->profile, entry->arrange, profile));
         weft_text_add(text, "  %6u  %-26s  %s%s%s%s\n", count, scheme,
                       entry->glob ? entry->glob : "nothing below (the default)", count ? ": " : "",
                       count ? first->name : "", count > 1 ? ", ..." : "");
@@ -106,7 +111,7 @@ static void print_head(weft_text_t *text, const page_t *p)
     weft_text_add(text, "plan      %s: trainer %s (%u ranks) to rollout %s (%u ranks), %s%s",
                   weft_model_type(plan->model), plan->trainer->text, plan->trainer->num_ranks,
                   plan->rollout->text, plan->rollout->num_ranks, plan->map.entries[0].scheme->name,
-                  profile_text(plan->map.entries[0].profile, profile));
+                  profile_text(plan->map.entries[0].profile, plan->map.entries[0].arrange, profile));
     if (plan->map.count > 1)
         weft_text_add(text, " and a map of %u %s", plan->map.count - 1,
                       plan->map.count > 2 ? "entries" : "entry");
@@ -232,8 +237,9 @@ static void print_json_schemes(weft_text_t *text, const weft_plan_t *plan)
             weft_text_add_json_string(text, entry->glob);
         else
             weft_text_add(text, "null");
-        weft_text_add(text, ", \"scheme\": \"%s\", \"profile\": \"%s\", \"layers\": [", entry->scheme->name,
-                      weft_profile_name(entry->profile));
+        weft_text_add(
+            text, ", \"scheme\": \"%s\", \"profile\": \"%s\", \"arrangement\": \"%s\", \"layers\": [",
+            entry->scheme->name, weft_profile_name(entry->profile), weft_arrange_name(entry->arrange));
         print_json_layers(text, plan, i);
         weft_text_add(text, "]}%s\n", i + 1 < plan->map.count ? "," : "");
     }

@@ -242,9 +242,14 @@ static void place_outputs(const builder_t *b, weft_cursor_t cursor, weft_unit_t 
     if (layer->scale == WEFT_OUTPUT_NONE || (format->scale_rows == WEFT_WHOLE && !first))
         return;
     const weft_output_t *scale = &b->outputs->items[layer->scale];
-    uint64_t per_expert = scale->bytes / layer->num_experts;
-    unit->scale_offset =
-        scale->offset + cursor.expert * per_expert + weft_format_scale_offset(format, row, layer->cols);
+    uint64_t per_expert = scale->bytes / layer->num_experts, before = 0;
+    if (pattern->arrange == WEFT_ARRANGE_PLAIN)
+        before = weft_format_scale_offset(format, row, layer->cols);
+    else if (pattern->arrange == WEFT_ARRANGE_PADDED)
+        before =
+            row / format->scale_rows * scale->shape[scale->num_dims - 1] * weft_dtype_bytes(scale->dtype);
+    unit->scale_offset = scale->offset + cursor.expert * per_expert + before;
+    unit->matrix_row = (uint32_t)row;
 }
 
 static weft_unit_t describe_unit(const builder_t *b, weft_cursor_t cursor, weft_round_t *round)

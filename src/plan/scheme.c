@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "kernels/arrange.h"
 #include "src/base/error.h"
 #include "src/base/text.h"
 
@@ -160,6 +161,27 @@ weft_status_t weft_scheme_profile(const weft_scheme_t *scheme, const char *name,
     }
     weft_fail(error, WEFT_ERR_UNKNOWN_NAME, "scheme %s has no profile \"%s\"; it has %s", scheme->name, name,
               known.data);
+    weft_text_free(&known);
+    return WEFT_ERR_UNKNOWN_NAME;
+}
+
+weft_status_t weft_scheme_arrange(const weft_scheme_t *scheme, weft_profile_t profile, const char *name,
+                                  weft_arrange_t *arrange, weft_error_t *error)
+{
+    weft_text_t known = {0};
+    for (unsigned i = 0; i < WEFT_ARRANGE_COUNT; i++) {
+        if (!weft_arrange_takes((weft_arrange_t)i, scheme->kernel, profile))
+            continue;
+        if (strcmp(weft_arrange_name((weft_arrange_t)i), name) == 0) {
+            weft_text_free(&known);
+            *arrange = (weft_arrange_t)i;
+            return WEFT_OK;
+        }
+        weft_text_add(&known, "%s%s", known.length ? ", " : "", weft_arrange_name((weft_arrange_t)i));
+    }
+    weft_fail(error, WEFT_ERR_UNKNOWN_NAME,
+              "scales of scheme %s, profile %s, cannot lie as \"%.100s\"; they can as %s", scheme->name,
+              weft_profile_name(profile), name, known.data);
     weft_text_free(&known);
     return WEFT_ERR_UNKNOWN_NAME;
 }

@@ -35,6 +35,10 @@ weft_status_t weft_scheme_profile(const weft_scheme_t *scheme, const char *name,
 
 const char *weft_profile_name(weft_profile_t profile);
 
+/* Find an arrangement of the scheme's scales by name; the message lists those that it has under `profile`. */
+weft_status_t weft_scheme_arrange(const weft_scheme_t *scheme, weft_profile_t profile, const char *name,
+                                  weft_arrange_t *arrange, weft_error_t *error);
+
 /* The scheme of layers that are never quantized: a cast to bf16, where fp16 sources keep their type unless
  * the default of the scheme map is `bf16`. */
 const weft_scheme_t *weft_scheme_cast(void);

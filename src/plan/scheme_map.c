@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/arrange.h"
 #include "src/base/array.h"
 #include "src/base/error.h"
 #include "src/base/text.h"
@@ -26,10 +27,16 @@ static char *cut(const char *begin, const char *end)
     return strndup(begin, (size_t)(end - begin));
 }
 
-/* "SCHEME" or "SCHEME:PROFILE". */
+/* "SCHEME[:PROFILE][@ARRANGEMENT]"; the arrangement is looked up when all profiles are known. */
 static weft_status_t read_scheme(char *text, weft_scheme_entry_t *entry, weft_error_t *error)
 {
-    char *colon = strchr(text, ':');
+    char *at = strchr(text, '@'), *colon;
+    if (at) {
+        *at = 0;
+        if (!(entry->arranged = strdup(at + 1)))
+            return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the scheme map");
+    }
+    colon = strchr(text, ':');
     if (colon)
         *colon = 0;
     WEFT_TRY(weft_scheme_find(text, &entry->scheme, error));
@@ -156,6 +163,24 @@ static weft_status_t choose_profiles(entry_array_t *entries, const char *name, c
     return used ? WEFT_OK : refuse_profile(entries, name, error);
 }
 
+/* ---- arrangements ---- */
+
+/* An engine's is taken where the scheme has it under the profile that was chosen. */
+static weft_status_t choose_arrangements(entry_array_t *entries, const weft_engine_t *engine,
+                                         weft_error_t *error)
+{
+    for (size_t i = 0; i < entries->count; i++) {
+        weft_scheme_entry_t *entry = &entries->items[i];
+        const char *its = weft_engine_arrange(engine, entry->scheme->name);
+        if (entry->arranged)
+            WEFT_TRY(
+                weft_scheme_arrange(entry->scheme, entry->profile, entry->arranged, &entry->arrange, error));
+        else if (its)
+            (void)weft_scheme_arrange(entry->scheme, entry->profile, its, &entry->arrange, NULL);
+    }
+    return WEFT_OK;
+}
+
 /* ---- the map ---- */
 
 static char *write_text(const weft_scheme_map_t *map)
@@ -167,6 +192,8 @@ static char *write_text(const weft_scheme_map_t *map)
                       entry->scheme->name);
         if (i && entry->profile != WEFT_PROFILE_DEFAULT)
             weft_text_add(&text, ":%s", weft_profile_name(entry->profile));
+        if (entry->arrange != WEFT_ARRANGE_PLAIN)
+            weft_text_add(&text, "@%s", weft_arrange_name(entry->arrange));
     }
     if (text.failed)
         weft_text_free(&text);
@@ -180,6 +207,8 @@ weft_status_t weft_scheme_map_parse(const char *text, const char *profile, const
     weft_status_t status = read_entries(text, &entries, error);
     if (status == WEFT_OK)
         status = choose_profiles(&entries, profile, engine, error);
+    if (status == WEFT_OK)
+        status = choose_arrangements(&entries, engine, error);
     weft_scheme_map_t made = {.entries = entries.items, .count = (uint32_t)entries.count};
     if (status == WEFT_OK && !(made.text = write_text(&made)))
         status = weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the scheme map");
@@ -193,8 +222,10 @@ weft_status_t weft_scheme_map_parse(const char *text, const char *profile, const
 
 void weft_scheme_map_free(weft_scheme_map_t *map)
 {
-    for (uint32_t i = 0; i < map->count; i++)
+    for (uint32_t i = 0; i < map->count; i++) {
         free(map->entries[i].glob);
+        free(map->entries[i].arranged);
+    }
     free(map->entries);
     free(map->text);
     *map = (weft_scheme_map_t){0};
@@ -305,7 +336,7 @@ static const char *entry_title(const weft_scheme_entry_t *entry)
 
 static bool same_scheme(const weft_scheme_entry_t *a, const weft_scheme_entry_t *b)
 {
-    return a->scheme == b->scheme && a->profile == b->profile;
+    return a->scheme == b->scheme && a->profile == b->profile && a->arrange == b->arrange;
 }
 
 static uint32_t entry_by_layer(const weft_scheme_map_t *map, const weft_layer_t *layer)

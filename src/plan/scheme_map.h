@@ -1,7 +1,8 @@
 /* Scheme maps: which scheme each layer gets.
  *
- *     fp8-block:vllm ; lm_head=bf16 ; *.experts.*=nvfp4:modelopt ; layers.0.*=bf16
- *     ^ the default    ^ further entries, GLOB=SCHEME[:PROFILE]; of those that match a layer the last decides
+ *     fp8-block:vllm ; lm_head=bf16 ; *.experts.*=nvfp4:modelopt@128x4 ; layers.0.*=bf16
+ *     ^ the default    ^ further entries, GLOB=SCHEME[:PROFILE][@ARRANGEMENT]; of those that match a layer the last
+ *                        decides
  *
  * One scheme alone is a map of one entry. A glob (`*` any characters, dots too; `?` one; `[...]` a set) is matched on the
  * whole of a name, and again without a leading "model.". A layer's names are its own as a plan prints it
@@ -28,6 +29,8 @@ typedef struct weft_scheme_entry {
     const weft_scheme_t *scheme;
     weft_profile_t profile;
     weft_chosen_by_t chosen_by; /* the profile */
+    weft_arrange_t arrange;     /* of the scales; kernels/arrange.h */
+    char *arranged;             /* its name as it was written; NULL: the engine's, or plain */
 } weft_scheme_entry_t;
 
 typedef struct weft_scheme_map {

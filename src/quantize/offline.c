@@ -235,6 +235,7 @@ weft_status_t weft_offline_layer(weft_offline_t *s, uint32_t layer, uint8_t *mem
 {
     s->queue->ops->thread_begin(s->queue);
     weft_quantizer_aim(s->quantizer, memory, weft_offline_layer_offset(s->outputs, layer));
+    WEFT_TRY(weft_quantizer_clear_padding(s->quantizer, layer));
     for (uint32_t u = first_unit(s, layer); u < s->program->num_units && s->program->units[u].layer == layer;
          u++)
         WEFT_TRY(run_unit(s, u, error));

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/arrange.h"
 #include "src/base/array.h"
 #include "src/base/error.h"
 #include "src/base/hash.h"
@@ -137,6 +138,9 @@ static weft_unit_job_t unit_job(const weft_quantizer_t *q, uint32_t index, const
                  .rows = unit->rows,
                  .cols = unit->cols,
                  .profile = pattern->profile,
+                 .arrange = pattern->arrange == WEFT_ARRANGE_PADDED ? WEFT_ARRANGE_PLAIN : pattern->arrange,
+                 .matrix_row = unit->matrix_row,
+                 .matrix_rows = pattern->rows,
                  .row_amax = of_rows ? amax : NULL,
                  .tensor_amax = of_tensor ? amax : NULL,
                  .out_dtype = pattern->dtype,
@@ -243,6 +247,28 @@ static weft_status_t write_shapes(weft_quantizer_t *q, uint32_t index, uint8_t *
     return status;
 }
 
+static weft_status_t write_zeros(weft_quantizer_t *q, uint8_t *to, uint64_t bytes)
+{
+    void *zeros = calloc(1, bytes + 1);
+    weft_status_t status = zeros ? q->queue->ops->write(q->queue, to, zeros, bytes) : WEFT_ERR_NO_MEMORY;
+    free(zeros);
+    return status;
+}
+
+/* The scales of a layer whose arrangement has padding, which no unit writes; else NULL. */
+static const weft_output_t *padded_scale(const weft_quantizer_t *q, uint32_t index)
+{
+    const weft_layer_outputs_t *layer = &q->outputs->layers[index];
+    bool pads = weft_arrange_pads(weft_plan_pattern(q->program->plan, index)->arrange);
+    return pads && layer->scale != WEFT_OUTPUT_NONE ? &q->outputs->items[layer->scale] : NULL;
+}
+
+weft_status_t weft_quantizer_clear_padding(weft_quantizer_t *q, uint32_t index)
+{
+    const weft_output_t *scale = padded_scale(q, index);
+    return scale ? write_zeros(q, place_of(q, scale->offset), scale->bytes) : WEFT_OK;
+}
+
 weft_status_t weft_quantizer_put_shapes(weft_quantizer_t *q, uint32_t index)
 {
     const weft_layer_outputs_t *layer = &q->outputs->layers[index];
@@ -251,11 +277,15 @@ weft_status_t weft_quantizer_put_shapes(weft_quantizer_t *q, uint32_t index)
                : write_shapes(q, index, place_of(q, q->outputs->items[layer->shape].offset));
 }
 
-weft_status_t weft_quantizer_fill_shapes(weft_quantizer_t *q, uint8_t *range)
+weft_status_t weft_quantizer_fill_constants(weft_quantizer_t *q, uint8_t *range)
 {
-    for (uint32_t i = 0; i < q->program->plan->layers->count; i++)
+    for (uint32_t i = 0; i < q->program->plan->layers->count; i++) {
+        const weft_output_t *scale = padded_scale(q, i);
         if (q->outputs->layers[i].shape != WEFT_OUTPUT_NONE)
             WEFT_TRY(write_shapes(q, i, range + q->outputs->items[q->outputs->layers[i].shape].offset));
+        if (scale)
+            WEFT_TRY(write_zeros(q, range + scale->offset, scale->bytes));
+    }
     return WEFT_OK;
 }
 

@@ -54,10 +54,14 @@ weft_status_t weft_quantizer_begin(weft_quantizer_t *quantizer);
 weft_status_t weft_quantizer_run(weft_quantizer_t *quantizer, uint32_t first, uint32_t count,
                                  weft_error_t *error);
 
-/* (creation) Write what no kernel writes: the shapes of matrices, where the scheme has them. Of a layer, in the stage; or of all
- * layers, in a range laid out like it: once in each memory that can become live, since they never change. */
+/* (creation) Write what no kernel writes, which never changes: the shapes of matrices and the padding between scales, where
+ * there are such. Of all layers, in a range laid out like the stage: once in each memory that can become live. */
+weft_status_t weft_quantizer_fill_constants(weft_quantizer_t *quantizer, uint8_t *range);
+
+/* The same of one layer, in the stage: its padding before its units are run (its scales are zeros from then on), its shapes
+ * before or after. */
+weft_status_t weft_quantizer_clear_padding(weft_quantizer_t *quantizer, uint32_t layer);
 weft_status_t weft_quantizer_put_shapes(weft_quantizer_t *quantizer, uint32_t layer);
-weft_status_t weft_quantizer_fill_shapes(weft_quantizer_t *quantizer, uint8_t *range);
 
 /* A layer's units have all been run: start the digests of its outputs, where the queue wants them early. */
 weft_status_t weft_quantizer_layer_done(weft_quantizer_t *quantizer, uint32_t layer);

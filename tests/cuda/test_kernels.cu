@@ -15,7 +15,7 @@
 #include "kernels/cuda/tile.cuh"
 
 extern "C" {
-#include "kernels/format.h"
+#include "kernels/arrange.h"
 }
 
 static bool is_short;
@@ -281,13 +281,25 @@ static void give_amax(trial_t *t)
     }
 }
 
+/* Every other unit that can have its scales in another arrangement has; they are of a larger matrix then. */
+static void arrange(trial_t *t)
+{
+    const weft_arrange_t wanted = t->request.kernel == WEFT_KERNEL_FP8_BLOCK ? WEFT_ARRANGE_DEEPGEMM : WEFT_ARRANGE_SWIZZLE;
+    t->host.matrix_rows = t->matrix.rows;
+    if (one_in(2) || !weft_arrange_takes(wanted, t->request.kernel, t->request.profile))
+        return;
+    t->host.arrange = wanted;
+    t->host.matrix_row = wanted == WEFT_ARRANGE_DEEPGEMM ? 128 * random_in(0, 2) : random_in(0, 300);
+    t->host.matrix_rows = t->host.matrix_row + t->matrix.rows + random_in(0, 70);
+}
+
 /* Bytes. */
 static size_t scales_of(const trial_t *t)
 {
-    const weft_format_t *f = weft_kernel_format(t->request.kernel);
     uint64_t extent[2];
-    weft_format_scales(f, t->matrix.rows, t->matrix.cols, extent);
-    return f->scale_rows ? extent[0] * extent[1] * weft_dtype_bytes(f->scale_dtype) : 0;
+    const weft_dtype_t dtype =
+        weft_arrange_scales(t->host.arrange, t->request.kernel, t->host.matrix_rows, t->matrix.cols, extent);
+    return weft_kernel_format(t->request.kernel)->scale_rows ? extent[0] * extent[1] * weft_dtype_bytes(dtype) : 0;
 }
 
 static bool spans_tensor(weft_kernel_id_t kernel)
@@ -325,7 +337,6 @@ static void trial_begin(trial_t *t, request_t request, matrix_t matrix)
     cut(t);
     const weft_format_t *format = weft_kernel_format(request.kernel);
     t->host_out.assign(t->matrix.rows * weft_format_row_bytes(format, request.out_dtype, t->matrix.cols), 0);
-    t->host_scale.assign(scales_of(t), 0);
     t->host = weft_quantize_unit_t{
         .segments = t->host_segments.data(),
         .num_segments = (uint32_t)t->host_segments.size(),
@@ -337,10 +348,16 @@ static void trial_begin(trial_t *t, request_t request, matrix_t matrix)
         .row_amax = NULL,
         .out_dtype = request.out_dtype,
         .out = t->host_out.data(),
-        .scale = t->host_scale.empty() ? NULL : t->host_scale.data(),
+        .scale = NULL,
         .global = NULL,
         .tensor_amax = NULL,
+        .arrange = WEFT_ARRANGE_PLAIN,
+        .matrix_row = 0,
+        .matrix_rows = 0,
     };
+    arrange(t);
+    t->host_scale.assign(scales_of(t), 0);
+    t->host.scale = t->host_scale.empty() ? NULL : t->host_scale.data();
     t->device = t->host;
     t->device.segments = t->device_segments.data();
     t->device.scale = NULL;
@@ -370,8 +387,8 @@ static const char *const profile_names[] = {"default", "ieee", "vllm", "pow2", "
 
 static void print_trial(const trial_t *t)
 {
-    printf("unit: %s, profile %s, %s to %s, %u x %u, %zu segments, %s, amax %d\n", kernel_names[t->request.kernel],
-           profile_names[t->request.profile], weft_dtype_name(t->matrix.dtype), weft_dtype_name(t->request.out_dtype),
+    printf("unit: %s, profile %s, scales %s, %s to %s, %u x %u, %zu segments, %s, amax %d\n", kernel_names[t->request.kernel],
+           profile_names[t->request.profile], weft_arrange_name(t->host.arrange), weft_dtype_name(t->matrix.dtype), weft_dtype_name(t->request.out_dtype),
            t->matrix.rows, t->matrix.cols, t->host_segments.size(), t->request.aligned ? "aligned" : "odd",
            t->request.amax);
 }
@@ -402,6 +419,8 @@ static outputs_t place_outputs(std::vector<trial_t> *trials, bool odd)
         size_t shift = odd ? random_in(0, 20) * (packs ? 4 : elem_of(t.request.out_dtype)) : 0;
         o.out.push_back(guarded_create(t.host_out.size(), shift));
         o.scale.push_back(guarded_create(t.host_scale.size(), odd ? 4 * random_in(0, 3) : 0));
+        if (t.host.arrange != WEFT_ARRANGE_PLAIN) /* padding, which no unit writes */
+            CUDA(cudaMemset(o.scale.back().data, 0, o.scale.back().bytes));
         t.device.out = o.out.back().data;
         t.device.scale = t.host_scale.empty() ? NULL : (float *)(void *)o.scale.back().data;
         uint32_t tensor = (uint32_t)o.tensors.size();
@@ -754,7 +773,7 @@ static void test_tensor_of_units(void)
             segments[num_units + u] = {m.data.data() + first * 2, cols, 0, 0, here, cols, false};
             weft_quantize_unit_t host = {&segments[num_units + u], 1, WEFT_DTYPE_BF16, here, cols,
                                          WEFT_PROFILE_DEFAULT, false, NULL, WEFT_DTYPE_F8_E4M3,
-                                         host_out.data() + first, host_scale.data() + u * scale_row, NULL, NULL};
+                                         host_out.data() + first, host_scale.data() + u * scale_row, NULL, NULL, WEFT_ARRANGE_PLAIN, 0, 0};
             weft_quantize_result_t result;
             WEFT(weft_kernels_find("ref")->quantize[kernel](&host, &result));
             host.segments = &segments[u];
@@ -955,7 +974,7 @@ static void test_refusals(void)
     weft_cuda_tensor_t tensor = {memory, 128 * 256};
     const weft_cuda_unit_t good = {WEFT_KERNEL_FP8_BLOCK,
                                    {&segment, 1, WEFT_DTYPE_BF16, 128, 256, WEFT_PROFILE_VLLM, false, NULL,
-                                    WEFT_DTYPE_F8_E4M3, memory, memory + 65536, NULL, NULL},
+                                    WEFT_DTYPE_F8_E4M3, memory, memory + 65536, NULL, NULL, WEFT_ARRANGE_PLAIN, 0, 0},
                                    0};
     weft_cuda_quantize_t *q = NULL;
     WEFT(weft_cuda_quantize_create(&good, 1, &tensor, 1, &q));

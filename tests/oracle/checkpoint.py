@@ -146,12 +146,14 @@ class Schemes:
 
     def __init__(self, text, profile):
         first, *others = [entry.strip() for entry in text.split(";")]
-        self.entries = [("*", Scheme(first, profile))]
+        name, _, arrange = first.partition("@")
+        self.entries = [("*", Scheme(name, profile, arrange))]
         for entry in others:
             glob, chosen = entry.split("=")
+            chosen, _, arrange = chosen.partition("@")
             name, _, its = chosen.partition(":")
             its = its or (profile if profile in SCHEMES[name.strip()][0] else "default")
-            self.entries.append((glob.strip(), Scheme(name.strip(), its.strip())))
+            self.entries.append((glob.strip(), Scheme(name.strip(), its.strip(), arrange)))
 
     def by_name(self, *names):
         """The number of the last entry that matches one of the names, each also without "model." and without ".weight"."""
@@ -161,7 +163,7 @@ class Schemes:
     def of(self, layer, tensors):
         """Of a layer of that kernel-format name, made of these tensors."""
         found = {self.by_name(layer, layer + ".weight", tensor) for tensor in tensors}
-        chosen = {(self.entries[i][1].name, self.entries[i][1].profile) for i in found}
+        chosen = {(self.entries[i][1].name, self.entries[i][1].profile, self.entries[i][1].arrange) for i in found}
         if len(chosen) != 1:
             fail(f"{layer}: its parts get {chosen}")
         return self.entries[found.pop()][1]
@@ -170,7 +172,7 @@ class Schemes:
 class Scheme:
     """Quantizes whole tensors; `slice` then cuts codes and scales alike."""
 
-    def __init__(self, name, profile):
+    def __init__(self, name, profile, arrange=""):
         if name not in SCHEMES:
             fail(f"scheme {name!r} is none of {', '.join(SCHEMES)}")
         self.name = name
@@ -178,6 +180,7 @@ class Scheme:
         self.profile = profiles[0] if profile == "default" else profile
         if self.profile not in profiles:
             fail(f"profile {profile!r} is none of {', '.join(profiles)}")
+        self.arrange = arrange.strip() or "plain"
 
     def of(self, layer, tensors):
         """A scheme alone is for every layer."""
@@ -185,13 +188,21 @@ class Scheme:
 
     def for_experts(self, rollout):
         """vLLM requantizes its linear layers to powers of two, but not experts under tensor parallelism."""
-        if self.profile == "vllm-pow2" and not rollout.ep:
-            return Scheme(self.name, "vllm")
-        return self
+        return self.first_pass() if self.profile == "vllm-pow2" and not rollout.ep else self
 
     def for_linear(self, rows, cols):
         """vLLM does so where DeepGEMM takes a rank's layer: whole tiles of 64 by 128."""
-        return Scheme(self.name, "vllm") if self.profile == "vllm-pow2" and (rows % 64 or cols % 128) else self
+        return self.first_pass() if self.profile == "vllm-pow2" and (rows % 64 or cols % 128) else self
+
+    def first_pass(self):
+        """What vllm-pow2 requantizes: no powers of two, so their exponents alone do not do."""
+        return Scheme(self.name, "vllm", "plain" if self.arrange == "deepgemm" else self.arrange)
+
+    def arranged(self, grid, codes):
+        """The scales of a matrix, or of a stack of them, as they lie, and their type."""
+        one = lambda scales: quantize.ARRANGE[self.arrange](scales, codes.shape[-2])
+        dtype = "I32" if self.arrange == "deepgemm" else DTYPES[self.name][1]
+        return dtype, np.stack([one(scales) for scales in grid]) if grid.ndim == 3 else one(grid)
 
     @property
     def scale_name(self):
@@ -296,10 +307,10 @@ def emit(scheme, rank, base, quantized):
     if not scheme.grid:
         yield rank, base + "weight", dtype_name(codes), codes
         return
-    code_dtype, scale_dtype = DTYPES[scheme.name]
+    code_dtype, _ = DTYPES[scheme.name]
     yield rank, base + WEIGHT_NAMES.get(scheme.name, "weight"), code_dtype, codes
     if scales.grid is not None:
-        yield rank, base + scheme.scale_name, scale_dtype, scales.grid
+        yield rank, base + scheme.scale_name, *scheme.arranged(scales.grid, codes)
     if scales.whole is not None:
         yield rank, base + WHOLE_NAMES[scheme.name], "F32", np.atleast_1d(scales.whole)
     if scheme.name in INT4:

@@ -261,6 +261,36 @@ def quantize_int4_group(w, profile="ieee", size=128):
     return words, cast_bf16(scales.astype(np.float32))
 
 
+# ---- how scales lie, each of one matrix ----
+
+
+def pad_scales(grid, rows, cols):
+    """Zeros below and to the right, up to multiples."""
+    return np.pad(grid, ((0, -grid.shape[0] % rows), (0, -grid.shape[1] % cols)))
+
+
+def arrange_128x4(grid):
+    """-> the same shape, padded, in pieces of 128 x 4 of which the rows r, r + 32, r + 64, r + 96 lie together."""
+    padded = pad_scales(grid, 128, 4)
+    pieces = padded.reshape(padded.shape[0] // 128, 4, 32, padded.shape[1] // 4, 4)
+    return np.ascontiguousarray(pieces.transpose(0, 3, 2, 1, 4)).reshape(padded.shape)
+
+
+def arrange_deepgemm(grid, rows):
+    """float32 powers of two -> int32 [blocks / 4, rows], the exponents of four blocks in each, little-endian, for every row."""
+    exponents = (np.repeat(grid, BLOCK, axis=0)[:rows].view(np.uint32) >> 23).astype(np.uint8)
+    words = np.ascontiguousarray(pad_scales(exponents, 1, 4)).view("<i4")
+    return np.ascontiguousarray(pad_scales(words.T, 1, 4))
+
+
+ARRANGE = {
+    "plain": lambda grid, rows: grid,
+    "padded": lambda grid, rows: pad_scales(grid, 1, 4),
+    "deepgemm": arrange_deepgemm,
+    "128x4": lambda grid, rows: arrange_128x4(grid),
+}
+
+
 # ---- fp8-tensor, nvfp4: `amax` is that of all tensors that share the scale ----
 
 FLT_MAX = np.finfo(np.float32).max

@@ -30,6 +30,8 @@ SYNCS = (
     (DENSE, "tp:2", 2, "tp:2x2", 4, "fp8-channel; *.o_proj=int8-channel; *.down_proj=mxfp4; layers.0.*=bf16; layers.1.mlp.*=nvfp4:modelopt", "default",
      "BF16 F8_E4M3 F32 I8 U8", ["--swap", "copy", "--max-groups", "0"]),
     (EXPERTS, "fsdp:1", 1, "tp:2", 2, "fp8-block; layers.0.mlp.*=fp8-channel", "vllm-pow2", "BF16 F8_E4M3 F32", ["--engine", "vllm-hopper"]),
+    (EXPERTS, "fsdp:2", 2, "tp:2", 2, "fp8-block@deepgemm; *.experts.*=nvfp4@128x4; *.o_proj=mxfp8@128x4; layers.0.*_proj=fp8-block:ieee@padded", "pow2",
+     "BF16 F8_E4M3 F32 I32 U8", ["--swap", "copy"]),
     (DENSE, "fsdp:3", 3, "tp:1", 1, "fp8-block; *.down_proj=fp8-channel; layers.1.*=bf16", "pow2", "BF16 F8_E4M3 F32",
      ["--swap", "layerwise", "--eval", os.path.join(DEMO, "eval.txt"), "--eval-bytes", "1KiB"]),
 )

@@ -34,17 +34,17 @@ static void open_bench_of(bench_t *b, const char *type, const char *layer, const
                           const char *rollout, const char *scheme_name)
 {
     checkpoint_t cp = model_of(type);
-    const weft_scheme_t *scheme;
+    weft_scheme_entry_t entry = {0};
     *b = (bench_t){.model = checkpoint_model(&cp)};
     b->trainer = parse_layout(trainer, WEFT_SIDE_TRAINER);
     b->rollout = parse_layout(rollout, WEFT_SIDE_ROLLOUT);
-    assert_int_equal(weft_scheme_find(scheme_name, &scheme, NULL), WEFT_OK);
+    assert_int_equal(weft_scheme_find(scheme_name, &entry.scheme, NULL), WEFT_OK);
     assert_int_equal(weft_layers_create(b->model, &b->layers, NULL), WEFT_OK);
     for (uint32_t i = 0; i < b->layers->count; i++) {
         const char *name = b->layers->items[i].name;
         if (strlen(name) < strlen(layer) || strcmp(name + strlen(name) - strlen(layer), layer) != 0)
             continue;
-        assert_int_equal(weft_pattern_create(&b->layers->items[i], scheme, WEFT_PROFILE_DEFAULT, false, b->trainer,
+        assert_int_equal(weft_pattern_create(&b->layers->items[i], &entry, false, b->trainer,
                                              NULL, b->rollout, &b->sets, &b->pattern),
                          WEFT_OK);
         return;

@@ -89,7 +89,7 @@ static void test_what_is_given_outdoes_the_engine(void **state)
         const char *engine, *scheme, *profile, *has_scheme, *has_profile;
     } cases[] = {
         {"vllm-hopper", NULL, NULL, "fp8-block", "vllm-pow2"},
-        {"vllm-blackwell", NULL, NULL, "fp8-block", "pow2"},
+        {"vllm-blackwell", NULL, NULL, "fp8-block@deepgemm", "pow2"},
         {"sglang", NULL, NULL, "fp8-block", "ieee"},
         {"vllm-hopper", NULL, "ieee", "fp8-block", "ieee"},
         {"vllm-hopper", "int8-channel", NULL, "int8-channel", "vllm"},
@@ -97,8 +97,9 @@ static void test_what_is_given_outdoes_the_engine(void **state)
         {"vllm-hopper", "fp8-block:pow2", NULL, "fp8-block", "pow2"},
         {"sglang", "fp8-channel", NULL, "fp8-channel", "default"},
         {"vllm-blackwell", "nvfp4; *.qkv_proj=fp8-block; *.o_proj=int8-channel:ct", NULL,
-         "nvfp4; *.qkv_proj=fp8-block:pow2; *.o_proj=int8-channel:ct", "modelopt"},
-        {"vllm-blackwell", "nvfp4; *.qkv_proj=fp8-block", "vllm", "nvfp4; *.qkv_proj=fp8-block:vllm", "modelopt"},
+         "nvfp4@128x4; *.qkv_proj=fp8-block:pow2@deepgemm; *.o_proj=int8-channel:ct", "modelopt"},
+        {"vllm-blackwell", "nvfp4; *.qkv_proj=fp8-block", "vllm", "nvfp4@128x4; *.qkv_proj=fp8-block:vllm", "modelopt"},
+        {"vllm-blackwell", "nvfp4@plain; *.qkv_proj=fp8-block:pow2@padded", NULL, "nvfp4; *.qkv_proj=fp8-block:pow2@padded", "modelopt"},
         {NULL, "fp8-block", NULL, "fp8-block", "ieee"},
     };
     for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -1,0 +1,62 @@
+#include "kernels/arrange.h"
+
+static const char *const names[WEFT_ARRANGE_COUNT] = {
+    [WEFT_ARRANGE_PLAIN] = "plain",
+    [WEFT_ARRANGE_PADDED] = "padded",
+    [WEFT_ARRANGE_DEEPGEMM] = "deepgemm",
+    [WEFT_ARRANGE_SWIZZLE] = "128x4",
+};
+
+const char *weft_arrange_name(weft_arrange_t arrange)
+{
+    return names[arrange];
+}
+
+bool weft_arrange_takes(weft_arrange_t arrange, weft_kernel_id_t kernel, weft_profile_t profile)
+{
+    switch (arrange) {
+    case WEFT_ARRANGE_PLAIN:
+        return true;
+    case WEFT_ARRANGE_PADDED:
+        return kernel == WEFT_KERNEL_FP8_BLOCK;
+    case WEFT_ARRANGE_DEEPGEMM:
+        return kernel == WEFT_KERNEL_FP8_BLOCK &&
+               (profile == WEFT_PROFILE_POW2 || profile == WEFT_PROFILE_VLLM_POW2);
+    case WEFT_ARRANGE_SWIZZLE:
+        return kernel == WEFT_KERNEL_MXFP8 || kernel == WEFT_KERNEL_MXFP4 || kernel == WEFT_KERNEL_NVFP4;
+    default:
+        return false;
+    }
+}
+
+static uint64_t round_up(uint64_t extent, uint64_t multiple)
+{
+    return (extent + multiple - 1) / multiple * multiple;
+}
+
+weft_dtype_t weft_arrange_scales(weft_arrange_t arrange, weft_kernel_id_t kernel, uint64_t rows,
+                                 uint64_t cols, uint64_t extent[2])
+{
+    const weft_format_t *format = weft_kernel_format(kernel);
+    weft_format_scales(format, rows, cols, extent);
+    switch (arrange) {
+    case WEFT_ARRANGE_PADDED:
+        extent[1] = round_up(extent[1], 4);
+        return format->scale_dtype;
+    case WEFT_ARRANGE_DEEPGEMM:
+        extent[0] = round_up(extent[1], 4) / 4;
+        extent[1] = round_up(rows, 4);
+        return WEFT_DTYPE_I32;
+    case WEFT_ARRANGE_SWIZZLE:
+        extent[0] = round_up(extent[0], 128);
+        extent[1] = round_up(extent[1], 4);
+        return format->scale_dtype;
+    default:
+        return format->scale_dtype;
+    }
+}
+
+bool weft_arrange_pads(weft_arrange_t arrange)
+{
+    return arrange != WEFT_ARRANGE_PLAIN;
+}

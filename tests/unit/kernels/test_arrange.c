@@ -1,0 +1,141 @@
+/* Where scales lie: every one has a place of its own, all others are padding, and the places are those of the
+ * formulas that engines' documents give. */
+#include "fixture.h"
+
+#include "kernels/arrange.h"
+#include "kernels/ref/ref.h"
+
+static uint8_t *used_bytes(weft_arrange_t arrange, weft_kernel_id_t kernel, uint32_t rows, uint32_t cols,
+                           uint64_t *bytes)
+{
+    uint64_t extent[2];
+    weft_dtype_t dtype = weft_arrange_scales(arrange, kernel, rows, cols, extent);
+    *bytes = extent[0] * extent[1] * weft_dtype_bytes(dtype);
+    uint8_t *used = calloc(1, *bytes + 1);
+    assert_non_null(used);
+    return used;
+}
+
+/* 128x4 of a matrix whose columns share scales by 32. */
+static void check_swizzle(uint32_t rows, uint32_t scales)
+{
+    uint64_t bytes;
+    uint8_t *used = used_bytes(WEFT_ARRANGE_SWIZZLE, WEFT_KERNEL_MXFP8, rows, scales * 32, &bytes);
+    assert_int_equal(bytes, (uint64_t)((rows + 127) / 128 * 128) * ((scales + 3) / 4 * 4));
+    for (uint32_t m = 0; m < rows; m++) {
+        for (uint32_t k = 0; k < scales; k++) {
+            uint64_t at = weft_arrange_index(WEFT_ARRANGE_SWIZZLE, m, k, rows, scales),
+                     padded = (scales + 3) / 4 * 4;
+            assert_int_equal(at,
+                             (m / 128 * (padded / 4) + k / 4) * 512 + m % 32 * 16 + m % 128 / 32 * 4 + k % 4);
+            assert_true(at < bytes && !used[at]);
+            used[at] = 1;
+        }
+    }
+    free(used);
+}
+
+static void test_swizzle(void **state)
+{
+    (void)state;
+    const uint32_t sizes[][2] = {{1, 1}, {128, 4}, {129, 5}, {300, 17}, {31, 8}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        check_swizzle(sizes[i][0], sizes[i][1]);
+}
+
+/* Column-major int32 words [N, blocks / 4] with a leading dimension that 4 divides: bytes of one row lie in
+ * one word. */
+static void check_deepgemm(uint32_t rows, uint32_t cols)
+{
+    uint64_t bytes, ld = (rows + 3) / 4 * 4;
+    uint32_t blocks = (cols + 127) / 128;
+    uint8_t *used = used_bytes(WEFT_ARRANGE_DEEPGEMM, WEFT_KERNEL_FP8_BLOCK, rows, cols, &bytes);
+    assert_int_equal(bytes, ld * ((blocks + 3) / 4) * 4);
+    for (uint32_t row = 0; row < rows; row++) {
+        for (uint32_t block = 0; block < blocks; block++) {
+            uint64_t at = weft_arrange_index(WEFT_ARRANGE_DEEPGEMM, row, block, rows, 0);
+            assert_int_equal(at, (block / 4 * ld + row) * 4 + block % 4);
+            assert_true(at < bytes && !used[at]);
+            used[at] = 1;
+        }
+    }
+    free(used);
+}
+
+static void test_deepgemm(void **state)
+{
+    (void)state;
+    check_deepgemm(1, 1);
+    check_deepgemm(576, 7168);
+    check_deepgemm(130, 640);
+}
+
+/* A unit in the middle of a matrix writes its own scales and nothing else. */
+static void test_unit_in_a_matrix(void **state)
+{
+    (void)state;
+    enum { ROWS = 40, COLS = 96, BEFORE = 110, ALL = 170 };
+    uint16_t x[ROWS * COLS];
+    uint8_t codes[ROWS * COLS], plain[ROWS * 3], *lies;
+    for (int i = 0; i < ROWS * COLS; i++)
+        x[i] = (uint16_t)(0x3F80 + i % 500);
+    uint64_t bytes, written = 0;
+    lies = used_bytes(WEFT_ARRANGE_SWIZZLE, WEFT_KERNEL_MXFP8, ALL, COLS, &bytes);
+    weft_segment_t segment = {.data = x, .ld_elems = COLS, .rows = ROWS, .cols = COLS};
+    weft_quantize_unit_t unit = {.segments = &segment,
+                                 .num_segments = 1,
+                                 .dtype = WEFT_DTYPE_BF16,
+                                 .rows = ROWS,
+                                 .cols = COLS,
+                                 .out_dtype = WEFT_DTYPE_F8_E4M3,
+                                 .out = codes,
+                                 .scale = plain};
+    weft_quantize_result_t result;
+    assert_int_equal(weft_ref_mxfp8(&unit, &result), WEFT_OK);
+    unit.scale = lies, unit.arrange = WEFT_ARRANGE_SWIZZLE, unit.matrix_row = BEFORE, unit.matrix_rows = ALL;
+    assert_int_equal(weft_ref_mxfp8(&unit, &result), WEFT_OK);
+    for (uint32_t row = 0; row < ROWS; row++)
+        for (uint32_t k = 0; k < 3; k++)
+            assert_int_equal(lies[weft_arrange_index(WEFT_ARRANGE_SWIZZLE, BEFORE + row, k, ALL, 3)],
+                             plain[row * 3 + k]);
+    for (uint64_t i = 0; i < bytes; i++)
+        written += lies[i] != 0;
+    assert_int_equal(written, ROWS * 3);
+    free(lies);
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    float scale[1];
+    uint8_t code[1];
+    weft_quantize_result_t result;
+    weft_quantize_unit_t unit = {.dtype = WEFT_DTYPE_BF16,
+                                 .out_dtype = WEFT_DTYPE_F8_E4M3,
+                                 .out = code,
+                                 .scale = scale,
+                                 .profile = WEFT_PROFILE_IEEE,
+                                 .arrange = WEFT_ARRANGE_DEEPGEMM};
+    for (const char *const *name = (const char *const[]){"ref", "avx2", "avx512", NULL}; *name; name++) {
+        const weft_kernels_t *kernels = weft_kernels_find(*name);
+        unit.profile = WEFT_PROFILE_IEEE, unit.arrange = WEFT_ARRANGE_DEEPGEMM;
+        if (kernels)
+            assert_int_equal(kernels->quantize[WEFT_KERNEL_FP8_BLOCK](&unit, &result), WEFT_ERR_ARGUMENT);
+        unit.profile = WEFT_PROFILE_DEFAULT, unit.arrange = WEFT_ARRANGE_SWIZZLE;
+        if (kernels)
+            assert_int_equal(kernels->quantize[WEFT_KERNEL_FP8_CHANNEL](&unit, &result), WEFT_ERR_ARGUMENT);
+    }
+    assert_false(weft_arrange_takes(WEFT_ARRANGE_SWIZZLE, WEFT_KERNEL_INT4_GROUP_32, WEFT_PROFILE_IEEE));
+    assert_true(weft_arrange_takes(WEFT_ARRANGE_PLAIN, WEFT_KERNEL_CAST, WEFT_PROFILE_DEFAULT));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_swizzle),
+        cmocka_unit_test(test_deepgemm),
+        cmocka_unit_test(test_unit_in_a_matrix),
+        cmocka_unit_test(test_refusals),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
