@@ -12,7 +12,7 @@
 #include "launch/weft/options.h"
 #include "src/base/clock.h"
 #include "src/base/error.h"
-#include "kernels/format.h"
+#include "kernels/arrange.h"
 #include "src/plan/scheme.h"
 
 #define UNIT_ROWS      128u
@@ -40,11 +40,15 @@ typedef struct sets {
     uint64_t elems;        /* of one */
     size_t scale_bytes;    /* room of one */
     uint8_t *source, *out, *scale;
+    uint8_t *amax;   /* [1] as bits of bf16, of all sets: what scales that span a matrix come of */
+    uint8_t *global; /* [1] F32, such a scale beside others; written by all sets alike */
 } sets_t;
 
 typedef struct operation {
     const weft_scheme_t *scheme;
     weft_profile_t profile;
+    weft_arrange_t arrange;
+    char lies[24];    /* profile and arrangement, as they are printed */
     uint32_t tensors; /* of one set: the weight, and a scale if there is one */
     size_t scale_bytes;
     double read, written; /* over all sets */
@@ -60,14 +64,15 @@ typedef struct quantize_bench {
     uint32_t passes; /* in one sample */
     weft_queue_t *queue;
     bench_random_t random;
+    uint16_t amax; /* of the random numbers */
     bench_report_t report;
     operation_t operations[MAX_OPERATIONS];
     unsigned num_operations;
 } quantize_bench_t;
 
 static const bench_column_t columns[] = {
-    {"scheme", "", 12, BENCH_TEXT},
-    {"profile", "", 9, BENCH_TEXT},
+    {"scheme", "", 14, BENCH_TEXT},
+    {"profile", "", 14, BENCH_TEXT},
     {"shape", "", 8, BENCH_TEXT},
     {"rows", "", 6, 0},
     {"cols", "", 6, 0},
@@ -93,12 +98,13 @@ static uint32_t blocks_of(uint32_t extent)
     return (extent + UNIT_ROWS - 1) / UNIT_ROWS;
 }
 
-static size_t scale_bytes_of(const weft_scheme_t *scheme, shape_t shape)
+static size_t scale_bytes_of(const operation_t *op, shape_t shape)
 {
-    const weft_format_t *format = weft_kernel_format(scheme->kernel);
     uint64_t extent[2];
-    weft_format_scales(format, shape.rows, shape.cols, extent);
-    return format->scale_rows ? extent[0] * extent[1] * weft_dtype_bytes(format->scale_dtype) : 0;
+    weft_dtype_t dtype = weft_arrange_scales(op->arrange, op->scheme->kernel, shape.rows, shape.cols, extent);
+    return weft_kernel_format(op->scheme->kernel)->scale_rows
+               ? extent[0] * extent[1] * weft_dtype_bytes(dtype)
+               : 0;
 }
 
 static size_t row_bytes_of(const weft_scheme_t *scheme, shape_t shape)
@@ -118,7 +124,7 @@ static size_t largest_scales(const quantize_bench_t *b, shape_t shape)
 {
     size_t most = 0;
     for (uint32_t i = 0; i < b->num_operations; i++) {
-        size_t bytes = scale_bytes_of(b->operations[i].scheme, shape);
+        size_t bytes = scale_bytes_of(&b->operations[i], shape);
         most = bytes > most ? bytes : most;
     }
     return most;
@@ -138,7 +144,11 @@ static weft_status_t make_sets(const quantize_bench_t *b, shape_t shape, sets_t 
     WEFT_TRY(alloc(b, sets->count * elems * 2, &sets->source, error));
     WEFT_TRY(alloc(b, sets->count * elems * 2, &sets->out, error));
     WEFT_TRY(alloc(b, sets->count * sets->scale_bytes, &sets->scale, error));
+    WEFT_TRY(alloc(b, sizeof b->amax, &sets->amax, error));
+    WEFT_TRY(alloc(b, sizeof(float), &sets->global, error));
     weft_status_t status = bench_random_write(&b->random, 0, sets->count * elems, b->queue, sets->source);
+    if (status == WEFT_OK)
+        status = b->queue->ops->write(b->queue, sets->amax, &b->amax, sizeof b->amax);
     return status == WEFT_OK ? status : fail_queue(b, status, error);
 }
 
@@ -147,15 +157,27 @@ static void free_sets(const quantize_bench_t *b, sets_t *sets)
     b->queue->ops->free(b->queue, sets->source);
     b->queue->ops->free(b->queue, sets->out);
     b->queue->ops->free(b->queue, sets->scale);
+    b->queue->ops->free(b->queue, sets->amax);
+    b->queue->ops->free(b->queue, sets->global);
 }
 
 /* ---- the list ---- */
 
+/* Where a matrix goes, and what was found about it before. */
+typedef struct target {
+    uint8_t *out, *scale;
+    const uint16_t *amax;
+    float *global;
+} target_t;
+
 /* Rows [row, row + 128) of a matrix, wherever its parts are. */
 static weft_quantize_unit_t unit_of(const operation_t *op, shape_t shape, uint32_t row,
-                                    const weft_segment_t *segment, uint8_t *out, uint8_t *scale)
+                                    const weft_segment_t *segment, const target_t *to)
 {
     const weft_format_t *format = weft_kernel_format(op->scheme->kernel);
+    bool spans = op->scheme->amax == WEFT_AMAX_TENSOR, cut = op->arrange == WEFT_ARRANGE_PLAIN;
+    uint8_t *scale = cut ? to->scale + weft_format_scale_offset(format, row, shape.cols) : to->scale;
+    bool scaled = format->scale_rows && (format->scale_rows != WEFT_WHOLE || row == 0);
     return (weft_quantize_unit_t){
         .segments = segment,
         .num_segments = 1,
@@ -164,8 +186,13 @@ static weft_quantize_unit_t unit_of(const operation_t *op, shape_t shape, uint32
         .cols = shape.cols,
         .profile = op->profile,
         .out_dtype = op->scheme->dtype,
-        .out = out + row * row_bytes_of(op->scheme, shape),
-        .scale = format->scale_rows ? scale + weft_format_scale_offset(format, row, shape.cols) : NULL,
+        .out = to->out + row * row_bytes_of(op->scheme, shape),
+        .scale = scaled ? scale : NULL,
+        .global = op->scheme->global_suffix && row == 0 ? to->global : NULL,
+        .tensor_amax = spans ? to->amax : NULL,
+        .arrange = op->arrange,
+        .matrix_row = row,
+        .matrix_rows = shape.rows,
     };
 }
 
@@ -183,11 +210,13 @@ static void list_set(const operation_t *op, const sets_t *sets, uint32_t set, we
 {
     uint8_t *source = sets->source + set * sets->elems * 2, *out = sets->out + set * sets->elems * 2;
     uint8_t *scale = sets->scale + set * sets->scale_bytes;
+    const target_t to = {out, scale, (const uint16_t *)(const void *)sets->amax,
+                         (float *)(void *)sets->global};
     for (uint32_t u = 0; u < sets->units; u++) {
         segments[u] = segment_of(sets->shape, u * UNIT_ROWS, source);
-        jobs[u] = (weft_unit_job_t){op->scheme->kernel,
-                                    unit_of(op, sets->shape, u * UNIT_ROWS, &segments[u], out, scale),
-                                    set * op->tensors};
+        jobs[u] =
+            (weft_unit_job_t){op->scheme->kernel, unit_of(op, sets->shape, u * UNIT_ROWS, &segments[u], &to),
+                              set * op->tensors};
     }
     tensors[0] = (weft_run_t){out, sets->shape.rows * row_bytes_of(op->scheme, sets->shape)};
     if (op->tensors > 1)
@@ -207,7 +236,7 @@ static weft_status_t check_groups(const operation_t *op, shape_t shape, weft_err
 static weft_status_t make_list(const quantize_bench_t *b, operation_t *op, const sets_t *sets,
                                weft_error_t *error)
 {
-    op->scale_bytes = scale_bytes_of(op->scheme, sets->shape);
+    op->scale_bytes = scale_bytes_of(op, sets->shape);
     op->tensors = op->scale_bytes ? 2 : 1;
     op->read = (double)sets->count * (double)sets->elems * 2;
     size_t weight_bytes = sets->shape.rows * row_bytes_of(op->scheme, sets->shape);
@@ -296,12 +325,15 @@ typedef struct reference {
     size_t out_bytes;
 } reference_t;
 
-static weft_status_t make_reference(const operation_t *op, const sets_t *sets, const reference_t *r)
+static weft_status_t make_reference(const quantize_bench_t *b, const operation_t *op, const sets_t *sets,
+                                    const reference_t *r)
 {
     const weft_kernels_t *kernels = weft_kernels_find("ref");
+    float global;
+    const target_t to = {r->out, r->scale, &b->amax, &global};
     for (uint32_t u = 0; u < sets->units; u++) {
         weft_segment_t segment = segment_of(sets->shape, u * UNIT_ROWS, r->source);
-        weft_quantize_unit_t unit = unit_of(op, sets->shape, u * UNIT_ROWS, &segment, r->out, r->scale);
+        weft_quantize_unit_t unit = unit_of(op, sets->shape, u * UNIT_ROWS, &segment, &to);
         weft_quantize_result_t result;
         WEFT_TRY(kernels->quantize[op->scheme->kernel](&unit, &result));
     }
@@ -322,7 +354,9 @@ static weft_status_t compare_set(const quantize_bench_t *b, operation_t *op, con
     uint32_t unit;
     weft_quantize_result_t result;
     WEFT_TRY(ops->read(b->queue, sets->source, r->source, sets->elems * 2));
-    WEFT_TRY(make_reference(op, sets, r));
+    WEFT_TRY(make_reference(b, op, sets, r));
+    memset(r->found, 0, sets->scale_bytes); /* the padding of scales, which other operations have written over */
+    WEFT_TRY(ops->write(b->queue, sets->scale, r->found, sets->scale_bytes));
     WEFT_TRY(start_pass(b, op, sets));
     WEFT_TRY(bench_settle(b->queue));
     const weft_digest_t *digests = ops->quantize_digests(op->list);
@@ -364,7 +398,7 @@ static void print_operation(quantize_bench_t *b, operation_t *op, const sets_t *
     double bytes = op->read + op->written;
     const bench_value_t values[] = {
         BENCH_WORD(op->scheme->name),
-        BENCH_WORD(op->profile == WEFT_PROFILE_DEFAULT ? "-" : weft_profile_name(op->profile)),
+        BENCH_WORD(op->lies),
         BENCH_WORD(sets->shape.name),
         BENCH_NUMBER(sets->shape.rows),
         BENCH_NUMBER(sets->shape.cols),
@@ -429,22 +463,32 @@ static weft_status_t find_shape(const char *word, shape_t *shape, weft_error_t *
                      "--shapes expects qkv, o, gate_up, down or ROWSxCOLS, found %s", word);
 }
 
-/* "fp8-block", or with a profile "fp8-block:vllm". */
+/* "fp8-block", with a profile "fp8-block:vllm", with an arrangement of scales "fp8-block:pow2@deepgemm". */
 static weft_status_t add_operation(quantize_bench_t *b, char *word, weft_error_t *error)
 {
     if (b->num_operations == MAX_OPERATIONS)
         return weft_fail(error, WEFT_ERR_ARGUMENT, "--schemes takes at most %u", MAX_OPERATIONS);
     operation_t *op = &b->operations[b->num_operations++];
-    char *colon = strchr(word, ':');
+    char *at = strchr(word, '@'), *colon;
+    if (at)
+        *at = '\0';
+    colon = strchr(word, ':');
     if (colon)
         *colon = '\0';
     WEFT_TRY(weft_scheme_find(word, &op->scheme, error));
-    if (op->scheme->amax == WEFT_AMAX_TENSOR)
-        return weft_fail(error, WEFT_ERR_ARGUMENT,
-                         "--schemes: the scale of %s spans a layer, of which a matrix here is "
-                         "no part; measure it with weft bench sync",
-                         op->scheme->name);
-    return weft_scheme_profile(op->scheme, colon ? colon + 1 : NULL, &op->profile, error);
+    WEFT_TRY(weft_scheme_profile(op->scheme, colon ? colon + 1 : NULL, &op->profile, error));
+    if (at)
+        WEFT_TRY(weft_scheme_arrange(op->scheme, op->profile, at + 1, &op->arrange, error));
+    bool named = op->profile != WEFT_PROFILE_DEFAULT;
+    snprintf(op->lies, sizeof op->lies, "%s%s%s",
+             named ? weft_profile_name(op->profile)
+             : at  ? ""
+                   : "-",
+             at ? "@" : "", at ? at + 1 : "");
+    if (op->arrange != WEFT_ARRANGE_PADDED)
+        return WEFT_OK;
+    return weft_fail(error, WEFT_ERR_ARGUMENT,
+                     "--schemes: padded scales are written as plain ones; measure those");
 }
 
 static weft_status_t read_lists(quantize_bench_t *b, weft_error_t *error)
@@ -473,7 +517,12 @@ static weft_status_t prepare(quantize_bench_t *b, weft_error_t *error)
     b->samples = b->samples ? b->samples : host ? 7 : 60;
     b->passes = host ? 1 : 4;
     b->bytes = b->bytes ? b->bytes : (uint64_t)(host ? 256u << 20 : 4096ull << 20);
-    return bench_random_create(&b->random, b->bytes, error);
+    WEFT_TRY(bench_random_create(&b->random, b->bytes, error));
+    for (uint64_t i = 0; i < b->random.count; i++) {
+        uint16_t magnitude = b->random.elems[i] & 0x7FFF;
+        b->amax = magnitude > b->amax ? magnitude : b->amax;
+    }
+    return WEFT_OK;
 }
 
 static weft_status_t run_all(quantize_bench_t *b, int argc, char **argv, weft_error_t *error)
@@ -503,7 +552,7 @@ static int parse(quantize_bench_t *b, int argc, char **argv)
     const option_row_t rows[] = {
         {"memory", OPTION_TEXT, &b->memory, "KIND", "where weights are: host, or cuda (default with a GPU)"},
         {"schemes", OPTION_TEXT, &b->schemes, "LIST",
-         "such as bf16,fp8-block:vllm,fp8-channel (default: bf16,fp8-block,fp8-channel)"},
+         "such as bf16,fp8-block:vllm,mxfp4@128x4 (default: bf16,fp8-block,fp8-channel)"},
         {"shapes", OPTION_TEXT, &b->shapes, "LIST",
          "qkv, o, gate_up, down of Qwen3-8B (default: all), or ROWSxCOLS"},
         {"samples", OPTION_COUNT, &b->samples, "N", "of each (default 7; on a GPU 60)"},
