@@ -42,7 +42,7 @@ PHASES = {
 KNOW, NEXT = 2.0, 3.0  # seconds
 
 
-SHORT = ("kill rollout quantize", "kill leader armed", "kill trainer prepared", "kill trainer plan")
+SHORT = ("kill coordinator quantize", "kill rollout quantize", "kill leader armed", "kill trainer prepared", "kill trainer plan")
 
 
 class Row:
@@ -142,16 +142,17 @@ class Play:
             self.learn(rank, "step", lambda text: text.startswith("ERR_PEER_LOST"), "knows")
         for rank in self.rollouts():
             if rank not in self.bereaved():
-                self.learn_idle(rank)
+                self.learn_rest(rank)
 
-    def learn_idle(self, rank):
-        """A replica that is whole serves something whole, and waits for nothing any more."""
-        world = self.world
+    def learn_rest(self, rank):
+        """A replica that is whole serves something whole. Its status says that nothing more will come, where nobody is
+        left who could say anything; else that the version is in hand no more."""
+        world, alone = self.world, self.row.victim == 0
 
         def find():
             last = [r for r in world.ranks[rank].reports if r[1] == "phase"][-1]
-            return last if last[2].split()[1] == "idle" else None
-        report = world.wait(find, f"rank {rank} is idle", 15)
+            return last if last[2].endswith("cut off") or (not alone and last[2].split()[1] == "idle") else None
+        report = world.wait(find, f"rank {rank} is cut off" if alone else f"rank {rank} is idle", 15)
         self.row.seen.append(f"rank {rank} {report[0] - self.time:.3f} {report[1]} {report[2]}")
 
     def know(self):

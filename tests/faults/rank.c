@@ -144,8 +144,8 @@ static void note_phase(program_t *p)
     weft_rollout_status_t status;
     char phase[64];
     weft_rollout_get_status(p->now->rollout, &status);
-    snprintf(phase, sizeof phase, "%s %llu %llu", phases[status.phase], (unsigned long long)status.pending_version,
-             (unsigned long long)status.live_version);
+    snprintf(phase, sizeof phase, "%s %llu %llu%s", phases[status.phase], (unsigned long long)status.pending_version,
+             (unsigned long long)status.live_version, status.cut_off ? " cut off" : "");
     if (strcmp(phase, p->phase) != 0)
         report("phase %u %s", p->now->meeting.epoch, phase);
     strcpy(p->phase, phase);
@@ -187,7 +187,7 @@ static weft_status_t open_transport(life_t *life, weft_error_t *error)
     weft_transport_config_t config = WEFT_TRANSPORT_CONFIG;
     config.bootstrap = (weft_transport_t *)&life->meeting;
     config.memory = "host";
-    config.timeout_us = strtoull(argument("WEFT_FAULTS_JOIN_US", "2000000"), NULL, 10);
+    config.timeout_us = strtoull(argument("WEFT_FAULTS_JOIN_US", "1500000"), NULL, 10);
     return weft_transport_open("ipc", &config, &life->transport, error);
 }
 

@@ -76,7 +76,6 @@ class Rank:
     def __init__(self, world, rank, environment):
         self.world, self.rank = world, rank
         self.reports = []   # (seconds, kind, rest)
-        self.stopped = False
         self.doomed = False  # it may end as it likes
         self.gathering = None
         self.buffers = {CHANNEL: b"", MEETING: b""}
@@ -174,8 +173,18 @@ class World:
 
     def signal(self, rank, number):
         os.kill(self.ranks[rank].pid, number)
-        if number in (signal.SIGSTOP, signal.SIGCONT):
-            self.ranks[rank].stopped = number == signal.SIGSTOP
+        deadline = time.monotonic() + PATIENCE
+        while number == signal.SIGSTOP and not self.stands(rank) and time.monotonic() < deadline:
+            pass
+
+    def stands(self, rank):
+        """Whether all threads have stopped: the signal is only on its way when kill returns."""
+        tasks = f"/proc/{self.ranks[rank].pid}/task"
+        states = []
+        for task in os.listdir(tasks):
+            with open(f"{tasks}/{task}/stat", encoding="ascii") as file:
+                states.append(file.read().rsplit(")", 1)[1].split()[0])
+        return all(state == "T" for state in states)
 
     def kill(self, rank):
         """Returns when the kernel has taken the process apart."""
@@ -298,7 +307,7 @@ class World:
             missing = [r for r in range(self.num_ranks) if r not in mine]
             old = key[1].startswith("leave")
             for rank in list(mine):
-                limit = 0.0 if old and key[0] in self.closed_epochs else 2.0
+                limit = 0.0 if old and key[0] in self.closed_epochs else 1.5
                 if time.monotonic() - mine[rank][1] >= limit:
                     del mine[rank]
                     self.answer(rank, f"late: rank {missing[0]} has not come within {limit:.1f} s")
