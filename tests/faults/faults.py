@@ -180,6 +180,7 @@ class Play:
         """Runs a fifth of the time, in slices; all goes well."""
         world, row = self.world, self.row
         deadline = time.monotonic() + w.PATIENCE
+        world.ranks[row.victim].slowed = True
 
         def done():
             if self.joining:
@@ -190,10 +191,9 @@ class Play:
             if time.monotonic() > deadline:
                 raise w.Failed("a slow rank is not waited for")
             world.signal(row.victim, signal.SIGSTOP)
-            world.listen(0.08)
-            time.sleep(max(0, 0.08))
+            world.listen_for(0.08)
             world.signal(row.victim, signal.SIGCONT)
-            world.listen(0.02)
+            world.listen_for(0.02)
         row.know = None
         row.next = time.monotonic() - self.time
         if self.joining:

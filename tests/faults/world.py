@@ -77,6 +77,7 @@ class Rank:
         self.world, self.rank = world, rank
         self.reports = []   # (seconds, kind, rest)
         self.doomed = False  # it may end as it likes
+        self.slowed = False  # it stands still now and then, and its calls with it
         self.gathering = None
         self.buffers = {CHANNEL: b"", MEETING: b""}
         ours, theirs = zip(*(socket.socketpair() for _ in range(2)))
@@ -220,6 +221,11 @@ class World:
                     self.gather(rank, line.decode())
         self.check_gathers()
 
+    def listen_for(self, seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.listen(max(0.0, end - time.monotonic()))
+
     def drain(self):
         for _ in range(100):
             before = sum(len(r.reports) for r in self.ranks.values())
@@ -237,7 +243,7 @@ class World:
             self.check_served(rank, report[2])
         elif kind == "step":
             self.check_kept(rank, report[2])
-        elif kind in ("failed", "late"):
+        elif kind == "failed" or (kind == "late" and not rank.slowed):
             self.faults.append(f"rank {rank.rank}: {kind} {report[2]}")
         elif kind == "tensor":
             self.note_tensor(rank)
