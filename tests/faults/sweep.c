@@ -8,7 +8,6 @@
  *     model      a checkpoint is opened, a plan made, and a rank's weights quantized from it
  *     open       all ranks of a session open it, with trainers and rollouts, and close it
  *     update     a version is published and applied
- *     ipc        as open, over the ipc transport
  */
 #include "tests/faults/fail.h"
 
