@@ -330,21 +330,21 @@ static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
         .out = (uint8_t *)q->out,
         .scale = (float *)q->scale,
         .row_amax = q->tensor_amax ? q->tensor_amax : q->row_amax,
+        .global = q->global,
         .rows = q->rows,
         .cols = q->cols,
         .first_segment = (uint32_t)first_segment,
         .num_segments = q->num_segments,
         .word = (uint32_t)(out_begin / WEFT_DIGEST_WORD_BYTES),
         .partial = 0,
-        .flags = (uint8_t)((stores_groups(u) ? UNIT_ALIGNED : 0) | (rides ? UNIT_RIDES : 0) |
-                           (q->allow_nonfinite ? UNIT_ALLOWS : 0)),
-        .profile = (uint8_t)q->profile,
-        .out_dtype = (uint8_t)q->out_dtype,
-        .log_row_threads = (uint8_t)sharers_log(u),
-        .kernel = (uint8_t)u->kernel,
-        .kind = (uint8_t)kind_of(u),
-        .arrange = (uint8_t)q->arrange,
-        .global = q->global,
+        .flags = (stores_groups(u) ? UNIT_ALIGNED : 0u) | (rides ? UNIT_RIDES : 0u) |
+                 (q->allow_nonfinite ? UNIT_ALLOWS : 0u),
+        .profile = (uint32_t)q->profile,
+        .out_dtype = (uint32_t)q->out_dtype,
+        .log_row_threads = sharers_log(u),
+        .kernel = (uint32_t)u->kernel,
+        .kind = (uint32_t)kind_of(u),
+        .arrange = (uint32_t)q->arrange,
         .matrix_row = q->matrix_row,
         .matrix_rows = q->matrix_rows,
     };
@@ -405,7 +405,7 @@ static unit_tile_t tile_record(const draft_t *draft, uint32_t index, uint32_t pl
     tile.first_segment = record->first_segment;
     tile.num_segments = record->num_segments;
     tile.rows = (uint8_t)rect.rows, tile.cols = (uint16_t)rect.cols;
-    tile.log_row_threads = record->log_row_threads;
+    tile.log_row_threads = (uint8_t)record->log_row_threads;
     return tile;
 }
 
