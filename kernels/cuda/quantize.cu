@@ -337,8 +337,8 @@ static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
         .num_segments = q->num_segments,
         .word = (uint32_t)(out_begin / WEFT_DIGEST_WORD_BYTES),
         .partial = 0,
-        .flags = (stores_groups(u) ? UNIT_ALIGNED : 0u) | (rides ? UNIT_RIDES : 0u) |
-                 (q->allow_nonfinite ? UNIT_ALLOWS : 0u),
+        .flags = (uint32_t)((stores_groups(u) ? UNIT_ALIGNED : 0) | (rides ? UNIT_RIDES : 0) |
+                            (q->allow_nonfinite ? UNIT_ALLOWS : 0)),
         .profile = (uint32_t)q->profile,
         .out_dtype = (uint32_t)q->out_dtype,
         .log_row_threads = sharers_log(u),
