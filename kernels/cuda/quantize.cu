@@ -207,7 +207,7 @@ static bool accepts_format(const weft_cuda_unit_t *u)
     const weft_format_t *f = weft_kernel_format(u->kernel);
     const weft_quantize_unit_t *q = &u->unit;
     const bool elsewhere = f->scale_rows == WEFT_WHOLE; /* another unit may write it */
-    if (!weft_arrange_takes(q->arrange, u->kernel, q->profile))
+    if (!weft_arrange_takes_unit(u->kernel, q) || weft_arrange_moves_codes(q->arrange))
         return false;
     if (f->scale_rows && q->rows && !q->scale && !elsewhere)
         return false;
