@@ -23,6 +23,7 @@ enum {
     CLASS_INT8_LONG,
     CLASS_INT8_WIDE,
     CLASS_GROUPS, /* and fp8-tensor */
+    CLASS_MARLIN,
     NUM_SHAPES
 };
 
@@ -112,7 +113,7 @@ static uint32_t shape_of(const weft_cuda_unit_t *u)
     case WEFT_KERNEL_INT8_CHANNEL:
         return CLASS_INT8 + channel_class(u->unit.cols);
     default:
-        return CLASS_GROUPS;
+        return u->unit.arrange == WEFT_ARRANGE_MARLIN ? CLASS_MARLIN : CLASS_GROUPS;
     }
 }
 
@@ -131,6 +132,8 @@ static uint32_t tiles_of(const weft_cuda_unit_t *u)
         return 0;
     if (shape_of(u) == CLASS_GROUPS)
         return (uint32_t)(((uint64_t)cols + GROUPS_COLS - 1) / GROUPS_COLS) * TILES_DOWN;
+    if (shape_of(u) == CLASS_MARLIN)
+        return (uint32_t)(((uint64_t)cols + MARLIN_TILE_COLS - 1) / MARLIN_TILE_COLS) * MARLIN_TILES_DOWN;
     if (!is_channel(u))
         return (uint32_t)(((uint64_t)cols + BLOCK - 1) / BLOCK);
     uint32_t tile_rows = channel_rows(cols);
@@ -207,7 +210,7 @@ static bool accepts_format(const weft_cuda_unit_t *u)
     const weft_format_t *f = weft_kernel_format(u->kernel);
     const weft_quantize_unit_t *q = &u->unit;
     const bool elsewhere = f->scale_rows == WEFT_WHOLE; /* another unit may write it */
-    if (!weft_arrange_takes_unit(u->kernel, q) || weft_arrange_moves_codes(q->arrange))
+    if (!weft_arrange_takes_unit(u->kernel, q))
         return false;
     if (f->scale_rows && q->rows && !q->scale && !elsewhere)
         return false;
@@ -246,6 +249,8 @@ static bool accepts(const weft_cuda_unit_t *u, uint32_t num_tensors)
 /* Whether the codes of a group, or of two where they share bytes, are stored at once. */
 static bool stores_groups(const weft_cuda_unit_t *u)
 {
+    if (shape_of(u) == CLASS_MARLIN)
+        return is_aligned(u->unit.out, sizeof(uint4));
     if (packs(u))
         return u->unit.cols % (2 * GROUP) == 0 && is_aligned(u->unit.out, GROUP);
     return shape_of(u) != CLASS_WIDEN && u->unit.cols % GROUP == 0 &&
@@ -310,7 +315,7 @@ static groups_kind_t kind_of(const weft_cuda_unit_t *u)
 static uint32_t sharers_log(const weft_cuda_unit_t *u)
 {
     const weft_format_t *f = weft_kernel_format(u->kernel);
-    if (shape_of(u) != CLASS_GROUPS)
+    if (shape_of(u) != CLASS_GROUPS && shape_of(u) != CLASS_MARLIN)
         return row_threads_log(u->unit.cols);
     uint32_t log = 0;
     while (f->scale_cols != WEFT_WHOLE && GROUP << log < f->scale_cols)
@@ -360,11 +365,13 @@ typedef struct rect {
 static rect_t rect_of(const weft_cuda_unit_t *u, uint32_t place)
 {
     uint32_t rows = u->unit.rows, cols = u->unit.cols;
-    if (shape_of(u) == CLASS_GROUPS) {
-        const uint32_t high = BLOCK / TILES_DOWN, top = place % TILES_DOWN * high;
-        const uint32_t left = place / TILES_DOWN * GROUPS_COLS;
+    const bool marlin = shape_of(u) == CLASS_MARLIN;
+    if (shape_of(u) == CLASS_GROUPS || marlin) {
+        const uint32_t down = marlin ? MARLIN_TILES_DOWN : TILES_DOWN, high = BLOCK / down;
+        const uint32_t wide = marlin ? MARLIN_TILE_COLS : GROUPS_COLS;
+        const uint32_t top = place % down * high, left = place / down * wide;
         const uint32_t below = rows > top ? rows - top : 0, rest = cols - left;
-        return rect_t{top, left, below < high ? below : high, rest < GROUPS_COLS ? rest : GROUPS_COLS};
+        return rect_t{top, left, below < high ? below : high, rest < wide ? rest : wide};
     }
     if (!is_channel(u)) {
         uint32_t rest = cols - place * BLOCK;
@@ -623,6 +630,8 @@ static weft_status_t launch(const work_t *work, uint32_t index, unsigned extras,
         return weft_cuda_launch_fp8_block(work, dtype, extras, stream);
     case CLASS_GROUPS:
         return weft_cuda_launch_groups(work, dtype, extras, stream);
+    case CLASS_MARLIN:
+        return weft_cuda_launch_marlin(work, dtype, extras, stream);
     }
     if (shape >= CLASS_INT8)
         return weft_cuda_launch_int8_channel(work, dtype, class_threads[shape - CLASS_INT8], extras, stream);

@@ -347,6 +347,9 @@ typedef enum groups_kind { TENSOR, MX8, MX4, INT4, INT4_CT, NV4, NV4_MODELOPT } 
  * they are a unit. */
 constexpr uint32_t GROUPS_THREADS = 256, GROUPS_COLS = WARP * GROUP, TILES_DOWN = 4;
 
+/* The same of marlin.cu. */
+constexpr uint32_t MARLIN_TILE_ROWS = 64, MARLIN_TILE_COLS = 128, MARLIN_TILES_DOWN = 2;
+
 weft_status_t weft_cuda_launch_cast(const work_t *work, weft_dtype_t dtype, unsigned extras,
                                     cudaStream_t stream);
 weft_status_t weft_cuda_launch_widen(const work_t *work, weft_dtype_t dtype, unsigned extras,
@@ -357,6 +360,7 @@ weft_status_t weft_cuda_launch_fp8_channel(const work_t *work, weft_dtype_t dtyp
                                            unsigned extras, cudaStream_t stream);
 
 weft_status_t weft_cuda_launch_groups(const work_t *work, weft_dtype_t dtype, unsigned extras, cudaStream_t stream);
+weft_status_t weft_cuda_launch_marlin(const work_t *work, weft_dtype_t dtype, unsigned extras, cudaStream_t stream);
 weft_status_t weft_cuda_launch_int8_channel(const work_t *work, weft_dtype_t dtype, uint32_t threads,
                                             unsigned extras, cudaStream_t stream);
 
