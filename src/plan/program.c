@@ -438,10 +438,10 @@ static weft_status_t build(builder_t *b)
     program->num_units = b->units.count;
     program->domains = b->domains.items;
     program->num_domains = b->domains.count;
+    if (status != WEFT_OK)
+        return status; /* half a round: its buckets are not what they say */
     number_buckets(program);
-    if (status == WEFT_OK && !program->is_trainer)
-        status = index_inputs(program);
-    return status;
+    return program->is_trainer ? WEFT_OK : index_inputs(program);
 }
 
 static void free_builder(builder_t *b)
