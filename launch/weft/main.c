@@ -16,6 +16,7 @@ static const struct {
     {"quantize", command_quantize, "the kernel-format files of a rollout, offline: the same bytes as a sync"},
     {"verify", command_verify, "compare two checkpoints or dumps byte for byte"},
     {"gen", command_gen, "write a checkpoint with the exact shapes of a real model, sparse or random"},
+    {"keygen", command_keygen, "keys of a coordinator and of those that join it"},
     {"doctor", command_doctor, "what this machine and this build have, what would be chosen, what is wrong"},
     {"bench", command_bench, "sweeps: quantize, swap, broadcast, sync; each figure beside its bare counterpart"},
 };

@@ -32,6 +32,7 @@ OPTIONS = {
     "quantize": "scheme profile engine rollout format shard recipe help",
     "verify": "help",
     "gen": "list config recipe set random seed help",
+    "keygen": "out client help",
     "doctor": "help",
     "run": "model load trainer rollout scheme recipe profile engine swap transport shared-gpu memory workers ctas budget bucket max-groups rate updates tokens pace prompt "
            "eval eval-bytes dump json trace host quiet verbose help",
