@@ -1,0 +1,189 @@
+#!/usr/bin/python3
+"""Service mode with real processes, without mpirun: a coordinator, ranks that join it by address, what they serve against
+`weft quantize`, who is let in and who is not, ranks that come late, leave and come back, a coordinator that does.
+
+    service.py WEFT [--only TEXT]"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from command import Checks, Weft, demo, scratch  # noqa: E402
+
+OK, CHECK_FAILED, USAGE, ENVIRONMENT, PLAN, PEER = range(6)
+V1, V3 = demo("tiny-qwen3", "v1"), demo("tiny-qwen3", "v3")
+PATIENCE = 40
+
+
+def free_ports():
+    """Two ports, one after the other, that nobody has at this moment."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            try:
+                second.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+
+
+class Process:
+    """One process whose output goes to files, so that it can be looked at while it runs."""
+
+    def __init__(self, folder, name, command, environment=None):
+        self.name = name
+        self.out_path, self.err_path = (os.path.join(folder, f"{name}.{end}") for end in ("out", "err"))
+        with open(self.out_path, "w") as out, open(self.err_path, "w") as err:
+            self.process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                                            env={**os.environ, **(environment or {})})
+
+    @property
+    def out(self):
+        return open(self.out_path).read()
+
+    @property
+    def err(self):
+        return open(self.err_path).read()
+
+    def says(self, text, seconds=PATIENCE, where="out"):
+        """Wait until it has said so."""
+        end = time.monotonic() + seconds
+        while text not in getattr(self, where):
+            if time.monotonic() > end or (self.process.poll() is not None and text not in getattr(self, where)):
+                return text in getattr(self, where)
+            time.sleep(0.02)
+        return True
+
+    def wait(self, seconds=PATIENCE):
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def send(self, number):
+        self.process.send_signal(number)
+
+    def end(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def __str__(self):
+        return f"--- {self.name}: exit {self.process.poll()}\n{self.out[-1500:]}{self.err[-2500:]}"
+
+
+class Session:
+    """A coordinator and its ranks, in a folder of their own."""
+
+    def __init__(self, weft, folder, trainer="fsdp:2", rollout="tp:2", trainers=2, rollouts=2, tp=2, scheme="fp8-block", wait=30):
+        self.weft, self.folder = weft.path, folder
+        self.layout = ["--trainer", trainer, "--rollout", rollout, "--scheme", scheme, "--memory", "host"]
+        self.scheme, self.rollout_layout = scheme, rollout
+        self.topology = ["--trainers", trainers, "--rollouts", rollouts, "--tp", tp]
+        self.keys = os.path.join(folder, "keys")
+        self.state = os.path.join(folder, "state")
+        self.port = free_ports()
+        self.address = f"127.0.0.1:{self.port}"
+        self.waits = wait
+        self.processes = []
+        subprocess.run([self.weft, "keygen", "--out", self.keys], check=True, stdout=subprocess.DEVNULL)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.end()
+
+    def start(self, name, command, environment=None):
+        process = Process(self.folder, f"{len(self.processes)}-{name}", [self.weft, *command], environment)
+        self.processes.append(process)
+        return process
+
+    def coordinator(self, *more):
+        process = self.start("coordinator", ["coordinator", "--bind", self.address, "--keys", self.keys, *self.topology,
+                                             "--state", self.state, "--wait", self.waits, "--verbose", *more])
+        process.says("weft coordinator: tcp://")
+        return process
+
+    def join(self, rank, *more, keys=None, models=(V1, V3), environment=None):
+        where = [] if environment else ["--coordinator", self.address, "--keys", keys or self.keys, "--rank", rank]
+        return self.start(f"rank{rank}", ["join", *where, "--model", ",".join(models), *self.layout, *more], environment)
+
+    def dump(self, name):
+        return os.path.join(self.folder, name)
+
+    def expected(self, model):
+        out = os.path.join(self.folder, "quantized-" + os.path.basename(model))
+        if not os.path.exists(out):
+            subprocess.run([self.weft, "quantize", model, out, "--rollout", self.rollout_layout, "--scheme", self.scheme],
+                           check=True, stdout=subprocess.DEVNULL)
+        return out
+
+    def __str__(self):
+        return "\n".join(map(str, self.processes))
+
+
+def served(t, session, dump, model, what):
+    result = t.weft("verify", dump, session.expected(model))
+    t.that(result.code == OK and "equal" in result.out, f"{what}: the bytes of weft quantize", f"{result}\n{session}")
+
+
+def version_says(rollouts, version, seconds=PATIENCE):
+    return all(process.says(f"version {version} is live", seconds) for process in rollouts)
+
+
+# ---- Syncs ----
+
+
+def check_sync(t, folder):
+    """By flags and by the environment; two versions, then all leave."""
+    with Session(t.weft, folder) as s:
+        coordinator = s.coordinator()
+        rollouts = [s.join(rank, "--until", 2, "--dump", s.dump("dump")) for rank in (2, 3)]
+        environment = {"WEFT_COORDINATOR": s.address, "WEFT_KEYS": s.keys}
+        trainers = [s.join(rank, environment={**environment, "WEFT_RANK": str(rank)}) for rank in (0, 1)]
+        codes = [process.wait() for process in trainers + rollouts]
+        if not t.that(codes == [OK] * 4, "trainers and rollouts end well", s):
+            return
+        t.that(all("version 2: applied" in trainer.out for trainer in trainers), "both versions are applied", s)
+        served(t, s, s.dump("dump"), V3, "two trainers, two rollouts")
+        t.that(coordinator.process.poll() is None, "the coordinator outlives both sides", s)
+        coordinator.send(signal.SIGTERM)
+        start = time.monotonic()
+        t.that(coordinator.wait(5) == OK and time.monotonic() - start < 2, "the coordinator ends within 2 s of SIGTERM", s)
+        t.that(os.stat(s.state).st_mode & 0o777 == 0o600, "the state file is private")
+
+
+CHECKS = {name[6:]: check for name, check in list(globals().items()) if name.startswith("check_")}
+
+
+class Run(Checks):
+    def __init__(self, weft):
+        super().__init__()
+        self.weft = weft
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("weft")
+    parser.add_argument("--only", default="")
+    arguments = parser.parse_args()
+    t = Run(Weft(arguments.weft))
+    for name, check in CHECKS.items():
+        if arguments.only in name:
+            start = time.monotonic()
+            with scratch("service") as folder:
+                check(t, folder)
+            print(f"{name}: {time.monotonic() - start:.1f} s", flush=True)
+    t.end()
+
+
+if __name__ == "__main__":
+    main()
