@@ -161,6 +161,74 @@ def check_sync(t, folder):
         t.that(os.stat(s.state).st_mode & 0o777 == 0o600, "the state file is private")
 
 
+# ---- Ranks that come and go ----
+
+
+def check_come_and_go(t, folder):
+    """Two replicas, one of which comes late, is killed and comes back; then one leaves. The trainer goes on publishing."""
+    with Session(t.weft, folder, trainer="fsdp:1", rollout="tp:1x2", trainers=1, rollouts=2, tp=1, wait=2) as s:
+        coordinator = s.coordinator()
+        trainer = s.join(0, "--updates", 100000, "--pause", 20)
+        first = s.join(1)
+        t.that(first.says("version 1 is live"), "the replica that is there gets versions", s)
+        late = s.join(2)
+        t.that(late.says("incarnation 2") and late.says("is live"), "a late replica is admitted", s)
+        late.send(signal.SIGKILL)
+        start = time.monotonic()
+        t.that(coordinator.says("rank 2 was silent", where="err") and time.monotonic() - start < 2.5,
+               "a dead rank is noticed within 2 s", s)
+        applied = trainer.out.count("applied")
+        time.sleep(0.5)
+        t.that(trainer.out.count("applied") > applied and first.process.poll() is None, "the others go on", s)
+        again = s.join(2)
+        t.that(again.says("incarnation 3") and again.says("is live"), "the same rank comes back", s)
+        first.send(signal.SIGTERM)
+        start = time.monotonic()
+        t.that(first.wait(10) == OK and "left" in first.out and time.monotonic() - start < 5, "a replica leaves on SIGTERM", s)
+        applied = trainer.out.count("applied")
+        time.sleep(0.5)
+        t.that(trainer.out.count("applied") > applied, "and the others go on", s)
+        trainer.send(signal.SIGTERM)
+        t.that(trainer.wait(10) in (OK, CHECK_FAILED), "the trainer ends on SIGTERM", s)
+
+
+def check_trainer_comes_back(t, folder):
+    """The rollouts outlive their trainers, and serve what new ones publish."""
+    with Session(t.weft, folder) as s:
+        s.coordinator()
+        rollouts = [s.join(rank, "--until", 101, "--dump", s.dump("dump")) for rank in (2, 3)]
+        for rank in (0, 1):
+            s.join(rank, models=(V1,))
+        t.that(version_says(rollouts, 1), "the first trainers publish", s)
+        trainers = [process for process in s.processes if "rank0" in process.name or "rank1" in process.name]
+        t.that([process.wait() for process in trainers] == [OK, OK], "and end", s)
+        again = [s.join(rank, "--first", 101, models=(V3,)) for rank in (0, 1)]
+        codes = [process.wait() for process in rollouts + again]
+        if t.that(codes == [OK] * 4, "new trainers publish to the same rollouts", s):
+            served(t, s, s.dump("dump"), V3, "new trainers")
+
+
+def check_coordinator_comes_back(t, folder):
+    """Killed in the middle, it goes on with the same session in a higher term; also from where its ranks are left."""
+    with Session(t.weft, folder, trainer="fsdp:1", rollout="tp:2", trainers=1, rollouts=2, tp=2) as s:
+        coordinator = s.coordinator()
+        rollouts = [s.join(rank) for rank in (1, 2)]
+        trainer = s.join(0, "--updates", 100000, "--pause", 5)
+        for round in range(3):
+            applied = trainer.out.count("applied")
+            t.that(trainer.says(f"version {applied + 20}: applied"), "versions go on", s)
+            coordinator.send(signal.SIGKILL)
+            coordinator.wait()
+            serving = all(process.process.poll() is None for process in rollouts)
+            coordinator = s.coordinator()
+            t.that(serving and coordinator.says(f"term {round + 2}", where="err"), "a new coordinator has a higher term", s)
+        applied = trainer.out.count("applied")
+        t.that(trainer.says(f"version {applied + 20}: applied"), "versions go on after all", s)
+        t.that("failed" not in trainer.out and all(process.process.poll() is None for process in rollouts), "nobody was lost", s)
+        second = s.start("second", ["coordinator", "--bind", f"127.0.0.1:{free_ports()}", "--keys", s.keys, *s.topology, "--state", s.state])
+        t.that(second.wait() == ENVIRONMENT and "in use" in second.err, "two coordinators cannot have one session", s)
+
+
 CHECKS = {name[6:]: check for name, check in list(globals().items()) if name.startswith("check_")}
 
 
