@@ -108,6 +108,7 @@ static weft_status_t connect_leader(weft_session_t *s, weft_error_t *error)
     if (leader == s->rank)
         return WEFT_OK;
     WEFT_TRY(weft_service_find(s->service, leader, endpoint, error));
+    s->control.incarnation = weft_service_incarnation(s->service);
     return weft_mailbox_connect(s->mailbox, leader, endpoint, error);
 }
 

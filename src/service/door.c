@@ -268,16 +268,17 @@ static void on_find(weft_door_t *d, const asked_t *q)
 {
     const weft_roster_t *r = d->config.roster;
     weft_wire_find_t find;
-    weft_wire_place_t place = {{0}};
+    weft_wire_found_t found = {.incarnation = 0};
     if (q->bytes == sizeof find)
         memcpy(&find, q->body, sizeof find);
     if (q->bytes != sizeof find || find.rank >= weft_topology_ranks(&r->topology)) {
         refuse(d, "a question for a rank that there is not");
         return;
     }
-    if (r->peers[find.rank].incarnation == find.incarnation)
-        memcpy(place.endpoint, r->peers[find.rank].endpoint, sizeof place.endpoint);
-    send_answer(d, &q->from, WEFT_WIRE_FIND, WEFT_OK, &place, sizeof place);
+    found.incarnation = r->peers[find.rank].incarnation;
+    if (found.incarnation == find.incarnation)
+        memcpy(found.endpoint, r->peers[find.rank].endpoint, sizeof found.endpoint);
+    send_answer(d, &q->from, WEFT_WIRE_FIND, WEFT_OK, &found, sizeof found);
 }
 
 static size_t gathered_bytes(const weft_door_t *d, const weft_gather_t *gather)

@@ -29,6 +29,7 @@ struct weft_service {
     bootstrap_t bootstrap;
     uint8_t life[WEFT_LIFE_BYTES];
     weft_wire_joined_t joined;
+    weft_wire_place_t place; /* of this rank's mailbox */
     void *context, *socket, *monitor;
     uint64_t serial;
     uint64_t key; /* of gatherings; 0: this rank is alone */
@@ -164,39 +165,6 @@ static weft_status_t ask(weft_service_t *s, const question_t *q, weft_error_t *e
     }
 }
 
-weft_status_t weft_service_register(weft_service_t *s, const char *endpoint, weft_error_t *error)
-{
-    weft_wire_place_t place = {{0}};
-    snprintf(place.endpoint, sizeof place.endpoint, "%s", endpoint);
-    return ask(s, &(question_t){.type = WEFT_WIRE_REGISTER, .head = &place, .head_bytes = sizeof place},
-               error);
-}
-
-weft_status_t weft_service_find(weft_service_t *s, uint32_t rank, char endpoint[WEFT_MAILBOX_ENDPOINT_BYTES],
-                                weft_error_t *error)
-{
-    uint64_t deadline_us = weft_now_us() + s->join.timeout_us;
-    weft_wire_find_t find = {.rank = rank, .incarnation = s->joined.incarnation};
-    weft_wire_place_t place;
-    question_t question = {.type = WEFT_WIRE_FIND,
-                           .head = &find,
-                           .head_bytes = sizeof find,
-                           .out = &place,
-                           .out_bytes = sizeof place};
-    for (;;) {
-        WEFT_TRY(ask(s, &question, error));
-        if (weft_wire_is_endpoint(place.endpoint))
-            break;
-        if (weft_now_us() >= deadline_us)
-            return weft_fail(error, WEFT_ERR_TIMEOUT,
-                             "rank %u: rank %u of its replica did not join within %.1f s", s->join.rank, rank,
-                             (double)s->join.timeout_us * 1e-6);
-        weft_sleep_us(FIND_US);
-    }
-    memcpy(endpoint, place.endpoint, WEFT_MAILBOX_ENDPOINT_BYTES);
-    return WEFT_OK;
-}
-
 /* ---- the bootstrap ---- */
 
 void weft_service_begin(weft_service_t *s, uint64_t version, weft_members_t members)
@@ -321,6 +289,57 @@ static weft_status_t join(weft_service_t *s, weft_error_t *error)
     s->joined = joined;
     explicit_bzero(&joined, sizeof joined);
     explicit_bzero(s->answer, s->answer_bytes);
+    return WEFT_OK;
+}
+
+/* ---- where ranks are ---- */
+
+weft_status_t weft_service_register(weft_service_t *s, const char *endpoint, weft_error_t *error)
+{
+    memset(&s->place, 0, sizeof s->place);
+    snprintf(s->place.endpoint, sizeof s->place.endpoint, "%s", endpoint);
+    return ask(s, &(question_t){.type = WEFT_WIRE_REGISTER, .head = &s->place, .head_bytes = sizeof s->place},
+               error);
+}
+
+static weft_status_t find_once(weft_service_t *s, uint32_t rank, weft_wire_found_t *found,
+                               weft_error_t *error)
+{
+    weft_wire_find_t find = {.rank = rank, .incarnation = s->joined.incarnation};
+    question_t question = {.type = WEFT_WIRE_FIND,
+                           .head = &find,
+                           .head_bytes = sizeof find,
+                           .out = found,
+                           .out_bytes = sizeof *found};
+    return ask(s, &question, error);
+}
+
+static weft_status_t catch_up(weft_service_t *s, weft_error_t *error)
+{
+    weft_wire_place_t place = s->place;
+    s->joined.incarnation = 0;
+    WEFT_TRY(join(s, error));
+    return weft_service_register(s, place.endpoint, error);
+}
+
+weft_status_t weft_service_find(weft_service_t *s, uint32_t rank, char endpoint[WEFT_MAILBOX_ENDPOINT_BYTES],
+                                weft_error_t *error)
+{
+    uint64_t deadline_us = weft_now_us() + s->join.timeout_us;
+    weft_wire_found_t found;
+    for (;;) {
+        WEFT_TRY(find_once(s, rank, &found, error));
+        if (weft_wire_is_endpoint(found.endpoint))
+            break;
+        if (found.incarnation > s->joined.incarnation)
+            WEFT_TRY(catch_up(s, error));
+        if (weft_now_us() >= deadline_us)
+            return weft_fail(error, WEFT_ERR_TIMEOUT,
+                             "rank %u: rank %u of its replica did not join within %.1f s", s->join.rank, rank,
+                             (double)s->join.timeout_us * 1e-6);
+        weft_sleep_us(FIND_US);
+    }
+    memcpy(endpoint, found.endpoint, WEFT_MAILBOX_ENDPOINT_BYTES);
     return WEFT_OK;
 }
 

@@ -42,7 +42,8 @@ const char *weft_service_control(const weft_service_t *service);  /* endpoint of
 /* Say where this rank's mailbox is. */
 weft_status_t weft_service_register(weft_service_t *service, const char *endpoint, weft_error_t *error);
 
-/* Ask where `rank` of this rank's replica is, until it has come in the same life. **Blocks** up to the timeout. */
+/* Ask where `rank` of this rank's replica is, until it has come in the same life. If that rank is ahead, because it has ended and
+ * come back meanwhile, this one joins again, so look at weft_service_incarnation afterwards. **Blocks** up to the timeout. */
 weft_status_t weft_service_find(weft_service_t *service, uint32_t rank, char endpoint[WEFT_MAILBOX_ENDPOINT_BYTES],
                                 weft_error_t *error);
 

@@ -5,7 +5,7 @@
  *     rank                                        coordinator
  *     JOIN      topology, plan, life          ->  incarnation, session token, where its mailbox is
  *     REGISTER  where this rank's mailbox is  ->
- *     FIND      a rank                        ->  where its mailbox is, "" until it has said so
+ *     FIND      a rank                        ->  where its mailbox is, "" until it has said so, and its life
  *     GATHER    key, sequence, members, bytes ->  everybody's bytes, once all members have given theirs
  *
  * All fields are little-endian, as the hosts are, at fixed offsets without padding. */
@@ -58,7 +58,6 @@ typedef struct weft_wire_joined {
     char control[WEFT_MAILBOX_ENDPOINT_BYTES];
 } weft_wire_joined_t;
 
-/* REGISTER's body, and FIND's answer. */
 typedef struct weft_wire_place {
     char endpoint[WEFT_MAILBOX_ENDPOINT_BYTES];
 } weft_wire_place_t;
@@ -67,6 +66,11 @@ typedef struct weft_wire_find {
     uint32_t rank, zero;
     uint64_t incarnation; /* that it must have */
 } weft_wire_find_t;
+
+typedef struct weft_wire_found {
+    uint64_t incarnation; /* that it has; 0: nobody has come yet */
+    char endpoint[WEFT_MAILBOX_ENDPOINT_BYTES];
+} weft_wire_found_t;
 
 /* Behind it `bytes` of the asker; the answer is [ranks * bytes], zeros where a rank is no member. */
 typedef struct weft_wire_gather {

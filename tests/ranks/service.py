@@ -6,10 +6,12 @@
 
 import argparse
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
@@ -227,6 +229,145 @@ def check_coordinator_comes_back(t, folder):
         t.that("failed" not in trainer.out and all(process.process.poll() is None for process in rollouts), "nobody was lost", s)
         second = s.start("second", ["coordinator", "--bind", f"127.0.0.1:{free_ports()}", "--keys", s.keys, *s.topology, "--state", s.state])
         t.that(second.wait() == ENVIRONMENT and "in use" in second.err, "two coordinators cannot have one session", s)
+
+
+# ---- Strangers ----
+
+
+def keys_of(t, s, name, server=None):
+    """Another folder of keys; with the right coordinator's public key when `server`."""
+    folder = os.path.join(s.folder, name)
+    t.weft("keygen", "--out", folder)
+    if server:
+        shutil.copy(os.path.join(server, "server.pub"), folder)
+    return folder
+
+
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00"  # ZMTP 3.0: signature and version, then mechanism, as-server, filler
+
+
+def talk(port, data, seconds=4.0):
+    """Everything that a connection that says `data` is told until it is cut, or None when it is not cut."""
+    told = b""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.settimeout(seconds)
+        try:
+            for at in range(0, len(data), 65536):
+                connection.sendall(data[at:at + 65536])
+            while True:
+                piece = connection.recv(65536)
+                if not piece:
+                    return told
+                told += piece
+        except socket.timeout:
+            return None
+        except OSError:
+            return told
+
+
+class Recorder(threading.Thread):
+    """Passes one connection on to `port`, and keeps what the client said."""
+
+    def __init__(self, port):
+        super().__init__(daemon=True)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port, self.to, self.said = self.listener.getsockname()[1], port, b""
+        self.start()
+
+    def run(self):
+        near, _ = self.listener.accept()
+        self.listener.close()
+        far = socket.create_connection(("127.0.0.1", self.to))
+        back = threading.Thread(target=self.copy, args=(far, near, False), daemon=True)
+        back.start()
+        self.copy(near, far, True)
+
+    def copy(self, source, target, keep):
+        try:
+            while piece := source.recv(65536):
+                if keep:
+                    self.said += piece
+                target.sendall(piece)
+        except OSError:
+            pass
+        for connection in (source, target):
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
+def check_strangers(t, folder):
+    """Who has no key on the list is told nothing, is logged, and does no harm; nor does what was recorded and is said again."""
+    with Session(t.weft, folder) as s:
+        coordinator = s.coordinator()
+        before = open(s.state).read()
+        wrong = s.join(0, "--timeout", 5, keys=keys_of(t, s, "stranger", s.keys))
+        t.that(wrong.wait(20) == ENVIRONMENT and "refuses the key" in wrong.err, "a key that is not on the list is refused", s)
+        t.that(coordinator.says("a key that is not on the list", where="err"), "and logged", s)
+        lost = s.join(0, "--timeout", 2, keys=keys_of(t, s, "elsewhere"))
+        t.that(lost.wait(20) == PEER and "did not answer" in lost.err, "a coordinator with another key is not believed", s)
+        for port, what in ((s.port, "the door"), (s.port + 1, "the control port")):
+            for mechanism in (b"NULL", b"PLAIN"):
+                told = talk(port, GREETING + mechanism.ljust(20, b"\0") + bytes(32) + b"\x04\x05\x05READY")
+                t.that(told is not None and len(told) <= 64, f"{mechanism.decode()} gets no further than ZeroMQ's greeting at {what}", told)
+            t.that(talk(port, os.urandom(1 << 20)) is not None, f"what is not ZeroMQ is cut at {what}")
+            told = talk(port, GREETING + b"CURVE".ljust(20, b"\0") + bytes(32) + b"\x06" + b"\xff" * 8 + bytes(100))
+            t.that(told is not None and len(told) <= 64, f"a handshake of 2^64 bytes is cut at {what}", told)
+        t.that(coordinator.says("failed its handshake", where="err"), "connections without keys are logged", s)
+        t.that(open(s.state).read() == before, "nobody has come in", s)
+        recorder = Recorder(s.port)
+        first = s.start("recorded", ["join", "--coordinator", f"127.0.0.1:{recorder.port}", "--keys", s.keys, "--rank", 2, "--model", V1, *s.layout])
+        t.that(first.says("incarnation 1") or coordinator.says("rank 2 has come", where="err"), "a rank joins through a proxy", s)
+        first.end()
+        before = open(s.state).read()
+        said = recorder.said
+        t.that(len(said) > 400 and b"client" not in said, "what it said is recorded, and unreadable")
+        for _ in range(3):
+            t.that(talk(s.port, said) is not None, "what was said once and is said again is cut")
+        t.that(open(s.state).read() == before, "and admits nobody", s)
+        other = s.start("misfit", ["join", "--coordinator", s.address, "--keys", s.keys, "--rank", 0, "--model", V1,
+                                   *[{"fp8-block": "bf16"}.get(word, word) for word in s.layout]])
+        t.that(other.wait() == CHECK_FAILED and "must be the same on all ranks" in other.err, "another plan is refused", s)
+        rollouts = [s.join(rank, "--until", 2) for rank in (3, 2)]
+        t.that(all(process.says("incarnation 2") for process in rollouts), "ranks of a replica agree on which life it is", s)
+        trainers = [s.join(rank) for rank in (0, 1)]
+        t.that([process.wait() for process in trainers + rollouts] == [OK] * 4, "the session goes its way", s)
+
+
+def check_keys(t, folder):
+    """What is refused before anything is bound or connected."""
+    with Session(t.weft, folder) as s:
+        secret = {name: os.path.join(s.keys, f"{name}.key") for name in ("server", "client")}
+        base = ["coordinator", "--bind", s.address, "--keys", s.keys, *s.topology]
+        for name, command in (("server", base), ("client", ["join", "--coordinator", s.address, "--keys", s.keys, "--rank", 0, "--model", V1, *s.layout])):
+            os.chmod(secret[name], 0o644)
+            result = t.weft(*command)
+            t.that(result.code == ENVIRONMENT and "chmod 600" in result.err, f"{name}.key that others can read", result)
+            os.chmod(secret[name], 0o600)
+        for address, word in (("0.0.0.0:7000", "every interface"), ("*:7000", "no address"), ("127.0.0.1", "ADDRESS:PORT"), ("127.0.0.1:99999", "no address"),
+                              ("localhost:7000", "no address")):
+            result = t.weft("coordinator", "--bind", address, "--keys", s.keys, *s.topology)
+            t.that(result.code == USAGE and word in result.err, f"--bind {address}", result)
+        for more, code, word in ((["--tp", 3], USAGE, "whole engines"), (["--trainers", 2000], USAGE, "1024"), (["--keys", folder], ENVIRONMENT, "server.key"),
+                                 (["--wait", 0], USAGE, "--wait"), (["--state", "/nowhere/state"], ENVIRONMENT, "/nowhere")):
+            result = t.weft(*base, *more)
+            t.that(result.code == code and word in result.err, f"coordinator {more}", result)
+        for text, code, word in (("", CHECK_FAILED, "no whole state file"), ("weft coordinator state 1\ntopology 2 1 2\n", CHECK_FAILED, "no whole state file")):
+            with open(s.state, "w") as file:
+                file.write(text)
+            os.chmod(s.state, 0o600)
+            result = t.weft(*base, "--state", s.state)
+            t.that(result.code == code and word in result.err, "a state file that was cut", result)
+        os.chmod(s.state, 0o644)
+        result = t.weft(*base, "--state", s.state)
+        t.that(result.code == ENVIRONMENT and "holds a secret" in result.err, "a state file that others can read", result)
+        join = ["join", "--model", V1, *s.layout]
+        for environment, word in (({}, "WEFT_COORDINATOR"), ({"WEFT_COORDINATOR": s.address}, "WEFT_KEYS"), ({"WEFT_COORDINATOR": s.address, "WEFT_KEYS": s.keys}, "WEFT_RANK"),
+                                  ({"WEFT_COORDINATOR": s.address, "WEFT_KEYS": s.keys, "WEFT_RANK": "-1"}, "not a rank"),
+                                  ({"WEFT_COORDINATOR": s.address, "WEFT_KEYS": s.keys, "WEFT_RANK": "4"}, "of 4 ranks")):
+            process = s.start("join", join, environment)
+            t.that(process.wait() == USAGE and word in process.err, f"join with {sorted(environment)}", process)
 
 
 CHECKS = {name[6:]: check for name, check in list(globals().items()) if name.startswith("check_")}
