@@ -370,6 +370,90 @@ def check_keys(t, folder):
             t.that(process.wait() == USAGE and word in process.err, f"join with {sorted(environment)}", process)
 
 
+# ---- The examples ----
+
+EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "launch", "examples")
+
+
+def commands_of(document):
+    """(command, arguments) of every container of a Kubernetes document."""
+    if isinstance(document, list):
+        return [found for item in document for found in commands_of(item)]
+    if not isinstance(document, dict):
+        return []
+    own = [document["command"] + document.get("args", [])] if "image" in document and "command" in document else []
+    return own + [found for value in document.values() for found in commands_of(value)]
+
+
+def weft_options(words):
+    """[(command, option)] of the weft command lines among the words."""
+    found, command = [], None
+    for word, following in zip(words, words[1:] + [""]):
+        if word == "weft":
+            command = following
+        elif command and word.startswith("--"):
+            found.append((command, word[2:]))
+    return found
+
+
+def check_examples(t, folder):
+    """They parse, and every option of weft that they use there is. The script of the Slurm example runs, with an srun that starts
+    processes here."""
+    options = {command: t.weft(command, "--help").out for command in ("run", "coordinator", "join", "keygen")}
+    script = os.path.join(EXAMPLES, "service.sbatch")
+    t.that(subprocess.run(["bash", "-n", script]).returncode == 0, "service.sbatch parses")
+    lines = open(script).read().replace('"', " ").replace("\\\n", " ").replace("plan=(", "weft join ").splitlines()
+    used = [found for line in lines for found in weft_options(line.split())]
+    try:
+        import yaml
+        for name in ("mpijob.yaml", "service.yaml"):
+            found = commands_of(list(yaml.safe_load_all(open(os.path.join(EXAMPLES, name)))))
+            t.that(len(found) >= 1, f"{name} has containers with commands")
+            for words in found:
+                used += weft_options(" ".join(map(str, words)).split())
+    except ImportError:
+        print("PyYAML is missing: the YAML examples are not parsed")
+    t.that(len(used) > 10, "the examples use weft", used)
+    for command, option in used:
+        t.that(f"--{option} " in options.get(command, ""), f"weft {command} has --{option}")
+    run_script(t, folder, script)
+
+
+FAKE_SRUN = """#!/bin/bash
+count=1
+while [[ $1 == --* ]]; do [[ $1 == --ntasks=* ]] && count=${1#*=}; shift; done
+pids=()
+trap 'kill "${pids[@]}" 2>/dev/null' EXIT TERM
+for ((i = 0; i < count; i++)); do SLURM_PROCID=$i "$@" & pids+=($!); done
+code=0
+for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
+exit $code
+"""
+
+
+def run_script(t, folder, script):
+    """Its port is replaced by a free one."""
+    with open(os.path.join(folder, "srun"), "w") as file:
+        file.write(FAKE_SRUN)
+    os.chmod(file.name, 0o755)
+    os.symlink(t.weft.path, os.path.join(folder, "weft"))
+    text = open(script).read().replace("127.0.0.1:7000", f"127.0.0.1:{free_ports()}").replace("--scheme fp8-block", "--scheme fp8-block --memory host")
+    with open(os.path.join(folder, "script"), "w") as file:
+        file.write(text)
+    with open(os.path.join(folder, "out"), "w") as out:
+        process = subprocess.Popen(["bash", file.name], stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+                                   env={**os.environ, "PATH": folder + ":" + os.environ["PATH"], "MODEL": f"{V1},{V3}", "SLURM_JOB_ID": "1",
+                                        "WEFT_RUN": os.path.join(folder, "run")})
+    try:
+        code = process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        code = None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    text = open(out.name).read()
+    t.that(code == 0 and text.count("version 2: applied") == 2, "the Slurm example publishes two versions", text[-3000:])
+
+
 CHECKS = {name[6:]: check for name, check in list(globals().items()) if name.startswith("check_")}
 
 
