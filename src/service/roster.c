@@ -193,15 +193,15 @@ static bool parse_head(char **cursor, weft_roster_t *r)
 /* The last line is a digest of all before it. */
 static bool is_whole(char *text)
 {
-    weft_digest_t told, found;
+    char expected[64];
     char *end = strstr(text, "\nend ");
-    int used = 0;
-    if (!end || sscanf(end, "\nend %" SCNx64 " %" SCNx64 "\n%n", &told.word[0], &told.word[1], &used) != 2 ||
-        end[used] != '\0')
+    if (!end)
         return false;
+    weft_digest_t digest = weft_hash(text, (size_t)(end + 1 - text));
+    snprintf(expected, sizeof expected, "\nend %" PRIx64 " %" PRIx64 "\n", digest.word[0], digest.word[1]);
+    bool whole = strcmp(end, expected) == 0;
     end[1] = '\0';
-    found = weft_hash(text, (size_t)(end + 1 - text));
-    return told.word[0] == found.word[0] && told.word[1] == found.word[1];
+    return whole;
 }
 
 static weft_status_t parse(weft_roster_t *r, char *text, weft_error_t *error)
