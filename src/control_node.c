@@ -102,7 +102,8 @@ static void fence(weft_session_t *s, const weft_action_t *action)
     pthread_mutex_unlock(&s->mutex);
 }
 
-/* Routes go through every replica: a version that leaves a lost one out cannot be sent in this session. */
+/* Routes go through every replica: a version that leaves a lost one out cannot be sent in a session whose ranks meet only
+ * once. */
 static bool all_take_part(const weft_session_t *s, weft_members_t members)
 {
     for (uint32_t replica = 0; replica < s->control.topology.replicas; replica++)
@@ -121,9 +122,10 @@ weft_content_t weft_session_content(weft_session_t *s)
 
 static void start_transfer(weft_session_t *s, const weft_action_t *action)
 {
-    if (action->content->load || all_take_part(s, action->members)) {
+    if (action->content->load || s->service || all_take_part(s, action->members)) {
         pthread_mutex_lock(&s->mutex);
         s->transferring = action->version;
+        s->members = action->members;
         s->content = *action->content;
         pthread_mutex_unlock(&s->mutex);
         weft_session_command(s, action->type, action->version, 0);
@@ -156,9 +158,12 @@ static void carry_out(void *user, const weft_action_t *action)
         s->newest = action->version;
         pthread_mutex_unlock(&s->mutex);
         break;
+    case WEFT_ACTION_ABORT_TRANSFER:
+        s->given_up = action->version; /* the progress thread may be waiting for others to meet */
+        weft_session_command(s, action->type, action->version, action->round);
+        break;
     case WEFT_ACTION_REPORT_POSTED:
     case WEFT_ACTION_STOP_TRANSFER_AT:
-    case WEFT_ACTION_ABORT_TRANSFER:
     case WEFT_ACTION_TRY_SWAP:
         weft_session_command(s, action->type, action->version, action->round);
         break;
@@ -171,7 +176,10 @@ static void carry_out(void *user, const weft_action_t *action)
     case WEFT_ACTION_FENCE:
         fence(s, action);
         break;
-    case WEFT_ACTION_ENTER_EPOCH: /* a session's ranks do not come back: its routes are opened once */
+    case WEFT_ACTION_ENTER_EPOCH: /* its transports are opened with its first version */
+        pthread_mutex_lock(&s->mutex);
+        s->epoch = action->epoch;
+        pthread_mutex_unlock(&s->mutex);
         break;
     case WEFT_ACTION_STORE_TERM: /* a session's coordinator does not outlive its process */
         break;

@@ -167,7 +167,10 @@ static void send_version(weft_trainer_t *t, uint64_t version)
     weft_selection_choose(&t->selection, content.subset);
     t->next_bucket = 0;
     skip_to_selected(t);
-    weft_status_t status = send_buckets(t, &error);
+    bool renewed;
+    weft_status_t status = weft_session_meet(t->session, version, &renewed, &error);
+    if (status == WEFT_OK)
+        status = send_buckets(t, &error);
     weft_session_span(t->session, "send", start, version, 0);
     note_stats(t, start / 1000);
     conclude(t, status, &error);
@@ -563,6 +566,7 @@ void weft_trainer_destroy(weft_trainer_t *t)
         return;
     t->quit = true;
     if (t->thread_started) {
+        weft_session_give_up(t->session);
         weft_session_wake(t->session);
         pthread_join(t->thread, NULL);
     }
