@@ -84,6 +84,8 @@ struct weft_session {
     weft_outgoing_t outbox[WEFT_OUTBOX_LENGTH]; /* the control thread's */
     uint32_t num_outgoing, num_held;
     uint64_t control_awake_us; /* until then it looks on */
+    uint64_t heard_us;         /* the control thread's: when the coordinator spoke last; before it has, since when it may */
+    bool heard;                /* likewise: it has spoken */
 
     weft_place_t *place; /* of the queue's GPU; NULL without one */
     _Atomic bool eager;  /* a GPU works: threads look on instead of sleeping while a version is on its way */
@@ -113,6 +115,8 @@ struct weft_session {
     bool fenced;
     weft_status_t fenced_status;
     char fenced_text[WEFT_MESSAGE_TEXT_BYTES];
+    bool cut_off;               /* the coordinator is silent; it may come back */
+    char cut_off_text[128];
     bool transport_broken; /* aborted: no barrier at close */
     bool buffers_free;     /* what the abort said */
 };

@@ -145,7 +145,7 @@ static weft_status_t check_arrangements(const weft_plan_t *plan, weft_error_t *e
 {
     for (uint32_t p = 0; p < plan->num_patterns; p++)
         if (plan->patterns[p].arrange != WEFT_ARRANGE_PLAIN)
-            return weft_fail(error, WEFT_ERR_UNSUPPORTED, "the decoder does not read scales that lie as %s",
+            return weft_fail(error, WEFT_ERR_UNSUPPORTED, "the decoder does not read matrices that lie as %s",
                              weft_arrange_name(plan->patterns[p].arrange));
     return WEFT_OK;
 }
