@@ -62,7 +62,7 @@ WEFT_API weft_status_t weft_session_open(const weft_session_config_t *config, we
                                          weft_error_t *error);
 
 /* With a service, on a rollout rank: take this replica out of the session, when the version in hand, if any, has been
- * finished or given up. The other ranks of the replica are told so too (their calls return WEFT_ERR_CLOSED), and others go
+ * finished or given up. The other ranks of the replica are told so too (their calls fail and say that it has left), and others go
  * on without it; the same ranks may join again as new processes.
  * **Returns** WEFT_OK; WEFT_ERR_TIMEOUT when the coordinator did not let it go in time: close all the same, it then counts
  * as lost; WEFT_ERR_ARGUMENT on a trainer, or without a service. **Blocks** up to `timeout_us`. **Threads** any, with no

@@ -41,13 +41,23 @@ static weft_status_t step(weft_rollout_t *rollout, uint64_t *number, uint64_t st
     return weft_rollout_step_end(rollout, (*number)++);
 }
 
+/* Another rank of the replica has taken it out already, and this one serves what it was to serve. */
+static bool is_done(const join_options_t *options, const weft_rollout_t *rollout)
+{
+    weft_rollout_status_t now;
+    weft_rollout_get_status(rollout, &now);
+    return join_stopped() || (options->until != 0 && now.live_version >= options->until);
+}
+
 static weft_status_t serve(const run_job_t *job, const join_options_t *options, weft_rollout_t *rollout,
                            weft_error_t *error)
 {
     uint64_t number = 1, version = 0, last = 0;
     while (is_wanted(options, version)) {
         uint64_t begun = number;
-        WEFT_TRY(step(rollout, &number, options->step_us, &version, error));
+        weft_status_t status = step(rollout, &number, options->step_us, &version, error);
+        if (status != WEFT_OK)
+            return is_done(options, rollout) ? WEFT_OK : status;
         note_version(job, version, begun, &last);
     }
     return WEFT_OK;
