@@ -106,22 +106,42 @@ static bool is_local(const char *host)
     return !strncmp(host, local, length) && (host[length] == 0 || host[length] == ':');
 }
 
-static void set_int(void *socket, int option, int value)
+static bool set_int(void *socket, int option, int value)
 {
-    zmq_setsockopt(socket, option, &value, sizeof value);
+    return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
 }
 
 /* One key pair serves all members of a session. A CURVE server without an authenticator accepts whoever knows
  * its public key, and that can only be computed from the secret one. */
-static void set_curve(const weft_mailbox_t *mailbox, void *socket, bool server)
+static bool set_curve(const weft_mailbox_t *mailbox, void *socket, bool server)
 {
-    zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, mailbox->secret, KEY_TEXT_BYTES);
-    if (server) {
-        set_int(socket, ZMQ_CURVE_SERVER, 1);
-    } else {
-        zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, mailbox->public, KEY_TEXT_BYTES);
-        zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, mailbox->public, KEY_TEXT_BYTES);
-    }
+    if (zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, mailbox->secret, KEY_TEXT_BYTES))
+        return false;
+    if (server)
+        return set_int(socket, ZMQ_CURVE_SERVER, 1);
+    return !zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, mailbox->public, KEY_TEXT_BYTES) &&
+           !zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, mailbox->public, KEY_TEXT_BYTES);
+}
+
+/* Without any one of these a socket would be another: open to all, or with frames of any size. */
+static bool set_options(const weft_mailbox_t *mailbox, void *socket, int type)
+{
+    int64_t max_bytes = MAX_WIRE_BYTES;
+    return !zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes) &&
+           set_int(socket, ZMQ_LINGER, LINGER_MS) && set_int(socket, ZMQ_SNDHWM, QUEUE_MESSAGES) &&
+           set_int(socket, ZMQ_RCVHWM, QUEUE_MESSAGES) && set_int(socket, ZMQ_HEARTBEAT_IVL, 250) &&
+           set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, 1500) && set_int(socket, ZMQ_HEARTBEAT_TTL, 1500) &&
+           set_int(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) && set_int(socket, ZMQ_RECONNECT_IVL, 50) &&
+           set_int(socket, ZMQ_RECONNECT_IVL_MAX, 1000) &&
+           (!mailbox->curve || set_curve(mailbox, socket, type == ZMQ_ROUTER));
+}
+
+/* Close a socket, and leave errno to what was wrong with it. */
+static void give_up_socket(void *socket)
+{
+    int error = zmq_errno();
+    zmq_close(socket);
+    errno = error;
 }
 
 static void *new_socket(const weft_mailbox_t *mailbox, int type)
@@ -129,20 +149,10 @@ static void *new_socket(const weft_mailbox_t *mailbox, int type)
     void *socket = zmq_socket(mailbox->context, type);
     if (!socket)
         return NULL;
-    int64_t max_bytes = MAX_WIRE_BYTES;
-    zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes);
-    set_int(socket, ZMQ_LINGER, LINGER_MS);
-    set_int(socket, ZMQ_SNDHWM, QUEUE_MESSAGES);
-    set_int(socket, ZMQ_RCVHWM, QUEUE_MESSAGES);
-    set_int(socket, ZMQ_HEARTBEAT_IVL, 250);
-    set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, 1500);
-    set_int(socket, ZMQ_HEARTBEAT_TTL, 1500);
-    set_int(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
-    set_int(socket, ZMQ_RECONNECT_IVL, 50);
-    set_int(socket, ZMQ_RECONNECT_IVL_MAX, 1000);
-    if (mailbox->curve)
-        set_curve(mailbox, socket, type == ZMQ_ROUTER);
-    return socket;
+    if (set_options(mailbox, socket, type))
+        return socket;
+    give_up_socket(socket);
+    return NULL;
 }
 
 static bool add_item(weft_mailbox_t *mailbox, void *socket, int fd)
@@ -221,18 +231,17 @@ static weft_status_t bind_router(weft_mailbox_t *mailbox, const char *host, weft
     if (!router)
         return weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: mailbox: %s", mailbox->rank,
                          zmq_strerror(zmq_errno()));
-    set_int(router, ZMQ_ROUTER_MANDATORY, 1);
-    set_int(router, ZMQ_ROUTER_HANDOVER, 1);
+    size_t size = sizeof mailbox->endpoint;
     weft_status_t status = watch(mailbox, router, error);
-    if (status == WEFT_OK && zmq_bind(router, wanted))
+    if (status == WEFT_OK &&
+        (!set_int(router, ZMQ_ROUTER_MANDATORY, 1) || !set_int(router, ZMQ_ROUTER_HANDOVER, 1) ||
+         zmq_bind(router, wanted) || zmq_getsockopt(router, ZMQ_LAST_ENDPOINT, mailbox->endpoint, &size)))
         status = weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: mailbox: cannot bind to %s: %s", mailbox->rank,
                            wanted, zmq_strerror(zmq_errno()));
     if (status != WEFT_OK) {
         zmq_close(router);
         return status;
     }
-    size_t size = sizeof mailbox->endpoint;
-    zmq_getsockopt(router, ZMQ_LAST_ENDPOINT, mailbox->endpoint, &size);
     return add_channel(mailbox, router, true, 0)
                ? WEFT_OK
                : weft_fail(error, WEFT_ERR_NO_MEMORY, "rank %u: mailbox: out of memory", mailbox->rank);
@@ -337,9 +346,8 @@ weft_status_t weft_mailbox_connect(weft_mailbox_t *mailbox, uint32_t peer, const
                          zmq_strerror(zmq_errno()));
     uint8_t identity[IDENTITY_BYTES];
     make_identity(mailbox->rank, identity);
-    zmq_setsockopt(dealer, ZMQ_ROUTING_ID, identity, sizeof identity);
-    if (zmq_connect(dealer, endpoint)) {
-        zmq_close(dealer);
+    if (zmq_setsockopt(dealer, ZMQ_ROUTING_ID, identity, sizeof identity) || zmq_connect(dealer, endpoint)) {
+        give_up_socket(dealer);
         return weft_fail(error, WEFT_ERR_ARGUMENT,
                          "rank %u: mailbox: cannot connect to \"%s\" for rank %u: %s", mailbox->rank,
                          endpoint, peer, zmq_strerror(zmq_errno()));

@@ -427,23 +427,22 @@ weft_status_t weft_door_check_address(const char *address, weft_error_t *error)
     return WEFT_OK;
 }
 
-static void set_int(void *socket, int option, int value)
+static bool set_int(void *socket, int option, int value)
 {
-    zmq_setsockopt(socket, option, &value, sizeof value);
+    return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
 }
 
-static void set_options(const weft_door_t *d)
+/* A door of which any is not set is not opened. */
+static bool set_options(const weft_door_t *d)
 {
     int64_t max_bytes = MAX_FRAME_BYTES;
-    zmq_setsockopt(d->router, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes);
-    zmq_setsockopt(d->router, ZMQ_CURVE_SECRETKEY, d->config.keys->secret, WEFT_KEY_TEXT_BYTES);
-    zmq_setsockopt(d->router, ZMQ_ZAP_DOMAIN, "weft", 4);
-    set_int(d->router, ZMQ_CURVE_SERVER, 1);
-    set_int(d->router, ZMQ_LINGER, LINGER_MS);
-    set_int(d->router, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
-    set_int(d->router, ZMQ_HEARTBEAT_IVL, 1000);
-    set_int(d->router, ZMQ_HEARTBEAT_TIMEOUT, 5000);
-    set_int(d->router, ZMQ_ROUTER_MANDATORY, 1);
+    return set_int(d->zap, ZMQ_LINGER, 0) &&
+           !zmq_setsockopt(d->router, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes) &&
+           !zmq_setsockopt(d->router, ZMQ_CURVE_SECRETKEY, d->config.keys->secret, WEFT_KEY_TEXT_BYTES) &&
+           !zmq_setsockopt(d->router, ZMQ_ZAP_DOMAIN, "weft", 4) && set_int(d->router, ZMQ_CURVE_SERVER, 1) &&
+           set_int(d->router, ZMQ_LINGER, LINGER_MS) && set_int(d->router, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
+           set_int(d->router, ZMQ_HEARTBEAT_IVL, 1000) && set_int(d->router, ZMQ_HEARTBEAT_TIMEOUT, 5000) &&
+           set_int(d->router, ZMQ_ROUTER_MANDATORY, 1);
 }
 
 static weft_status_t open_sockets(weft_door_t *d, weft_error_t *error)
@@ -455,10 +454,8 @@ static weft_status_t open_sockets(weft_door_t *d, weft_error_t *error)
     d->zap = d->context ? zmq_socket(d->context, ZMQ_REP) : NULL;
     d->router = d->zap ? zmq_socket(d->context, ZMQ_ROUTER) : NULL;
     d->monitor = d->router ? zmq_socket(d->context, ZMQ_PAIR) : NULL;
-    if (!d->monitor)
+    if (!d->monitor || !set_options(d))
         return weft_fail(error, WEFT_ERR_SYSTEM, "coordinator: %s", zmq_strerror(zmq_errno()));
-    set_int(d->zap, ZMQ_LINGER, 0);
-    set_options(d);
     if (zmq_bind(d->zap, ZAP_ENDPOINT) || zmq_socket_monitor(d->router, MONITOR_ENDPOINT, events) ||
         zmq_connect(d->monitor, MONITOR_ENDPOINT))
         return weft_fail(error, WEFT_ERR_SYSTEM, "coordinator: %s", zmq_strerror(zmq_errno()));

@@ -221,9 +221,9 @@ weft_transport_t *weft_service_bootstrap(weft_service_t *s)
 
 /* ---- life ---- */
 
-static void set_int(void *socket, int option, int value)
+static bool set_int(void *socket, int option, int value)
 {
-    zmq_setsockopt(socket, option, &value, sizeof value);
+    return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
 }
 
 static weft_status_t set_keys(weft_service_t *s, weft_error_t *error)
@@ -232,33 +232,37 @@ static weft_status_t set_keys(weft_service_t *s, weft_error_t *error)
     char server[WEFT_KEY_TEXT_BYTES];
     WEFT_TRY(weft_keys_read_public(s->join.keys, WEFT_KEYS_SERVER, server, error));
     WEFT_TRY(weft_keys_read(s->join.keys, s->join.key_name, &pair, error));
-    zmq_setsockopt(s->socket, ZMQ_CURVE_SERVERKEY, server, sizeof server);
-    zmq_setsockopt(s->socket, ZMQ_CURVE_PUBLICKEY, pair.public, sizeof pair.public);
-    zmq_setsockopt(s->socket, ZMQ_CURVE_SECRETKEY, pair.secret, sizeof pair.secret);
+    bool set = !zmq_setsockopt(s->socket, ZMQ_CURVE_SERVERKEY, server, sizeof server) &&
+               !zmq_setsockopt(s->socket, ZMQ_CURVE_PUBLICKEY, pair.public, sizeof pair.public) &&
+               !zmq_setsockopt(s->socket, ZMQ_CURVE_SECRETKEY, pair.secret, sizeof pair.secret);
     weft_keys_wipe(&pair);
-    return WEFT_OK;
+    return set ? WEFT_OK
+               : weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: the keys in %.200s cannot be used: %s",
+                           s->join.rank, s->join.keys, zmq_strerror(zmq_errno()));
+}
+
+static bool set_options(const weft_service_t *s)
+{
+    int64_t max_bytes = (int64_t)s->answer_bytes;
+    return !zmq_setsockopt(s->socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes) &&
+           set_int(s->socket, ZMQ_LINGER, 0) && set_int(s->socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
+           set_int(s->socket, ZMQ_RECONNECT_IVL, 50) && set_int(s->socket, ZMQ_RECONNECT_IVL_MAX, 1000) &&
+           set_int(s->socket, ZMQ_HEARTBEAT_IVL, 1000) && set_int(s->socket, ZMQ_HEARTBEAT_TIMEOUT, 5000);
 }
 
 static weft_status_t open_socket(weft_service_t *s, weft_error_t *error)
 {
     char endpoint[WEFT_MAILBOX_ENDPOINT_BYTES];
-    int64_t max_bytes = (int64_t)s->answer_bytes;
     if (!zmq_has("curve"))
         return weft_fail(error, WEFT_ERR_UNSUPPORTED,
                          "this libzmq has no CURVE: no coordinator can be joined");
     s->context = zmq_ctx_new();
     s->socket = s->context ? zmq_socket(s->context, ZMQ_DEALER) : NULL;
     s->monitor = s->socket ? zmq_socket(s->context, ZMQ_PAIR) : NULL;
-    if (!s->monitor || zmq_socket_monitor(s->socket, MONITOR_ENDPOINT, ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) ||
+    if (!s->monitor || !set_options(s) ||
+        zmq_socket_monitor(s->socket, MONITOR_ENDPOINT, ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) ||
         zmq_connect(s->monitor, MONITOR_ENDPOINT))
         return weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: %s", s->join.rank, zmq_strerror(zmq_errno()));
-    zmq_setsockopt(s->socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes);
-    set_int(s->socket, ZMQ_LINGER, 0);
-    set_int(s->socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
-    set_int(s->socket, ZMQ_RECONNECT_IVL, 50);
-    set_int(s->socket, ZMQ_RECONNECT_IVL_MAX, 1000);
-    set_int(s->socket, ZMQ_HEARTBEAT_IVL, 1000);
-    set_int(s->socket, ZMQ_HEARTBEAT_TIMEOUT, 5000);
     WEFT_TRY(set_keys(s, error));
     if (snprintf(endpoint, sizeof endpoint, "tcp://%s", s->join.coordinator) >= (int)sizeof endpoint ||
         zmq_connect(s->socket, endpoint))
