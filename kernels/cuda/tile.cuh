@@ -45,6 +45,7 @@ enum {
     UNIT_ALIGNED = 1, /* the codes of a group can be stored at once */
     UNIT_RIDES = 2,   /* the digest of its tensor rides in the pass */
     UNIT_ALLOWS = 4,  /* NaN and Inf */
+    UNIT_INVERTS = 8, /* casts to 1/x */
 };
 
 typedef struct alignas(16) unit {
@@ -347,6 +348,8 @@ constexpr uint32_t GROUPS_THREADS = 256, GROUPS_COLS = WARP * GROUP, TILES_DOWN 
 
 weft_status_t weft_cuda_launch_cast(const work_t *work, weft_dtype_t dtype, unsigned extras,
                                     cudaStream_t stream);
+constexpr uint32_t MOVE_BYTES = 1024; /* of each row in a tile of a move */
+weft_status_t weft_cuda_launch_move(const work_t *work, cudaStream_t stream);
 weft_status_t weft_cuda_launch_widen(const work_t *work, weft_dtype_t dtype, unsigned extras,
                                      cudaStream_t stream);
 weft_status_t weft_cuda_launch_fp8_block(const work_t *work, weft_dtype_t dtype, unsigned extras,
