@@ -7,6 +7,7 @@
 #include "launch/weft/options.h"
 #include "src/base/error.h"
 #include "src/base/text.h"
+#include "src/model/stored.h"
 #include "src/quantize/checkpoint.h"
 #include "src/quantize/kernel_file.h"
 #include "src/quantize/offline.h"
@@ -119,8 +120,6 @@ static int check_arguments(const plan_arguments_t *arguments, const char *format
     const char *wrong = NULL;
     if (!checkpoint && strcmp(format, "kernel") != 0)
         wrong = "--format expects kernel or checkpoint";
-    else if (!arguments->scheme && !arguments->engine)
-        wrong = "--scheme (or --engine) is needed, such as --scheme fp8-block";
     else if (!checkpoint && !arguments->rollout)
         wrong = "--rollout is needed, such as --rollout tp:2 (or --format checkpoint)";
     else if (checkpoint && arguments->rollout && strcmp(arguments->rollout, "tp:1") != 0)
@@ -183,6 +182,9 @@ int command_quantize(int argc, char **argv)
     weft_model_t *model = NULL;
     weft_plan_t *plan = NULL;
     weft_status_t status = weft_model_open(dirs[0], &model, &error);
+    if (status == WEFT_OK && !arguments.scheme && !arguments.engine && !weft_stored_of(model))
+        status = weft_fail(&error, WEFT_ERR_ARGUMENT,
+                           "--scheme (or --engine) is needed, such as --scheme fp8-block");
     if (status == WEFT_OK)
         status = plan_from_arguments(model, &arguments, &plan, &error);
     rank_job_t job = {plan, dirs[0], dirs[1], shard_bytes ? shard_bytes : DEFAULT_SHARD_BYTES};

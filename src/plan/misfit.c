@@ -5,6 +5,7 @@
 #include "src/base/error.h"
 #include "src/base/text.h"
 #include "kernels/format.h"
+#include "src/model/stored.h"
 #include "src/plan/plan.h"
 
 /* A format's scales say where it may be cut; one that spans a whole row or tensor, anywhere. */
@@ -19,11 +20,20 @@ static weft_cut_t cut_of(const weft_scheme_t *scheme)
     };
 }
 
+/* What says where a layer may be cut. */
+static const weft_scheme_t *scheme_of(const weft_layer_t *layer, const weft_scheme_t *scheme)
+{
+    const weft_scheme_t *stored = weft_scheme_cast();
+    if (layer->stored && !layer->number)
+        weft_scheme_find(layer->stored->scheme, &stored, NULL);
+    return !layer->stored && layer->quantize ? scheme : stored;
+}
+
 static bool layer_misfit(const weft_layer_t *layer, const weft_scheme_t *scheme, uint32_t tp, bool ep,
                          uint32_t *part, char reason[256])
 {
     bool whole = ep && layer->num_experts > 0;
-    weft_cut_t cut = cut_of(layer->quantize ? scheme : weft_scheme_cast());
+    weft_cut_t cut = cut_of(scheme_of(layer, scheme));
     for (*part = 0; *part < layer->num_parts; ++*part)
         if (weft_rollout_misfit(&layer->parts[*part], tp, whole, cut, *part + 1 == layer->num_parts, reason))
             return true;
@@ -75,7 +85,7 @@ static weft_status_t refuse_rollout(const weft_plan_t *plan, uint32_t index, uin
     bool mixed = plan->map.count > 1;
     weft_text_t fitting = {0};
     list_fitting(plan, &fitting);
-    bool channel_fits = its->amax == WEFT_AMAX_NONE &&
+    bool channel_fits = !plan->layers->stored && its->amax == WEFT_AMAX_NONE &&
                         weft_scheme_find("fp8-channel", &other, NULL) == WEFT_OK &&
                         layout_fits(plan, its, other, plan->rollout->tp, plan->rollout->ep);
     weft_fail(error, WEFT_ERR_MISFIT,
