@@ -71,7 +71,6 @@ typedef struct weft_quantize_unit {
     uint32_t rows, cols; /* rows <= 128 */
     weft_profile_t profile;
     bool allow_nonfinite;
-    bool inverse;              /* CAST to F32: store 1/x; a divisor becomes a multiplier */
     const uint16_t *row_amax; /* [rows], the amax of each whole row as bits of bf16 (fp16 for an F16 source), when
                                  columns are split over ranks; NULL: the unit holds whole rows, find it here */
     weft_dtype_t out_dtype;   /* CAST: BF16, F16 or F32, of codes the same; the others: as the scheme stores it */
@@ -83,6 +82,7 @@ typedef struct weft_quantize_unit {
                                     is the whole tensor (on the host) */
     weft_arrange_t arrange; /* unless PLAIN (PADDED is, for a unit), `scale` is where the scales of the matrix begin, */
     uint32_t matrix_row, matrix_rows; /* and this unit's first row is row matrix_row of its matrix_rows */
+    bool inverse; /* CAST to F32: store 1/x; a divisor becomes a multiplier */
 } weft_quantize_unit_t;
 
 /* What a unit's pass found besides its output. */

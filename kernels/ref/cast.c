@@ -93,7 +93,8 @@ static void widen(const weft_quantize_unit_t *unit, weft_quantize_result_t *resu
             uint32_t bits = widened_element(unit, row, col);
             const uint32_t out = unit->inverse ? inverted(bits) : bits;
             memcpy((uint32_t *)unit->out + (size_t)row * unit->cols + col, &out, sizeof out);
-            if ((bits & 0x7FFFFFFFu) >= WEFT_F32_INF && !result->nonfinite)
+            bool finite = (bits & 0x7FFFFFFFu) < WEFT_F32_INF && (out & 0x7FFFFFFFu) < WEFT_F32_INF;
+            if (!finite && !result->nonfinite)
                 *result = (weft_quantize_result_t){true, row, col};
         }
     }

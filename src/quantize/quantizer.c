@@ -143,11 +143,11 @@ static weft_unit_job_t unit_job(const weft_quantizer_t *q, uint32_t index, const
                  .matrix_rows = pattern->rows,
                  .row_amax = of_rows ? amax : NULL,
                  .tensor_amax = of_tensor ? amax : NULL,
-                 .inverse = pattern->example->inverse,
                  .out_dtype = pattern->dtype,
                  .out = place_of(q, unit->weight_offset),
                  .scale = scaled ? place_of(q, unit->scale_offset) : NULL,
-                 .global = global ? (float *)(void *)place_of(q, unit->global_offset) : NULL},
+                 .global = global ? (float *)(void *)place_of(q, unit->global_offset) : NULL,
+                 .inverse = pattern->example->inverse},
     };
 }
 
