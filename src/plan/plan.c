@@ -125,10 +125,13 @@ static weft_status_t assign_stages(weft_plan_t *plan, weft_error_t *error)
 static weft_status_t prove(const weft_plan_t *plan, weft_error_t *error)
 {
     char reason[256];
-    for (uint32_t i = 0; i < plan->num_patterns; i++)
-        if (!weft_pattern_prove(&plan->patterns[i], plan->rollout, &plan->sets, reason))
-            return weft_fail(error, WEFT_ERR_INTERNAL, "the plan does not cover every element once: %s",
-                             reason);
+    weft_status_t status = WEFT_OK;
+    for (uint32_t i = 0; i < plan->num_patterns && status == WEFT_OK; i++)
+        status = weft_pattern_prove(&plan->patterns[i], plan->rollout, &plan->sets, reason);
+    if (status == WEFT_ERR_NO_MEMORY)
+        return weft_fail(error, status, "no memory for the plan's proof");
+    if (status != WEFT_OK)
+        return weft_fail(error, status, "the plan does not cover every element once: %s", reason);
     return WEFT_OK;
 }
 

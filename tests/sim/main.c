@@ -1,4 +1,4 @@
-/* sim [--seed S] [--count N] [--verbose] [--deaths] [--die NODE,ACTION] [--faults a,b,... | none] [--mutate NAME]
+/* sim [--seed S] [--count N] [--jobs N] [--verbose] [--deaths] [--die NODE,ACTION] [--faults a,b,... | none] [--mutate NAME]
  *
  * Exit 0: every schedule held and every counter was hit; with --mutate: a schedule noticed the broken rule.
  * Exit 1: otherwise. */
@@ -6,9 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "src/base/clock.h"
-#include "tests/sim/sim.h"
+#include "tests/sim/jobs.h"
 
 extern weft_mutation_t weft_mutation;
 
@@ -18,6 +19,7 @@ extern weft_mutation_t weft_mutation;
 typedef struct arguments {
     sim_options_t options;
     uint64_t count;
+    uint32_t jobs;
     bool deaths;
     const char *mutation, *faults;
 } arguments_t;
@@ -53,9 +55,20 @@ static bool parse_death(const char *value, sim_options_t *options)
     return options->dies_node < SIM_MAX_NODES && options->dies_after != 0;
 }
 
+/* 0: as many as there are cores. */
+static bool parse_jobs(const char *value, uint32_t *jobs)
+{
+    char *end;
+    long asked = strtol(value, &end, 10);
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    asked = asked == 0 ? (cores < SIM_MAX_JOBS ? cores : SIM_MAX_JOBS) : asked;
+    *jobs = (uint32_t)asked;
+    return end != value && *end == '\0' && asked >= 1 && asked <= SIM_MAX_JOBS;
+}
+
 static bool parse(int argc, char **argv, arguments_t *a)
 {
-    *a = (arguments_t){.options = {.seed = 1, .faults = SIM_FAULT_ALL}, .count = 1};
+    *a = (arguments_t){.options = {.seed = 1, .faults = SIM_FAULT_ALL}, .count = 1, .jobs = 1};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(argv[i], "--verbose") == 0) {
@@ -72,6 +85,8 @@ static bool parse(int argc, char **argv, arguments_t *a)
             a->options.seed = strtoull(value, NULL, 0);
         else if (strcmp(argv[i], "--count") == 0)
             a->count = strtoull(value, NULL, 0);
+        else if (strcmp(argv[i], "--jobs") == 0 && parse_jobs(value, &a->jobs))
+            ;
         else if (strcmp(argv[i], "--die") == 0 && parse_death(value, &a->options))
             ;
         else if (strcmp(argv[i], "--faults") == 0)
@@ -169,17 +184,16 @@ int main(int argc, char **argv)
     arguments_t a;
     sim_coverage_t coverage = {0};
     if (!parse(argc, argv, &a)) {
-        fprintf(stderr, "usage: sim [--seed S] [--count N] [--verbose] [--deaths] [--die NODE,ACTION] [--faults a,b] [--mutate NAME]\n");
+        fprintf(stderr, "usage: sim [--seed S] [--count N] [--jobs N] [--verbose] [--deaths] [--die NODE,ACTION] [--faults a,b] [--mutate NAME]\n");
         return 2;
     }
     if (a.deaths)
         return run_deaths(&a);
     uint64_t started_us = weft_now_us();
-    for (uint64_t i = 0; i < a.count; i++, a.options.seed++) {
-        const char *failure = sim_run(&a.options, &coverage);
-        if (failure != NULL)
-            return report_failure(&a, i + 1, failure);
-    }
+    uint64_t runs = 0;
+    const char *failure = sim_run_many(&a.options, a.count, a.options.trace == NULL ? a.jobs : 1, &coverage, &runs);
+    if (failure != NULL)
+        return report_failure(&a, runs, failure);
     double seconds = (double)(weft_now_us() - started_us) / 1e6;
     printf("%" PRIu64 " schedules, no violation; %.1f s, %.0f schedules a second\n", a.count, seconds,
            (double)a.count / seconds);

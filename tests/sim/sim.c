@@ -54,7 +54,9 @@ static void send(sim_world_t *w, uint32_t n, const weft_message_t *message)
     put_on_wire(w, message, network_delay(w));
     if (faulty && sim_chance(w, w->repeat_percent)) {
         w->coverage->message_repeated++;
-        put_on_wire(w, message, sim_random(w, 1000 * SIM_MS)); /* comes back when all has changed */
+        bool very_late = sim_chance(w, 25); /* after a silence that kills, a restart, versions that came and went */
+        w->coverage->message_very_late += very_late;
+        put_on_wire(w, message, sim_random(w, (very_late ? 4000 : 1000) * SIM_MS));
     }
 }
 

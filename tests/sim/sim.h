@@ -79,7 +79,7 @@ enum {
                         X(leader_crashed) X(trainer_crashed) X(second_version_queued) X(order_refused)       \
                             X(superseded) X(superseded_unbegun) X(partial_for_later) X(subset_applied)       \
                                 X(subset_without_base) X(contents_differ) X(timed_out) X(message_lost)       \
-                                    X(message_repeated) X(applied_beside_aborted) X(swap_failed)             \
+                                    X(message_repeated) X(message_very_late) X(applied_beside_aborted) X(swap_failed)             \
                                         X(ranks_two_steps_apart) X(load_applied) X(load_failed) X(load_refused)          \
                                             X(load_stopped) X(load_order_refused) X(load_beside_publish)     \
                                                 X(load_after_break) X(load_carried_on) X(publish_below_load) \
