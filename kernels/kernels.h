@@ -27,7 +27,7 @@ typedef struct weft_segment {
 } weft_segment_t;
 
 typedef enum weft_kernel_id {
-    WEFT_KERNEL_CAST,        /* weight only: bf16, fp16 kept, or fp32 (out_dtype says which) */
+    WEFT_KERNEL_CAST,        /* weight only: bf16, fp16 kept, or fp32 (out_dtype says which); codes as they are */
     WEFT_KERNEL_FP8_BLOCK,   /* 128 x 128 blocks; scale f32 [ceil(rows/128), ceil(cols/128)] */
     WEFT_KERNEL_FP8_CHANNEL, /* a scale for each row; scale f32 [rows, 1] */
     WEFT_KERNEL_INT8_CHANNEL, /* the same, codes I8 */
@@ -68,13 +68,13 @@ typedef struct weft_quantize_unit {
     const weft_segment_t *segments;
     uint32_t num_segments;
     weft_dtype_t dtype;  /* of the source: F32, F16 or BF16; F32 is rounded to bf16 before anything else, unless
-                            it is cast to F32 */
+                            it is cast to F32. CAST: also codes (F8, I8, U8, I32, I64), which stay as they are */
     uint32_t rows, cols; /* rows <= 128 */
     weft_profile_t profile;
     bool allow_nonfinite;
     const uint16_t *row_amax; /* [rows], the amax of each whole row as bits of bf16 (fp16 for an F16 source), when
                                  columns are split over ranks; NULL: the unit holds whole rows, find it here */
-    weft_dtype_t out_dtype;   /* CAST: BF16, F16 or F32; the others: as the scheme stores it */
+    weft_dtype_t out_dtype;   /* CAST: BF16, F16 or F32, of codes the same; the others: as the scheme stores it */
     void *out;                /* [rows, cols / codes], contiguous; MARLIN: where those of the matrix begin */
     void *scale; /* its scales, row-major, as weft_format_scales says: FP8_BLOCK one row of the grid; CAST: NULL */
     float *global; /* [1], the scale of the whole tensor beside those, for kernels that have one;
@@ -83,6 +83,7 @@ typedef struct weft_quantize_unit {
                                     is the whole tensor (on the host) */
     weft_arrange_t arrange; /* unless PLAIN (PADDED is, for a unit), `scale` is where the scales of the matrix begin, */
     uint32_t matrix_row, matrix_rows; /* and this unit's first row is row matrix_row of its matrix_rows */
+    bool inverse; /* CAST to F32: store 1/x; a divisor becomes a multiplier */
 } weft_quantize_unit_t;
 
 /* What a unit's pass found besides its output. */

@@ -9,6 +9,8 @@
 
 #include "src/base/clock.h"
 #include "src/base/error.h"
+#include "src/model/model_private.h"
+#include "src/model/stored.h"
 #include "src/quantize/kernel_file.h"
 #include "src/quantize/offline.h"
 #include "src/rollout_private.h"
@@ -158,22 +160,98 @@ static weft_status_t write_output(weft_rollout_t *r, uint32_t output, const uint
 
 /* ---- a checkpoint: quantized on the way ---- */
 
-static uint64_t largest_layer_bytes(const weft_rollout_t *r)
+static uint64_t largest_layer_bytes(const weft_program_t *program, const weft_outputs_t *outputs)
 {
     uint64_t most = 0;
-    for (uint32_t i = 0; i < r->program->plan->layers->count; i++) {
-        uint64_t bytes = weft_offline_layer_bytes(&r->outputs, i);
+    for (uint32_t i = 0; i < program->plan->layers->count; i++) {
+        uint64_t bytes = weft_offline_layer_bytes(outputs, i);
         most = bytes > most ? bytes : most;
     }
     return most;
 }
 
-/* Straight into the stage where the host can write it, else by way of `bounce`. */
-static weft_status_t quantize_layer(weft_rollout_t *r, weft_offline_t *offline, uint32_t layer,
-                                    uint8_t *bounce, weft_error_t *error)
+/* How the files become the rank's outputs: by the session's plan, or where they are quantized and its tensors
+ * are not (or the other way round) by one of their own, whose outputs are the same. */
+typedef struct reading {
+    weft_plan_t *plan; /* NULL: the session's */
+    weft_program_t *program;
+    weft_outputs_t outputs;
+} reading_t;
+
+static void reading_end(reading_t *own)
 {
-    const weft_layer_outputs_t *of = &r->outputs.layers[layer];
-    uint64_t begin = weft_offline_layer_offset(&r->outputs, layer);
+    weft_program_destroy(own->program);
+    weft_outputs_destroy(&own->outputs);
+    weft_plan_destroy(own->plan);
+    *own = (reading_t){0};
+}
+
+static weft_status_t compare_outputs(const weft_outputs_t *expected, const weft_outputs_t *found,
+                                     weft_error_t *error)
+{
+    bool same = expected->count == found->count && expected->bytes == found->bytes;
+    for (uint32_t i = 0; i < expected->count && same; i++) {
+        const weft_output_t *a = &expected->items[i], *b = &found->items[i];
+        if (strcmp(a->name, b->name) != 0 || a->dtype != b->dtype || a->bytes != b->bytes ||
+            a->offset != b->offset)
+            return weft_fail(
+                error, WEFT_ERR_MISFIT,
+                "it makes %.200s %s of %llu bytes, expected %.200s %s of %llu bytes: it is quantized "
+                "in other layers than this session",
+                b->name, weft_dtype_name(b->dtype), (unsigned long long)b->bytes, a->name,
+                weft_dtype_name(a->dtype), (unsigned long long)a->bytes);
+    }
+    return same ? WEFT_OK
+                : weft_fail(error, WEFT_ERR_MISFIT,
+                            "it makes %u tensors, expected %u: it is quantized in other "
+                            "layers than this session",
+                            found->count, expected->count);
+}
+
+static weft_status_t plan_reading(const weft_rollout_t *r, const weft_model_t *values, reading_t *own,
+                                  weft_error_t *error)
+{
+    const weft_plan_t *plan = r->program->plan;
+    weft_plan_options_t options = WEFT_PLAN_OPTIONS;
+    weft_layout_t *trainer;
+    options.engine = weft_plan_engine(plan);
+    options.profile = weft_plan_profile(plan);
+    options.budget_bytes = UINT64_C(1) << 40; /* nothing is staged */
+    if (strcmp(options.profile, "default") == 0)
+        options.profile = NULL;
+    WEFT_TRY(weft_layout_parse("fsdp:1", WEFT_SIDE_TRAINER, &trainer, error));
+    weft_status_t status =
+        weft_plan_create(values, trainer, plan->rollout, weft_plan_scheme(plan), &options, &own->plan, error);
+    weft_layout_destroy(trainer);
+    return status;
+}
+
+static weft_status_t reading_begin(const weft_rollout_t *r, const weft_model_t *values, reading_t *own,
+                                   weft_error_t *error)
+{
+    uint32_t tp_rank = r->program->tp_rank;
+    *own = (reading_t){0};
+    if (!weft_stored_of(values) && !r->program->plan->layers->stored)
+        return WEFT_OK;
+    weft_status_t status = plan_reading(r, values, own, error);
+    if (status == WEFT_OK && weft_outputs_create(own->plan, tp_rank, &own->outputs) != WEFT_OK)
+        status = weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for its outputs");
+    if (status == WEFT_OK)
+        status = compare_outputs(&r->outputs, &own->outputs, error);
+    if (status == WEFT_OK && weft_program_create(own->plan, weft_plan_num_trainers(own->plan) + tp_rank,
+                                                 &own->outputs, &own->program) != WEFT_OK)
+        status = weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for a program");
+    if (status != WEFT_OK)
+        reading_end(own);
+    return status;
+}
+
+/* Straight into the stage where the host can write it, else by way of `bounce`. */
+static weft_status_t quantize_layer(weft_rollout_t *r, const weft_outputs_t *outputs, weft_offline_t *offline,
+                                    uint32_t layer, uint8_t *bounce, weft_error_t *error)
+{
+    const weft_layer_outputs_t *of = &outputs->layers[layer];
+    uint64_t begin = weft_offline_layer_offset(outputs, layer);
     uint8_t *out = bounce ? bounce : weft_weights_stage(r->weights) + begin;
     WEFT_TRY(weft_offline_layer(offline, layer, out, error));
     if (!bounce)
@@ -183,17 +261,23 @@ static weft_status_t quantize_layer(weft_rollout_t *r, weft_offline_t *offline, 
     return WEFT_OK;
 }
 
-static weft_status_t quantize_layers(weft_rollout_t *r, weft_offline_t *offline, weft_error_t *error)
+static weft_status_t quantize_layers(weft_rollout_t *r, const weft_program_t *program,
+                                     const weft_outputs_t *outputs, weft_offline_t *offline,
+                                     weft_error_t *error)
 {
+    uint32_t count = program->plan->layers->count, counted = r->program->plan->layers->count;
     uint8_t *bounce = NULL;
     if (!r->queue->ops->on_host &&
         !(bounce = aligned_alloc(WEFT_OUTPUT_ALIGN,
-                                 (largest_layer_bytes(r) / WEFT_OUTPUT_ALIGN + 1) * WEFT_OUTPUT_ALIGN)))
+                                 (largest_layer_bytes(program, outputs) / WEFT_OUTPUT_ALIGN + 1) *
+                                     WEFT_OUTPUT_ALIGN)))
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for a layer");
     weft_status_t status = WEFT_OK;
-    for (uint32_t i = 0; i < r->program->plan->layers->count && status == WEFT_OK; i++) {
-        status = quantize_layer(r, offline, i, bounce, error);
-        note_layer(r);
+    for (uint32_t i = 0; i < count && status == WEFT_OK; i++) {
+        status = quantize_layer(r, outputs, offline, i, bounce, error);
+        /* So many of the session's layers as are done in proportion. */
+        for (uint64_t k = (uint64_t)i * counted / count; k < (uint64_t)(i + 1) * counted / count; k++)
+            note_layer(r);
     }
     free(bounce);
     return status;
@@ -213,14 +297,21 @@ static weft_status_t load_checkpoint(weft_rollout_t *r, const char *dir, weft_er
     weft_model_t *values;
     weft_offline_t *offline = NULL;
     WEFT_TRY(weft_model_open(dir, &values, error));
+    weft_model_lend_recipe(values, r->program->plan->model);
+    reading_t own = {0};
     weft_status_t status = check_type(r, values, error);
     if (status == WEFT_OK)
-        status = weft_offline_create(r->program, &r->outputs, values, &offline, error);
+        status = reading_begin(r, values, &own, error);
+    const weft_program_t *program = own.plan ? own.program : r->program;
+    const weft_outputs_t *outputs = own.plan ? &own.outputs : &r->outputs;
+    if (status == WEFT_OK)
+        status = weft_offline_create(program, outputs, values, &offline, error);
     uint64_t start = weft_now_ns();
     if (status == WEFT_OK)
-        status = quantize_layers(r, offline, error);
+        status = quantize_layers(r, program, outputs, offline, error);
     r->quantize_ns += weft_now_ns() - start;
     weft_offline_destroy(offline);
+    reading_end(&own);
     weft_model_close(values);
     return status;
 }

@@ -13,6 +13,7 @@ extern "C" {
 enum {
     CLASS_CAST,
     CLASS_WIDEN, /* casts to fp32 */
+    CLASS_MOVE,  /* codes as they are */
     CLASS_BLOCK,
     CLASS_CHANNEL,
     CLASS_CHANNEL_MIDDLE,
@@ -101,8 +102,22 @@ static bool is_channel(const weft_cuda_unit_t *u)
     return u->kernel == WEFT_KERNEL_FP8_CHANNEL || u->kernel == WEFT_KERNEL_INT8_CHANNEL;
 }
 
+static bool is_number(weft_dtype_t dtype)
+{
+    return dtype == WEFT_DTYPE_F32 || dtype == WEFT_DTYPE_F16 || dtype == WEFT_DTYPE_BF16 ||
+           dtype == WEFT_DTYPE_F64;
+}
+
+/* Whether it is a cast of codes: bytes that stay as they are. */
+static bool moves(const weft_cuda_unit_t *u)
+{
+    return u->kernel == WEFT_KERNEL_CAST && !is_number(u->unit.dtype) && u->unit.dtype == u->unit.out_dtype;
+}
+
 static uint32_t shape_of(const weft_cuda_unit_t *u)
 {
+    if (moves(u))
+        return CLASS_MOVE;
     switch (u->kernel) {
     case WEFT_KERNEL_CAST:
         return u->unit.out_dtype == WEFT_DTYPE_F32 ? CLASS_WIDEN : CLASS_CAST;
@@ -120,9 +135,27 @@ static uint32_t shape_of(const weft_cuda_unit_t *u)
 static uint32_t class_of(const weft_cuda_unit_t *u)
 {
     uint32_t dtype = 0;
-    while (dtypes[dtype] != u->unit.dtype)
+    while (!moves(u) && dtypes[dtype] != u->unit.dtype)
         dtype++;
     return shape_of(u) * NUM_DTYPES + dtype;
+}
+
+/* Bytes of a source's element, or of an item of an output. */
+static size_t elem_size(weft_dtype_t dtype)
+{
+    switch (dtype) {
+    case WEFT_DTYPE_F32:
+    case WEFT_DTYPE_I32:
+        return 4;
+    case WEFT_DTYPE_I64:
+        return 8;
+    case WEFT_DTYPE_BF16:
+    case WEFT_DTYPE_F16:
+    case WEFT_DTYPE_I16:
+        return 2;
+    default:
+        return 1;
+    }
 }
 
 static uint32_t tiles_of(const weft_cuda_unit_t *u)
@@ -134,25 +167,12 @@ static uint32_t tiles_of(const weft_cuda_unit_t *u)
         return (uint32_t)(((uint64_t)cols + GROUPS_COLS - 1) / GROUPS_COLS) * TILES_DOWN;
     if (shape_of(u) == CLASS_MARLIN)
         return (uint32_t)(((uint64_t)cols + MARLIN_TILE_COLS - 1) / MARLIN_TILE_COLS) * MARLIN_TILES_DOWN;
+    if (moves(u))
+        return (uint32_t)((cols * elem_size(u->unit.dtype) + MOVE_BYTES - 1) / MOVE_BYTES);
     if (!is_channel(u))
         return (uint32_t)(((uint64_t)cols + BLOCK - 1) / BLOCK);
     uint32_t tile_rows = channel_rows(cols);
     return (rows + tile_rows - 1) / tile_rows;
-}
-
-/* Bytes of a source's element, or of an item of an output. */
-static size_t elem_size(weft_dtype_t dtype)
-{
-    switch (dtype) {
-    case WEFT_DTYPE_F32:
-    case WEFT_DTYPE_I32:
-        return 4;
-    case WEFT_DTYPE_BF16:
-    case WEFT_DTYPE_F16:
-        return 2;
-    default:
-        return 1;
-    }
 }
 
 static bool is_aligned(const void *pointer, size_t bytes)
@@ -172,7 +192,7 @@ static bool accepts_kernel(const weft_cuda_unit_t *u)
     const bool plain = q->profile == WEFT_PROFILE_DEFAULT;
     switch (u->kernel) {
     case WEFT_KERNEL_CAST:
-        return plain && (q->out_dtype == WEFT_DTYPE_BF16 || q->out_dtype == WEFT_DTYPE_F16 ||
+        return plain && (moves(u) || q->out_dtype == WEFT_DTYPE_BF16 || q->out_dtype == WEFT_DTYPE_F16 ||
                          q->out_dtype == WEFT_DTYPE_F32);
     case WEFT_KERNEL_FP8_BLOCK:
         return (unsigned)q->profile <= WEFT_PROFILE_VLLM_POW2 && q->out_dtype == WEFT_DTYPE_F8_E4M3;
@@ -230,7 +250,7 @@ static bool accepts_segment(const weft_quantize_unit_t *q, const weft_segment_t 
 static bool accepts(const weft_cuda_unit_t *u, uint32_t num_tensors)
 {
     const weft_quantize_unit_t *q = &u->unit;
-    bool known = q->dtype == WEFT_DTYPE_F32 || q->dtype == WEFT_DTYPE_F16 || q->dtype == WEFT_DTYPE_BF16;
+    bool known = (is_number(q->dtype) && q->dtype != WEFT_DTYPE_F64) || moves(u);
     if (!known || q->rows > BLOCK || q->cols > INT32_MAX || !accepts_kernel(u))
         return false;
     if (u->tensor != WEFT_CUDA_NONE && u->tensor >= num_tensors)
@@ -240,7 +260,7 @@ static bool accepts(const weft_cuda_unit_t *u, uint32_t num_tensors)
     if (!accepts_format(u))
         return false;
     for (uint32_t i = 0; i < q->num_segments; i++) {
-        if (!accepts_segment(q, &q->segments[i]))
+        if (!accepts_segment(q, &q->segments[i]) || (moves(u) && q->segments[i].transposed))
             return false;
     }
     return is_aligned(q->row_amax, sizeof *q->row_amax);
@@ -253,7 +273,7 @@ static bool stores_groups(const weft_cuda_unit_t *u)
         return is_aligned(u->unit.out, sizeof(uint4));
     if (packs(u))
         return u->unit.cols % (2 * GROUP) == 0 && is_aligned(u->unit.out, GROUP);
-    return shape_of(u) != CLASS_WIDEN && u->unit.cols % GROUP == 0 &&
+    return shape_of(u) != CLASS_WIDEN && !moves(u) && u->unit.cols % GROUP == 0 &&
            is_aligned(u->unit.out, GROUP * elem_size(u->unit.out_dtype));
 }
 
@@ -323,6 +343,32 @@ static uint32_t sharers_log(const weft_cuda_unit_t *u)
     return log;
 }
 
+/* The largest power of two up to 16 that all addresses and widths of a move are multiples of, in bytes. */
+static uint32_t move_grain(const weft_quantize_unit_t *q)
+{
+    const size_t element = elem_size(q->dtype);
+    uintptr_t all = (uintptr_t)q->out | q->cols * element | 16;
+    for (uint32_t i = 0; i < q->num_segments; i++) {
+        const weft_segment_t *s = &q->segments[i];
+        all |= (uintptr_t)s->data | s->col * element | s->cols * element | (s->rows > 1 ? s->ld_elems * element : 0);
+    }
+    return (uint32_t)(all & (~all + 1));
+}
+
+/* A move counts columns and leading dimensions in grains; a grain is at least an element, or part of one. */
+static void count_in_grains(const weft_quantize_unit_t *q, unit_t *unit, segment_t *segments)
+{
+    const size_t element = elem_size(q->dtype);
+    const uint32_t grain = move_grain(q);
+    unit->cols = (uint32_t)(q->cols * element / grain);
+    unit->log_row_threads = (uint32_t)__builtin_ctz(grain);
+    for (uint32_t i = 0; i < q->num_segments; i++) {
+        segments[i].col = (uint32_t)(q->segments[i].col * element / grain);
+        segments[i].cols = (uint32_t)(q->segments[i].cols * element / grain);
+        segments[i].ld_elems = (uint32_t)(q->segments[i].ld_elems * element / grain);
+    }
+}
+
 static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
 {
     const weft_cuda_unit_t *u = &draft->units[index];
@@ -343,7 +389,7 @@ static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
         .word = (uint32_t)(out_begin / WEFT_DIGEST_WORD_BYTES),
         .partial = 0,
         .flags = (uint32_t)((stores_groups(u) ? UNIT_ALIGNED : 0) | (rides ? UNIT_RIDES : 0) |
-                            (q->allow_nonfinite ? UNIT_ALLOWS : 0)),
+                            (q->allow_nonfinite ? UNIT_ALLOWS : 0) | (q->inverse ? UNIT_INVERTS : 0)),
         .profile = (uint32_t)q->profile,
         .out_dtype = (uint32_t)q->out_dtype,
         .log_row_threads = sharers_log(u),
@@ -353,6 +399,8 @@ static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
         .matrix_row = q->matrix_row,
         .matrix_rows = q->matrix_rows,
     };
+    if (moves(u))
+        count_in_grains(q, &draft->records[index], &draft->segments[first_segment]);
 }
 
 /* ---- Its tiles ---- */
@@ -626,6 +674,8 @@ static weft_status_t launch(const work_t *work, uint32_t index, unsigned extras,
         return weft_cuda_launch_cast(work, dtype, extras, stream);
     case CLASS_WIDEN:
         return weft_cuda_launch_widen(work, dtype, extras, stream);
+    case CLASS_MOVE:
+        return weft_cuda_launch_move(work, stream);
     case CLASS_BLOCK:
         return weft_cuda_launch_fp8_block(work, dtype, extras, stream);
     case CLASS_GROUPS:

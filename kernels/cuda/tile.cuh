@@ -45,6 +45,7 @@ enum {
     UNIT_ALIGNED = 1, /* the codes of a group can be stored at once */
     UNIT_RIDES = 2,   /* the digest of its tensor rides in the pass */
     UNIT_ALLOWS = 4,  /* NaN and Inf */
+    UNIT_INVERTS = 8, /* casts to 1/x */
 };
 
 /* All fields are words: copies of smaller ones become vector loads of which not all is used, and there ptxas of
@@ -352,6 +353,8 @@ constexpr uint32_t MARLIN_TILE_ROWS = 64, MARLIN_TILE_COLS = 128, MARLIN_TILES_D
 
 weft_status_t weft_cuda_launch_cast(const work_t *work, weft_dtype_t dtype, unsigned extras,
                                     cudaStream_t stream);
+constexpr uint32_t MOVE_BYTES = 1024; /* of each row in a tile of a move */
+weft_status_t weft_cuda_launch_move(const work_t *work, cudaStream_t stream);
 weft_status_t weft_cuda_launch_widen(const work_t *work, weft_dtype_t dtype, unsigned extras,
                                      cudaStream_t stream);
 weft_status_t weft_cuda_launch_fp8_block(const work_t *work, weft_dtype_t dtype, unsigned extras,

@@ -2,6 +2,8 @@
  *
  *     tile 128 x 128; fp32 as it is, fp16 and bf16 exactly
  *
+ * What a unit inverts becomes 1/x, divided with rounding to nearest.
+ *
  * 2 (4) bytes read, 4 written, an element. The digest is of a pass of its own.
  */
 #include "kernels/cuda/direct.cuh"
@@ -38,8 +40,9 @@ static __global__ void __launch_bounds__(THREADS) widen(const __grid_constant__ 
         if (col >= unit.cols)
             continue;
         const uint32_t bits = widened_element<D>(sources, row, col);
-        ((uint32_t *)unit.out)[(size_t)row * unit.cols + col] = bits;
-        if (FINITE && (bits & 0x7FFFFFFFu) >= WEFT_F32_INF) {
+        const uint32_t out = unit.flags & UNIT_INVERTS ? __float_as_uint(weft_div(1.0f, __uint_as_float(bits))) : bits;
+        ((uint32_t *)unit.out)[(size_t)row * unit.cols + col] = out;
+        if (FINITE && max(bits & 0x7FFFFFFFu, out & 0x7FFFFFFFu) >= WEFT_F32_INF) {
             atomicMin(&work.keys[index], (unsigned long long)row << 32 | col);
             if (!(unit.flags & UNIT_ALLOWS))
                 atomicMin(work.refused, index);

@@ -10,6 +10,9 @@
  *     fp32     fp32    bytes as they are, NaN payloads too
  *     bf16     fp32    exact
  *     fp16     fp32    exact
+ *     codes    same    bytes as they are (move.c)
+ *
+ * With `inverse` what becomes fp32 becomes 1/x.
  *
  * 2 or 4 bytes read, 2 or 4 written, an element. What stays in fp32 are small tensors (a router's bias): they
  * go element by element.
@@ -74,13 +77,24 @@ static uint32_t widened_element(const weft_quantize_unit_t *unit, uint32_t row, 
     return 0;
 }
 
+static uint32_t inverted(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    x = weft_div(1.0f, x);
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
 static void widen(const weft_quantize_unit_t *unit, weft_quantize_result_t *result)
 {
     for (uint32_t row = 0; row < unit->rows; row++) {
         for (uint32_t col = 0; col < unit->cols; col++) {
             uint32_t bits = widened_element(unit, row, col);
-            memcpy((uint32_t *)unit->out + (size_t)row * unit->cols + col, &bits, sizeof bits);
-            if ((bits & 0x7FFFFFFFu) >= WEFT_F32_INF && !result->nonfinite)
+            const uint32_t out = unit->inverse ? inverted(bits) : bits;
+            memcpy((uint32_t *)unit->out + (size_t)row * unit->cols + col, &out, sizeof out);
+            bool finite = (bits & 0x7FFFFFFFu) < WEFT_F32_INF && (out & 0x7FFFFFFFu) < WEFT_F32_INF;
+            if (!finite && !result->nonfinite)
                 *result = (weft_quantize_result_t){true, row, col};
         }
     }
@@ -88,6 +102,8 @@ static void widen(const weft_quantize_unit_t *unit, weft_quantize_result_t *resu
 
 weft_status_t weft_ref_cast(const weft_quantize_unit_t *unit, weft_quantize_result_t *result)
 {
+    if (unit->profile == WEFT_PROFILE_DEFAULT && unit->rows <= WEFT_TILE && weft_ref_moves(unit))
+        return weft_ref_move(unit, result);
     if (!weft_tile_accepts(unit) || unit->profile != WEFT_PROFILE_DEFAULT)
         return WEFT_ERR_ARGUMENT;
     weft_quantize_result_t found = {0};

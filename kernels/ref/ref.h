@@ -6,6 +6,10 @@
 #include "kernels/kernels.h"
 
 weft_status_t weft_ref_cast(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
+/* CAST of what is no number, such as codes: a copy, without transposed segments. */
+bool weft_ref_moves(const weft_quantize_unit_t *unit);
+weft_status_t weft_ref_move(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
+
 weft_status_t weft_ref_fp8_block(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
 weft_status_t weft_ref_fp8_channel(const weft_quantize_unit_t *unit, weft_quantize_result_t *result);
 

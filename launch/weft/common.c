@@ -3,6 +3,7 @@
 #include "launch/weft/commands.h"
 #include "launch/weft/options.h"
 #include "src/base/error.h"
+#include "src/model/stored.h"
 
 int exit_code_of(weft_status_t status)
 {
@@ -40,8 +41,8 @@ weft_status_t plan_from_arguments(weft_model_t *model, const plan_arguments_t *a
                                   weft_error_t *error)
 {
     weft_layout_t *trainer = NULL, *rollout = NULL;
-    const char *scheme =
-        arguments->scheme || arguments->engine ? arguments->scheme : arguments->default_scheme;
+    bool chosen = arguments->scheme || arguments->engine || weft_stored_of(model);
+    const char *scheme = chosen ? arguments->scheme : arguments->default_scheme;
     weft_plan_options_t options = WEFT_PLAN_OPTIONS;
     options.profile = arguments->profile;
     options.engine = arguments->engine;

@@ -7,6 +7,8 @@
 #include "launch/weft/options.h"
 #include "src/base/error.h"
 #include "src/base/text.h"
+#include "src/model/model_private.h"
+#include "src/model/stored.h"
 #include "src/quantize/checkpoint.h"
 #include "src/quantize/kernel_file.h"
 #include "src/quantize/offline.h"
@@ -119,8 +121,6 @@ static int check_arguments(const plan_arguments_t *arguments, const char *format
     const char *wrong = NULL;
     if (!checkpoint && strcmp(format, "kernel") != 0)
         wrong = "--format expects kernel or checkpoint";
-    else if (!arguments->scheme && !arguments->engine)
-        wrong = "--scheme (or --engine) is needed, such as --scheme fp8-block";
     else if (!checkpoint && !arguments->rollout)
         wrong = "--rollout is needed, such as --rollout tp:2 (or --format checkpoint)";
     else if (checkpoint && arguments->rollout && strcmp(arguments->rollout, "tp:1") != 0)
@@ -131,6 +131,19 @@ static int check_arguments(const plan_arguments_t *arguments, const char *format
         return -1;
     fprintf(stderr, "weft quantize: %s\n", wrong);
     return EXIT_USAGE;
+}
+
+/* What a scheme need not be given for: a checkpoint that has one. */
+static weft_status_t check_stored(const weft_model_t *model, weft_error_t *error)
+{
+    const weft_stored_t *stored;
+    WEFT_TRY(weft_stored_read(weft_model_config(model), &stored, error));
+    return weft_stored_of(model)
+               ? WEFT_OK
+               : weft_fail(
+                     error, WEFT_ERR_ARGUMENT,
+                     "--scheme (or --engine) is needed, such as --scheme fp8-block: the checkpoint is not "
+                     "quantized");
 }
 
 int command_quantize(int argc, char **argv)
@@ -155,7 +168,7 @@ int command_quantize(int argc, char **argv)
     };
     const command_spec_t spec = {
         .name = "quantize",
-        .synopsis = "DIR OUT --scheme MAP (--rollout LAYOUT | --format checkpoint) [options]",
+        .synopsis = "DIR OUT [--scheme MAP] (--rollout LAYOUT | --format checkpoint) [options]",
         .about = "Write OUT/rank{r}.safetensors for each rollout rank r (replica by replica): the "
                  "kernel-format weights that a\n"
                  "sync of the checkpoint in DIR installs, byte for byte. With --format checkpoint, write the "
@@ -183,6 +196,8 @@ int command_quantize(int argc, char **argv)
     weft_model_t *model = NULL;
     weft_plan_t *plan = NULL;
     weft_status_t status = weft_model_open(dirs[0], &model, &error);
+    if (status == WEFT_OK && !arguments.scheme && !arguments.engine)
+        status = check_stored(model, &error);
     if (status == WEFT_OK)
         status = plan_from_arguments(model, &arguments, &plan, &error);
     rank_job_t job = {plan, dirs[0], dirs[1], shard_bytes ? shard_bytes : DEFAULT_SHARD_BYTES};

@@ -8,6 +8,7 @@
 
 #include "launch/weft/run.h"
 #include "src/base/error.h"
+#include "src/model/stored.h"
 #include "src/swap/weights.h"
 
 static weft_status_t check_size(const run_job_t *job, weft_error_t *error)
@@ -52,12 +53,24 @@ static weft_status_t compare_models(const weft_model_t *first, const weft_model_
     return WEFT_OK;
 }
 
+/* Of tensors that are quantized already, what the plan cannot see in those of the first checkpoint: parts
+ * that must store the same number. */
+static weft_status_t check_numbers(const weft_model_t *model, weft_error_t *error)
+{
+    weft_layers_t *layers = NULL;
+    weft_status_t status = weft_stored_of(model) ? weft_layers_create(model, &layers, error) : WEFT_OK;
+    weft_layers_destroy(layers);
+    return status;
+}
+
 static weft_status_t check_models(const run_job_t *job, weft_error_t *error)
 {
     for (uint32_t i = 1; i < job->options.num_models; i++) {
         weft_model_t *model;
         WEFT_TRY(weft_model_open(job->options.model_dirs[i], &model, error));
         weft_status_t status = compare_models(job->model, model, error);
+        if (status == WEFT_OK)
+            status = check_numbers(model, error);
         weft_model_close(model);
         if (status != WEFT_OK)
             return weft_error_prefix(error, "%s", job->options.model_dirs[i]);

@@ -118,6 +118,26 @@ bool weft_config_array_has(const weft_config_t *config, const char *key, double 
     return false;
 }
 
+uint32_t weft_config_count(const weft_config_t *config, const char *key)
+{
+    const cJSON *item = find(config, key);
+    return cJSON_IsArray(item) || cJSON_IsObject(item) ? (uint32_t)cJSON_GetArraySize(item) : 0;
+}
+
+bool weft_config_array_is(const weft_config_t *config, const char *key, const double *values, uint32_t count)
+{
+    const cJSON *array = find(config, key), *item;
+    uint32_t same = 0;
+    if (!cJSON_IsArray(array) || weft_config_count(config, key) != count)
+        return false;
+    cJSON_ArrayForEach(item, array)
+    {
+        if (cJSON_IsNumber(item) && item->valuedouble == values[same])
+            same++;
+    }
+    return same == count;
+}
+
 weft_status_t weft_config_extent(const weft_config_t *config, const char *key, uint64_t fallback,
                                  uint64_t *value, weft_error_t *error)
 {

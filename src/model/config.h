@@ -34,6 +34,12 @@ const char *weft_config_string(const weft_config_t *config, const char *key, con
 /* Tell whether the array under `key` holds `value`; false when there is no array. */
 bool weft_config_array_has(const weft_config_t *config, const char *key, double value);
 
+/* Tell whether the array under `key` holds these `count` numbers, and nothing else. */
+bool weft_config_array_is(const weft_config_t *config, const char *key, const double *values, uint32_t count);
+
+/* The number of fields of the object, or of items of the array, under `key`; 0 when there is neither. */
+uint32_t weft_config_count(const weft_config_t *config, const char *key);
+
 /* Read an integer from 1 to 2^31 - 1, the range of every extent and count; `fallback` when absent, 0: it must
  * be there.
  * **Returns** WEFT_OK, or WEFT_ERR_FILE with key, what was found and what was expected. */

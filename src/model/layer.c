@@ -18,6 +18,7 @@
 #include "src/model/names.h"
 #include "src/model/recipe_file.h"
 #include "src/model/shape.h"
+#include "src/model/stored.h"
 
 #define NAME_BYTES  256 /* templates are short and belong to the library */
 #define MAX_STACKED 65536u
@@ -32,8 +33,9 @@ typedef struct builder {
     const weft_config_t *config;
     const weft_recipe_t *recipe;
     weft_recipe_dims_t dims;
-    bool tied;   /* the head reads the embedding */
-    bool *taken; /* by position of the tensor in the model */
+    const weft_stored_t *stored; /* NULL: no matrix is quantized */
+    bool tied;                   /* the head reads the embedding */
+    bool *taken;                 /* by position of the tensor in the model */
     weft_model_t
         *completed; /* to which tensors that are missing are added, instead of layers made; or NULL */
     WEFT_ARRAY(weft_layer_t) layers;
@@ -88,6 +90,36 @@ static uint32_t count_parts(const weft_recipe_row_t *row)
     return count;
 }
 
+/* The name in the checkpoint of a grid over a part's matrix. */
+static void stored_name(const builder_t *builder, const weft_recipe_row_t *row, const place_t *place,
+                        uint32_t part, const char *suffix, char out[NAME_BYTES])
+{
+    size_t used = expand(part_template(builder, row, part), place, out);
+    snprintf(out + used, NAME_BYTES - used, "%s", suffix);
+}
+
+/* Whether the codes of a part's matrix are there. Rows whose tensors hold all experts have no such form. */
+static bool part_is_stored(const builder_t *builder, const weft_recipe_row_t *row, const place_t *place,
+                           uint32_t part)
+{
+    char name[NAME_BYTES];
+    if (!builder->stored || row->suffix || strcmp(row->leaf, "weight") != 0 ||
+        row->parts[part].rows == WEFT_DIM_VECTOR)
+        return false;
+    const weft_stored_grid_t *codes = &builder->stored->grids[0];
+    stored_name(builder, row, place, part, codes->suffix, name);
+    const weft_tensor_t *tensor = weft_model_find(builder->model, name);
+    return tensor && tensor->dtype == codes->dtype;
+}
+
+static bool any_part_stored(const builder_t *builder, const weft_recipe_row_t *row, const place_t *place)
+{
+    for (uint32_t i = 0; i < count_parts(row); i++)
+        if (part_is_stored(builder, row, place, i))
+            return true;
+    return false;
+}
+
 static bool any_part_there(const builder_t *builder, const weft_recipe_row_t *row, const place_t *place)
 {
     char name[NAME_BYTES];
@@ -96,7 +128,7 @@ static bool any_part_there(const builder_t *builder, const weft_recipe_row_t *ro
         if (weft_model_find(builder->model, name))
             return true;
     }
-    return false;
+    return any_part_stored(builder, row, place);
 }
 
 /* Whether an earlier row has made this layer. */
@@ -170,8 +202,8 @@ static uint32_t expected_shape(const weft_part_t *part, uint32_t num_experts, ui
     return n;
 }
 
-static weft_status_t check_tensor(const weft_tensor_t *tensor, const weft_part_t *part,
-                                  const weft_layer_t *layer, weft_error_t *error)
+static weft_status_t check_shape(const weft_tensor_t *tensor, const weft_part_t *part,
+                                 const weft_layer_t *layer, weft_error_t *error)
 {
     uint64_t shape[3];
     uint32_t num_dims = expected_shape(part, layer->num_experts, shape);
@@ -182,6 +214,13 @@ static weft_status_t check_tensor(const weft_tensor_t *tensor, const weft_part_t
             layer->name, tensor->name, weft_shape_text(tensor->shape, tensor->num_dims, found_text),
             weft_shape_text(shape, num_dims, expected_text));
     }
+    return WEFT_OK;
+}
+
+static weft_status_t check_tensor(const weft_tensor_t *tensor, const weft_part_t *part,
+                                  const weft_layer_t *layer, weft_error_t *error)
+{
+    WEFT_TRY(check_shape(tensor, part, layer, error));
     if (tensor->dtype != WEFT_DTYPE_F32 && tensor->dtype != WEFT_DTYPE_F16 &&
         tensor->dtype != WEFT_DTYPE_BF16)
         return weft_fail(error, WEFT_ERR_SHAPE,
@@ -320,16 +359,158 @@ static weft_status_t check_count(const builder_t *builder, weft_error_t *error)
                      builder->layers.count, weft_model_num_tensors(builder->model));
 }
 
+/* ---- a matrix that is quantized already ---- */
+
+static weft_status_t find_stored(builder_t *builder, const weft_layer_t *layer, const char *name,
+                                 uint32_t *index, weft_error_t *error)
+{
+    *index = weft_model_index(builder->model, name);
+    if (*index == WEFT_NAMES_NONE)
+        return weft_fail(error, WEFT_ERR_MISSING_TENSOR,
+                         "layer '%s': tensor '%s' is not in the checkpoint, whose config.json says %s",
+                         layer->name, name, builder->stored->scheme);
+    builder->taken[*index] = true;
+    return WEFT_OK;
+}
+
+static bool stored_dtype_fits(const weft_stored_grid_t *grid, weft_dtype_t dtype)
+{
+    bool widens = grid->dtype == WEFT_DTYPE_F32 && !grid->inverse;
+    return dtype == grid->dtype || (widens && (dtype == WEFT_DTYPE_BF16 || dtype == WEFT_DTYPE_F16));
+}
+
+static weft_status_t check_stored(const builder_t *builder, const weft_stored_grid_t *grid,
+                                  const weft_tensor_t *tensor, const weft_layer_t *layer, uint32_t part,
+                                  weft_error_t *error)
+{
+    WEFT_TRY(check_shape(tensor, &layer->parts[part], layer, error));
+    if (stored_dtype_fits(grid, tensor->dtype) && tensor->dtype == layer->dtype)
+        return WEFT_OK;
+    return weft_fail(error, WEFT_ERR_SHAPE, "layer '%s': tensor '%s' has dtype %s, expected %s by %s",
+                     layer->name, tensor->name, weft_dtype_name(tensor->dtype),
+                     weft_dtype_name(stored_dtype_fits(grid, layer->dtype) ? layer->dtype : grid->dtype),
+                     builder->stored->scheme);
+}
+
+/* Parts that an engine fuses share their number. What a trainer has in memory is not looked at. */
+static weft_status_t check_same_number(const weft_tensor_t *first, const weft_tensor_t *tensor,
+                                       const weft_layer_t *layer, weft_error_t *error)
+{
+    if (!first->data || !tensor->data || memcmp(first->data, tensor->data, tensor->bytes) == 0)
+        return WEFT_OK;
+    return weft_fail(
+        error, WEFT_ERR_MISFIT,
+        "layer '%s': '%s' and '%s' differ, and an engine that fuses them has one number for both: "
+        "quantize the checkpoint it was made of, with weft quantize",
+        layer->name, first->name, tensor->name);
+}
+
+static weft_status_t take_stored(builder_t *builder, const weft_recipe_row_t *row, const place_t *place,
+                                 const weft_stored_grid_t *grid, uint32_t part, weft_layer_t *layer,
+                                 weft_error_t *error)
+{
+    char name[NAME_BYTES];
+    uint32_t index, position = place->expert * layer->num_parts + (grid->number ? 0 : part);
+    stored_name(builder, row, place, part, grid->suffix, name);
+    WEFT_TRY(find_stored(builder, layer, name, &index, error));
+    const weft_tensor_t *tensor = weft_model_tensor(builder->model, index);
+    if (place->expert == 0 && part == 0)
+        layer->dtype = tensor->dtype;
+    WEFT_TRY(check_stored(builder, grid, tensor, layer, grid->number ? 0 : part, error));
+    if (grid->number && part)
+        return check_same_number(weft_model_tensor(builder->model, layer->tensors[position]), tensor, layer,
+                                 error);
+    layer->tensors[position] = index;
+    return WEFT_OK;
+}
+
+/* The shape is known anyway; where it is said it has to be right. */
+static weft_status_t check_said_shape(builder_t *builder, const weft_recipe_row_t *row, const place_t *place,
+                                      uint32_t part, const weft_layer_t *layer, weft_error_t *error)
+{
+    char name[NAME_BYTES], found[WEFT_SHAPE_TEXT_BYTES];
+    uint32_t index;
+    const weft_part_t *grid = &layer->parts[part];
+    uint64_t expected[2] = {grid->slab_n * grid->grain_rows, grid->of_cols}, said[2];
+    stored_name(builder, row, place, part, builder->stored->shape_suffix, name);
+    WEFT_TRY(find_stored(builder, layer, name, &index, error));
+    const weft_tensor_t *tensor = weft_model_tensor(builder->model, index);
+    if (tensor->dtype != WEFT_DTYPE_I64 || tensor->bytes != sizeof said)
+        return weft_fail(error, WEFT_ERR_SHAPE, "layer '%s': tensor '%s' is %s %s, expected I64 [2]",
+                         layer->name, name, weft_dtype_name(tensor->dtype),
+                         weft_shape_text(tensor->shape, tensor->num_dims, found));
+    if (!tensor->data)
+        return WEFT_OK;
+    memcpy(said, tensor->data, sizeof said);
+    if (said[0] == expected[0] && said[1] == expected[1])
+        return WEFT_OK;
+    return weft_fail(error, WEFT_ERR_SHAPE,
+                     "layer '%s': tensor '%s' says %" PRIu64 " x %" PRIu64 ", expected %" PRIu64 " x %" PRIu64
+                     " by the configuration",
+                     layer->name, name, said[0], said[1], expected[0], expected[1]);
+}
+
+/* Make the layer of a matrix that of grid `index` over it. */
+static weft_status_t become_grid(const builder_t *builder, uint32_t index, weft_layer_t *layer,
+                                 weft_error_t *error)
+{
+    const weft_stored_t *stored = builder->stored;
+    const weft_stored_grid_t *grid = &stored->grids[index];
+    for (uint32_t i = 0; i < layer->num_parts; i++)
+        if (weft_stored_part(grid, &layer->parts[i], error) != WEFT_OK)
+            return weft_error_prefix(error, "layer '%s', %s", layer->name, stored->scheme);
+    layer->stored = stored;
+    layer->leaf = grid->leaf;
+    layer->stored_leaf = grid->suffix + 1;
+    layer->quantize = index == 0;
+    layer->keep_f32 = grid->dtype == WEFT_DTYPE_F32;
+    layer->number = grid->number;
+    layer->inverse = grid->inverse;
+    bool last = index + 1 == WEFT_STORED_GRIDS || !stored->grids[index + 1].suffix;
+    layer->shape_leaf = last ? stored->shape_leaf : NULL;
+    return WEFT_OK;
+}
+
+static weft_status_t add_grid(builder_t *builder, place_t place, uint32_t index, weft_error_t *error)
+{
+    const weft_recipe_row_t *row = &builder->recipe->rows[place.row];
+    weft_layer_t made;
+    WEFT_TRY(check_count(builder, error));
+    WEFT_TRY(begin_layer(builder, row, &place, &made, error));
+    weft_layer_t *layer = &builder->layers.items[builder->layers.count - 1];
+    uint32_t experts = layer->num_experts ? layer->num_experts : 1, parts = layer->num_parts;
+    WEFT_TRY(become_grid(builder, index, layer, error));
+    layer->num_parts = layer->number ? 1 : parts;
+    for (place.expert = 0; place.expert < experts; place.expert++)
+        for (uint32_t part = 0; part < parts; part++) {
+            WEFT_TRY(take_stored(builder, row, &place, &builder->stored->grids[index], part, layer, error));
+            if (layer->shape_leaf)
+                WEFT_TRY(check_said_shape(builder, row, &place, part, layer, error));
+        }
+    return WEFT_OK;
+}
+
+static weft_status_t add_grids(builder_t *builder, place_t place, weft_error_t *error)
+{
+    for (uint32_t i = 0; i < WEFT_STORED_GRIDS && builder->stored->grids[i].suffix; i++)
+        WEFT_TRY(add_grid(builder, place, i, error));
+    return WEFT_OK;
+}
+
 static weft_status_t add_layer(builder_t *builder, place_t place, weft_error_t *error)
 {
     const weft_recipe_row_t *row = &builder->recipe->rows[place.row];
     if (!row_applies(builder, row, &place))
         return WEFT_OK;
+    if (any_part_stored(builder, row, &place))
+        return add_grids(builder, place, error);
     weft_layer_t made;
     WEFT_TRY(check_count(builder, error));
     WEFT_TRY(begin_layer(builder, row, &place, &made, error));
     weft_layer_t *layer = &builder->layers.items[builder->layers.count - 1];
     uint32_t experts = layer->num_experts ? layer->num_experts : 1;
+    if (builder->stored)
+        layer->quantize = false; /* engines leave what is not quantized there as it is */
     for (place.expert = 0; place.expert < experts; place.expert++) {
         for (uint32_t part = 0; part < layer->num_parts; part++)
             WEFT_TRY(take_tensor(builder, row, &place, part, layer, error));
@@ -479,8 +660,14 @@ static weft_status_t build(builder_t *builder, weft_error_t *error)
     builder->taken = calloc(num_tensors + 1, sizeof *builder->taken);
     if (!builder->taken)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for %" PRIu32 " tensors", num_tensors);
-    WEFT_TRY(add_layers(builder, error));
-    return check_left_over(builder, error);
+    weft_error_t unknown;
+    weft_status_t known = weft_stored_read(builder->config, &builder->stored, &unknown);
+    builder->stored = known == WEFT_OK ? weft_stored_of(builder->model) : NULL;
+    weft_status_t status = add_layers(builder, error);
+    if (status == WEFT_OK)
+        status = check_left_over(builder, error);
+    /* Tensors in high precision may have kept a configuration that is no longer about them. */
+    return status != WEFT_OK && known != WEFT_OK ? weft_fail(error, known, "%s", unknown.message) : status;
 }
 
 weft_status_t weft_model_complete(weft_model_t *model, weft_error_t *error)
@@ -506,7 +693,8 @@ weft_status_t weft_layers_create(const weft_model_t *model, weft_layers_t **laye
         free(made);
         return status;
     }
-    *made = (weft_layers_t){builder.layers.items, (uint32_t)builder.layers.count, builder.num_ignored};
+    *made = (weft_layers_t){builder.layers.items, (uint32_t)builder.layers.count, builder.stored,
+                            builder.num_ignored};
     *layers = made;
     return WEFT_OK;
 }

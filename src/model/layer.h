@@ -46,6 +46,8 @@ typedef struct weft_part {
     bool vector;        /* the tensor has one dimension (stacked: two), seen here as one row */
     bool stacked;       /* the tensor has one slab for each expert */
     bool transposed;    /* a slab is [K, N]: its rows are this matrix's columns */
+    uint64_t of_rows, of_cols;       /* of a grid over a quantized matrix (stored.h): the matrix's; else 0 */
+    uint32_t grain_rows, grain_cols; /* and how much of it one item is for */
     uint64_t first_row, slab_n; /* where it begins among the rows of all parts in the tensor, and how many those are */
 } weft_part_t;
 
@@ -66,6 +68,28 @@ static inline bool weft_part_fused(const weft_part_t *part)
     return part->slab_n != part->rows;
 }
 
+/* A grid over a quantized matrix, whose rows and columns are items of it. */
+static inline bool weft_part_stored(const weft_part_t *part)
+{
+    return part->of_rows != 0;
+}
+
+/* The matrix that a part is, or is a grid over; `head_rows` and splits are of it. */
+static inline weft_part_t weft_part_matrix(const weft_part_t *part)
+{
+    weft_part_t matrix = *part;
+    if (weft_part_stored(part)) {
+        matrix.rows = matrix.slab_n = part->of_rows;
+        matrix.cols = part->of_cols;
+        matrix.of_rows = matrix.of_cols = 0;
+    }
+    return matrix;
+}
+
+typedef struct weft_stored weft_stored_t; /* stored.h */
+
+/* Where a checkpoint is quantized already a layer is made for each tensor that a matrix is stored as: they share its name,
+ * and their leaves differ. */
 typedef struct weft_layer {
     char *name;       /* "model.layers.0.self_attn.qkv_proj", "model.layers.0.mlp.experts.w13" */
     char joint;       /* between name and leaf in kernel-format names: '.', for experts '_' */
@@ -73,7 +97,12 @@ typedef struct weft_layer {
     int32_t block;    /* index of the transformer block, -1 outside of them */
     bool quantize;    /* false: kept in high precision by every scheme (embeddings, head, norms, router, biases) */
     bool keep_f32;        /* the engine holds it in fp32, whatever the scheme: a router's correction bias */
-    weft_dtype_t dtype;   /* of all its tensors: F32, F16 or BF16 */
+    const weft_stored_t *stored; /* what it is a grid of; NULL: high precision. It is moved as it is */
+    const char *stored_leaf;     /* its leaf in the checkpoint, where that is another */
+    const char *shape_leaf;      /* of a constant beside it, I64 [2]: the matrix's rows and columns; NULL without */
+    bool number;                 /* it is one number, [1], of experts [E] */
+    bool inverse;                /* it becomes 1/x */
+    weft_dtype_t dtype;   /* of all its tensors: F32, F16 or BF16; of a grid what is stored */
     uint32_t num_experts; /* 0: no expert dimension in the kernel format */
     uint32_t num_parts;
     weft_part_t parts[WEFT_MAX_PARTS];
@@ -84,6 +113,7 @@ typedef struct weft_layer {
 typedef struct weft_layers {
     weft_layer_t *items; /* in forward order: embedding, blocks, final norm, head */
     uint32_t count;
+    const weft_stored_t *stored; /* how its matrices are quantized already, those that are; NULL: none is */
     uint32_t num_ignored; /* tensors of the checkpoint that the recipe says may be left out */
 } weft_layers_t;
 

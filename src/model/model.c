@@ -21,6 +21,7 @@ typedef struct record {
 struct weft_model {
     weft_config_t *config;
     weft_recipe_file_t *recipe;   /* a user's, or NULL */
+    const weft_recipe_t *lent;    /* another model's, or NULL */
     WEFT_ARRAY(record_t *) added; /* in the order they came */
     WEFT_ARRAY(weft_safetensors_t *) files;
     weft_names_t names; /* to the index in `added` */
@@ -185,7 +186,12 @@ weft_status_t weft_model_set_recipe(weft_model_t *model, const char *path, weft_
 
 const weft_recipe_t *weft_model_recipe(const weft_model_t *model)
 {
-    return model->recipe ? weft_recipe_file_recipe(model->recipe) : NULL;
+    return model->recipe ? weft_recipe_file_recipe(model->recipe) : model->lent;
+}
+
+void weft_model_lend_recipe(weft_model_t *model, const weft_model_t *owner)
+{
+    model->lent = weft_model_recipe(owner);
 }
 
 const char *weft_model_type(const weft_model_t *model)

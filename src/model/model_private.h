@@ -25,4 +25,7 @@ const weft_config_t *weft_model_config(const weft_model_t *model);
 /* The recipe that weft_model_set_recipe gave it; NULL: the one its model_type names. */
 const weft_recipe_t *weft_model_recipe(const weft_model_t *model);
 
+/* Let a model without one use what `owner` was given, which must outlive it. */
+void weft_model_lend_recipe(weft_model_t *model, const weft_model_t *owner);
+
 #endif

@@ -5,6 +5,7 @@
 #include "src/base/error.h"
 #include "src/base/text.h"
 #include "kernels/arrange.h"
+#include "src/model/stored.h"
 #include "src/plan/plan.h"
 
 /* What a layer becomes. */
@@ -33,6 +34,15 @@ static weft_cut_t cut_of(choice_t choice)
     return cut;
 }
 
+/* What a layer becomes that is quantized, or may not be, whatever is chosen. */
+static choice_t choice_of(const weft_layer_t *layer, choice_t choice)
+{
+    choice_t kept = {.scheme = weft_scheme_cast()};
+    if (layer->stored && !layer->number)
+        weft_scheme_find(layer->stored->scheme, &kept.scheme, NULL);
+    return !layer->stored && layer->quantize ? choice : kept;
+}
+
 /* Marlin's kernels also want twice that of one of the two, of the whole matrix of a rank. */
 static bool marlin_misfit(const weft_layer_t *layer, uint32_t tp, bool whole, char reason[256])
 {
@@ -54,7 +64,7 @@ static bool layer_misfit(const weft_layer_t *layer, choice_t choice, uint32_t tp
                          char reason[256])
 {
     bool whole = ep && layer->num_experts > 0;
-    choice = layer->quantize ? choice : (choice_t){.scheme = weft_scheme_cast()};
+    choice = choice_of(layer, choice);
     weft_cut_t cut = cut_of(choice);
     for (*part = 0; *part < layer->num_parts; ++*part)
         if (weft_rollout_misfit(&layer->parts[*part], tp, whole, cut, *part + 1 == layer->num_parts, reason))
@@ -118,7 +128,7 @@ static weft_status_t refuse_rollout(const weft_plan_t *plan, uint32_t index, uin
     bool mixed = plan->map.count > 1;
     weft_text_t fitting = {0};
     list_fitting(plan, &fitting);
-    bool channel_fits = its->amax == WEFT_AMAX_NONE &&
+    bool channel_fits = !plan->layers->stored && its->amax == WEFT_AMAX_NONE &&
                         weft_scheme_find("fp8-channel", &other, NULL) == WEFT_OK &&
                         layout_fits(plan, its, other, plan->rollout->tp, plan->rollout->ep);
     weft_fail(error, WEFT_ERR_MISFIT,

@@ -55,6 +55,15 @@ static void describe_weight(const weft_pattern_t *pattern, const weft_layer_t *l
     set_shape(weight, layer, experts, extent + vector, vector ? 1 : 2);
 }
 
+/* What the constant shape is called, where one goes with a matrix that is moved: as the matrix, with a leaf
+ * of its own. */
+static weft_layer_t shape_of(const weft_layer_t *layer)
+{
+    weft_layer_t shape = *layer;
+    shape.leaf = layer->shape_leaf ? layer->shape_leaf : layer->leaf;
+    return shape;
+}
+
 /* What is for a whole tensor is one number, of experts one each. */
 static void describe_global(const weft_layer_t *layer, uint32_t experts, weft_dtype_t dtype,
                             weft_output_t *output)
@@ -87,6 +96,10 @@ static described_t describe(const weft_plan_t *plan, uint32_t index, uint32_t tp
                                   [ROLE_GLOBAL] = scheme->global_suffix,
                                   [ROLE_SHAPE] = scheme->shape_suffix}};
     describe_weight(pattern, layer, experts, &d.outputs[ROLE_WEIGHT]);
+    if (layer->number)
+        describe_global(layer, experts, pattern->dtype, &d.outputs[ROLE_WEIGHT]);
+    if (layer->shape_leaf)
+        d.suffixes[ROLE_SHAPE] = "";
     describe_scale(pattern, layer, experts, &d.outputs[ROLE_SCALE]);
     describe_global(layer, experts, WEFT_DTYPE_F32, &d.outputs[ROLE_GLOBAL]);
     d.outputs[ROLE_SHAPE].dtype = WEFT_DTYPE_I64;
@@ -113,7 +126,8 @@ static bool append(weft_outputs_t *outputs, const weft_plan_t *plan, const weft_
     if (!d->suffixes[role])
         return true;
     weft_output_t output = d->outputs[role];
-    output.name = join_name(plan, layer, d->suffixes[role]);
+    const weft_layer_t named = role == ROLE_SHAPE ? shape_of(layer) : *layer;
+    output.name = join_name(plan, &named, d->suffixes[role]);
     output.offset = outputs->bytes;
     outputs->bytes += align_up(output.bytes);
     *place = outputs->count++;

@@ -37,13 +37,16 @@ typedef struct builder {
 bool weft_layers_alike(const weft_layer_t *a, const weft_layer_t *b)
 {
     if (a->num_parts != b->num_parts || a->num_experts != b->num_experts || a->dtype != b->dtype ||
-        a->quantize != b->quantize || a->keep_f32 != b->keep_f32)
+        a->quantize != b->quantize || a->keep_f32 != b->keep_f32 || a->stored != b->stored || a->number != b->number ||
+        a->inverse != b->inverse || !a->shape_leaf != !b->shape_leaf)
         return false;
     for (uint32_t p = 0; p < a->num_parts; p++) {
         const weft_part_t *x = &a->parts[p], *y = &b->parts[p];
         if (x->split != y->split || x->rows != y->rows || x->cols != y->cols ||
             x->head_rows != y->head_rows || x->vector != y->vector || x->stacked != y->stacked ||
-            x->transposed != y->transposed || x->first_row != y->first_row || x->slab_n != y->slab_n)
+            x->transposed != y->transposed || x->first_row != y->first_row || x->slab_n != y->slab_n ||
+            x->of_rows != y->of_rows || x->of_cols != y->of_cols || x->grain_rows != y->grain_rows ||
+            x->grain_cols != y->grain_cols)
             return false;
     }
     return true;
@@ -274,6 +277,8 @@ static weft_dtype_t output_dtype(const weft_layer_t *layer, const weft_scheme_t 
 {
     if (layer->keep_f32)
         return WEFT_DTYPE_F32;
+    if (layer->stored)
+        return layer->dtype;
     bool keep = scheme->kernel == WEFT_KERNEL_CAST && keeps_f16;
     return keep && layer->dtype == WEFT_DTYPE_F16 ? WEFT_DTYPE_F16 : scheme->dtype;
 }
@@ -293,7 +298,9 @@ weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_e
                                   const weft_layout_t *trainer, const weft_holdings_t *holdings,
                                   const weft_layout_t *rollout, weft_sets_t *sets, weft_pattern_t *pattern)
 {
-    const weft_scheme_t *used = layer->quantize ? entry->scheme : weft_scheme_cast();
+    const weft_scheme_t *used = layer->stored     ? weft_scheme_moved()
+                                : layer->quantize ? entry->scheme
+                                                  : weft_scheme_cast();
     bool whole = rollout->ep && layer->num_experts > 0;
     *pattern = (weft_pattern_t){
         .example = layer,
@@ -317,7 +324,7 @@ weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_e
     for (uint32_t part = 0; part < layer->num_parts && status == WEFT_OK; part++)
         status = build_part(&b, part);
     pattern->profile = layer_profile(pattern, entry->profile);
-    if (layer->quantize && weft_arrange_takes(entry->arrange, used->kernel, pattern->profile))
+    if (layer->quantize && !layer->stored && weft_arrange_takes(entry->arrange, used->kernel, pattern->profile))
         pattern->arrange = entry->arrange;
     free(b.members);
     free(b.grouped);

@@ -27,7 +27,7 @@ static uint64_t num_heads(const weft_part_t *part)
 }
 
 /* The part of rank `index` of `count` under the recipe's split, without padding. */
-static weft_rect_t split_box(const weft_part_t *part, uint32_t count, uint32_t index)
+static weft_rect_t split_matrix(const weft_part_t *part, uint32_t count, uint32_t index)
 {
     uint64_t extent = split_extent(part);
     switch (part->split) {
@@ -47,8 +47,51 @@ static weft_rect_t split_box(const weft_part_t *part, uint32_t count, uint32_t i
     return (weft_rect_t){0, 0, (uint32_t)part->rows, (uint32_t)part->cols};
 }
 
+/* The items of a grid that a rectangle of its matrix has; a rectangle that begins inside of one has that too.
+ */
+static weft_rect_t grid_rect(const weft_part_t *part, weft_rect_t of)
+{
+    uint32_t row = of.row / part->grain_rows, col = of.col / part->grain_cols;
+    uint64_t end_row = ((uint64_t)of.row + of.rows + part->grain_rows - 1) / part->grain_rows;
+    uint64_t end_col = ((uint64_t)of.col + of.cols + part->grain_cols - 1) / part->grain_cols;
+    return (weft_rect_t){row, col, (uint32_t)end_row - row, (uint32_t)end_col - col};
+}
+
+static weft_rect_t split_box(const weft_part_t *part, uint32_t count, uint32_t index)
+{
+    if (!weft_part_stored(part))
+        return split_matrix(part, count, index);
+    weft_part_t matrix = weft_part_matrix(part);
+    return grid_rect(part, split_matrix(&matrix, count, index));
+}
+
+/* Whether [start, start + length) of `extent` parts an item for `grain`; one for all of it lies on every
+ * rank. */
+static bool parts_item(uint64_t start, uint64_t length, uint64_t extent, uint32_t grain)
+{
+    return grain < extent && (start % grain || ((start + length) % grain && start + length != extent));
+}
+
+/* Why a grid cannot be cut where its matrix is. */
+static bool grid_misfit(const weft_part_t *part, uint32_t count, char reason[256])
+{
+    weft_part_t matrix = weft_part_matrix(part);
+    for (uint32_t i = 0; weft_part_stored(part) && i < count; i++) {
+        weft_rect_t box = split_matrix(&matrix, count, i);
+        bool rows = parts_item(box.row, box.rows, matrix.rows, part->grain_rows);
+        if (!rows && !parts_item(box.col, box.cols, matrix.cols, part->grain_cols))
+            continue;
+        snprintf(reason, 256,
+                 "%s: %llu over %u ranks leave %u, a cut inside of %u that the checkpoint stores as one",
+                 rows ? "rows" : "columns", (unsigned long long)(rows ? matrix.rows : matrix.cols), count,
+                 rows ? box.rows : box.cols, rows ? part->grain_rows : part->grain_cols);
+        return true;
+    }
+    return false;
+}
+
 /* Why `count` ranks cannot share the part as its split says. */
-static bool split_misfit(const weft_part_t *part, uint32_t count, char reason[256])
+static bool matrix_misfit(const weft_part_t *part, uint32_t count, char reason[256])
 {
     uint64_t extent = split_extent(part);
     switch (part->split) {
@@ -78,6 +121,12 @@ static bool split_misfit(const weft_part_t *part, uint32_t count, char reason[25
         return true;
     }
     return false;
+}
+
+static bool split_misfit(const weft_part_t *part, uint32_t count, char reason[256])
+{
+    weft_part_t matrix = weft_part_matrix(part);
+    return matrix_misfit(&matrix, count, reason) || grid_misfit(part, count, reason);
 }
 
 /* Chunk `index` of `count` of dimension 0 as torch.chunk cuts it: ceil-sized, the last ones short or empty.
@@ -311,14 +360,17 @@ static bool cuts_scale(const weft_part_t *part, uint32_t tp, bool whole, weft_cu
 bool weft_rollout_misfit(const weft_part_t *part, uint32_t tp, bool whole, weft_cut_t cut, bool last,
                          char reason[256])
 {
-    if (!whole && part->split != WEFT_SPLIT_VOCAB && split_misfit(part, tp, reason))
+    weft_part_t matrix = weft_part_matrix(part);
+    if (!whole && part->split != WEFT_SPLIT_VOCAB && matrix_misfit(&matrix, tp, reason))
         return true;
-    if (cut.whole_cols && part->cols % cut.cols) {
-        snprintf(reason, 256, "columns: %llu are not whole groups of %u", (unsigned long long)part->cols,
+    if (cut.whole_cols && matrix.cols % cut.cols) {
+        snprintf(reason, 256, "columns: %llu are not whole groups of %u", (unsigned long long)matrix.cols,
                  cut.cols);
         return true;
     }
-    return (cut.rows > 1 || cut.cols > 1) && cuts_scale(part, tp, whole, cut, last, reason);
+    if ((cut.rows > 1 || cut.cols > 1) && cuts_scale(&matrix, tp, whole, cut, last, reason))
+        return true;
+    return !whole && grid_misfit(part, tp, reason);
 }
 
 void weft_rollout_experts(uint32_t num_experts, uint32_t tp, uint32_t tp_rank, bool ep, uint32_t *first,

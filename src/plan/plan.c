@@ -1,9 +1,12 @@
 #include "src/plan/plan.h"
 
 #include <stdlib.h>
+#include <string.h>
 
+#include "kernels/arrange.h"
 #include "src/base/array.h"
 #include "src/base/error.h"
+#include "src/model/stored.h"
 
 const weft_pattern_t *weft_plan_pattern(const weft_plan_t *plan, uint32_t layer)
 {
@@ -169,6 +172,8 @@ static weft_status_t take_options(weft_plan_t *plan, const char *scheme, const w
                          plan->options.struct_size, sizeof(weft_plan_options_t));
     if (plan->options.engine)
         WEFT_TRY(weft_engine_find(plan->options.engine, &plan->engine, error));
+    if (!scheme && plan->layers->stored)
+        scheme = plan->layers->stored->scheme;
     if (!scheme && !plan->engine)
         return weft_fail(error, WEFT_ERR_ARGUMENT,
                          "neither a scheme nor an engine is given; a scheme is such as fp8-block");
@@ -187,12 +192,37 @@ static weft_status_t assign_schemes(weft_plan_t *plan, weft_error_t *error)
     return weft_scheme_map_assign(&plan->map, plan->model, plan->layers, plan->layer_entry, error);
 }
 
+/* What is quantized already is moved: the scheme asked for must be its own, and its scales stay plain. */
+static weft_status_t check_stored(const weft_plan_t *plan, weft_error_t *error)
+{
+    for (uint32_t i = 0; i < plan->layers->count; i++) {
+        const weft_layer_t *layer = &plan->layers->items[i];
+        const weft_scheme_entry_t *entry = weft_plan_entry(plan, i);
+        if (!layer->stored)
+            continue;
+        if (strcmp(entry->scheme->name, layer->stored->scheme) != 0)
+            return weft_fail(
+                error, WEFT_ERR_MISFIT,
+                "layer %s: the checkpoint has it quantized as %s, and %s is asked for: quantized "
+                "weights are moved as they are; ask for %s, or start from the checkpoint it was "
+                "made of",
+                layer->name, layer->stored->scheme, entry->scheme->name, layer->stored->scheme);
+        if (entry->arrange != WEFT_ARRANGE_PLAIN)
+            return weft_fail(error, WEFT_ERR_MISFIT,
+                             "layer %s: the checkpoint has its scales plain, and the arrangement %s is asked "
+                             "for: scales are moved as they are; ask for %s@plain",
+                             layer->name, weft_arrange_name(entry->arrange), layer->stored->scheme);
+    }
+    return WEFT_OK;
+}
+
 static weft_status_t build(weft_plan_t *plan, const char *scheme, const weft_plan_options_t *options,
                            weft_error_t *error)
 {
-    WEFT_TRY(take_options(plan, scheme, options, error));
     WEFT_TRY(weft_layers_create(plan->model, &plan->layers, error));
+    WEFT_TRY(take_options(plan, scheme, options, error));
     WEFT_TRY(assign_schemes(plan, error));
+    WEFT_TRY(check_stored(plan, error));
     WEFT_TRY(weft_plan_check_fit(plan, error));
     WEFT_TRY(assign_stages(plan, error));
     if (plan->trainer->by_boxes)

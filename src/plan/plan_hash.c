@@ -103,6 +103,11 @@ weft_status_t weft_plan_make_hash(weft_plan_t *plan)
             const weft_part_t *lies = &pattern->example->parts[p];
             const uint64_t fields[] = {lies->stacked, lies->transposed, lies->first_row, lies->slab_n};
             weft_hasher_add(hasher, fields, sizeof fields);
+            if (pattern->example->stored) {
+                const uint64_t grid[] = {lies->of_rows, lies->of_cols, lies->grain_rows, lies->grain_cols,
+                                         pattern->example->inverse};
+                weft_hasher_add(hasher, grid, sizeof grid);
+            }
             add_part(hasher, &pattern->parts[p]);
         }
     }

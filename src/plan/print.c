@@ -45,7 +45,7 @@ static void print_pattern(weft_text_t *text, const weft_plan_t *plan, const weft
         snprintf(shape, sizeof shape, "%s[%u, %u]", experts, pattern->rows, pattern->cols);
     weft_text_add(text, "  %6u  %-52s %-20s %-8s %s%s%s\n", pattern->num_layers,
                   weft_layer_full_name(layer, title), shape, weft_dtype_name(pattern->dtype),
-                  layer->keep_f32 ? "kept" : pattern->scheme->name,
+                  layer->keep_f32 && !layer->stored ? "kept" : pattern->scheme->name,
                   plan->map.count > 1 ? profile_text(pattern->profile, pattern->arrange, profile) : "",
                   pattern->amax_ahead ? ", amax ahead" : "");
 }

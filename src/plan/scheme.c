@@ -107,6 +107,13 @@ static const char *const profile_names[WEFT_PROFILE_COUNT] = {
     [WEFT_PROFILE_QAT] = "qat",         [WEFT_PROFILE_MODELOPT] = "modelopt",
 };
 
+const weft_scheme_t *weft_scheme_moved(void)
+{
+    static const weft_scheme_t moved = {
+        .name = "moved", .kernel = WEFT_KERNEL_CAST, .profiles = BIT(DEFAULT)};
+    return &moved;
+}
+
 const weft_scheme_t *weft_scheme_cast(void)
 {
     return &schemes[0];

@@ -43,4 +43,7 @@ weft_status_t weft_scheme_arrange(const weft_scheme_t *scheme, weft_profile_t pr
  * the default of the scheme map is `bf16`. */
 const weft_scheme_t *weft_scheme_cast(void);
 
+/* What becomes of a layer that the checkpoint has quantized already: nothing. */
+const weft_scheme_t *weft_scheme_moved(void);
+
 #endif

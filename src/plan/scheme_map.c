@@ -266,6 +266,12 @@ static uint32_t count_tensors(const weft_layer_t *layer)
     return (layer->num_experts ? layer->num_experts : 1) * layer->num_parts;
 }
 
+/* What its tensors' names end with. */
+static const char *leaf_of(const weft_layer_t *layer)
+{
+    return layer->stored_leaf ? layer->stored_leaf : layer->leaf;
+}
+
 static const char *tensor_of(const weft_model_t *model, const weft_layer_t *layer, uint32_t index)
 {
     return weft_model_tensor(model, layer->tensors[index])->name;
@@ -282,7 +288,7 @@ static bool obeys(const weft_layer_t *layer, const weft_scheme_entry_t *entry)
 static bool any_tensor_matches(const char *glob, const weft_model_t *model, const weft_layer_t *layer)
 {
     for (uint32_t t = 0; t < count_tensors(layer); t++)
-        if (tensor_matches(glob, tensor_of(model, layer, t), layer->leaf))
+        if (tensor_matches(glob, tensor_of(model, layer, t), leaf_of(layer)))
             return true;
     return false;
 }
@@ -365,7 +371,7 @@ static weft_status_t assign_layer(const weft_scheme_map_t *map, const weft_model
     if (least + 1 == map->count)
         return WEFT_OK;
     for (uint32_t t = 0; t < count_tensors(layer); t++) {
-        uint32_t found = entry_by_tensor(map, tensor_of(model, layer, t), layer->leaf, least);
+        uint32_t found = entry_by_tensor(map, tensor_of(model, layer, t), leaf_of(layer), least);
         const weft_scheme_entry_t *first = &map->entries[*entry], *this = &map->entries[found];
         if (t == 0)
             *entry = found;

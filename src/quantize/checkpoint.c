@@ -233,6 +233,10 @@ weft_status_t weft_checkpoint_write(const weft_program_t *program, const weft_ou
     if (weft_plan_num_rollouts(plan) != 1)
         return weft_fail(error, WEFT_ERR_ARGUMENT, "a checkpoint is written whole: of rollout tp:1, found %s",
                          weft_plan_rollout_text(plan));
+    if (plan->layers->stored)
+        return weft_fail(
+            error, WEFT_ERR_FILE,
+            "config.json has a quantization_config already: quantize the checkpoint it was made of");
     writer_t w = {.program = program, .outputs = outputs, .shard_bytes = shard_bytes, .layer = NO_LAYER};
     weft_status_t status = prepare(&w, error);
     if (status == WEFT_OK)

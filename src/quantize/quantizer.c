@@ -146,7 +146,8 @@ static weft_unit_job_t unit_job(const weft_quantizer_t *q, uint32_t index, const
                  .out_dtype = pattern->dtype,
                  .out = place_of(q, unit->weight_offset),
                  .scale = scaled ? place_of(q, unit->scale_offset) : NULL,
-                 .global = global ? (float *)(void *)place_of(q, unit->global_offset) : NULL},
+                 .global = global ? (float *)(void *)place_of(q, unit->global_offset) : NULL,
+                 .inverse = pattern->example->inverse},
     };
 }
 
@@ -235,12 +236,13 @@ weft_status_t weft_quantizer_run(weft_quantizer_t *q, uint32_t first, uint32_t c
 static weft_status_t write_shapes(weft_quantizer_t *q, uint32_t index, uint8_t *to)
 {
     const weft_layer_outputs_t *layer = &q->outputs->layers[index];
+    const weft_part_t *grid = &q->program->plan->layers->items[index].parts[0]; /* or the matrix itself */
     int64_t(*shapes)[2] = calloc((size_t)layer->num_experts + 1, sizeof *shapes);
     if (!shapes)
         return WEFT_ERR_NO_MEMORY;
     for (uint32_t e = 0; e < layer->num_experts; e++) {
-        shapes[e][0] = layer->rows;
-        shapes[e][1] = layer->cols;
+        shapes[e][0] = (int64_t)layer->rows * (grid->grain_rows ? grid->grain_rows : 1);
+        shapes[e][1] = (int64_t)layer->cols * (grid->grain_cols ? grid->grain_cols : 1);
     }
     weft_status_t status = q->queue->ops->write(q->queue, to, shapes, layer->num_experts * sizeof *shapes);
     free(shapes);

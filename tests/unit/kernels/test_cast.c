@@ -160,13 +160,59 @@ static void other_outputs_are_refused(void **state)
     assert_int_equal(tested->quantize[WEFT_KERNEL_CAST](&unit, &result), WEFT_ERR_ARGUMENT);
 }
 
+/* Codes of every size, from two pieces beside each other and zeros below them. */
+static void codes_stay_as_they_are(void **state)
+{
+    (void)state;
+    enum { TALL = 5, REAL = 4, WIDE = 37, LEFT = 13 };
+    static const weft_dtype_t dtypes[] = {WEFT_DTYPE_F8_E4M3, WEFT_DTYPE_I8, WEFT_DTYPE_U8, WEFT_DTYPE_I32};
+    for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
+        size_t element = weft_dtype_bytes(dtypes[d]);
+        _Alignas(8) uint8_t from[REAL * WIDE * 4], out[TALL * WIDE * 4];
+        for (size_t i = 0; i < sizeof from; i++)
+            from[i] = (uint8_t)(i * 7 + 0x7F);
+        memset(out, 0xAA, sizeof out);
+        const weft_segment_t segments[] = {
+            {.data = from, .ld_elems = WIDE, .rows = REAL, .cols = LEFT},
+            {.data = from + LEFT * element, .ld_elems = WIDE, .col = LEFT, .rows = REAL, .cols = WIDE - LEFT},
+            {.row = REAL, .rows = TALL - REAL, .cols = WIDE},
+        };
+        weft_quantize_unit_t unit = {.segments = segments, .num_segments = 3, .dtype = dtypes[d], .rows = TALL,
+                                     .cols = WIDE, .out_dtype = dtypes[d], .out = out};
+        weft_quantize_result_t result = {.nonfinite = true};
+        static const uint8_t zeros[WIDE * 4];
+        assert_int_equal(tested->quantize[WEFT_KERNEL_CAST](&unit, &result), WEFT_OK);
+        assert_false(result.nonfinite);
+        assert_memory_equal(out, from, REAL * WIDE * element);
+        assert_memory_equal(out + REAL * WIDE * element, zeros, WIDE * element);
+        unit.out_dtype = dtypes[(d + 1) % 4];
+        assert_int_equal(tested->quantize[WEFT_KERNEL_CAST](&unit, &result), WEFT_ERR_ARGUMENT);
+    }
+}
+
+static void divisors_become_multipliers(void **state)
+{
+    (void)state;
+    const float divisors[] = {1, 3, 2688, 0x1.fffffep127f, 0x1p-149f, -7};
+    float out[6];
+    const weft_segment_t segment = {.data = divisors, .ld_elems = 6, .rows = 1, .cols = 6};
+    weft_quantize_unit_t unit = {.segments = &segment, .num_segments = 1, .dtype = WEFT_DTYPE_F32, .rows = 1,
+                                 .cols = 6, .inverse = true, .out_dtype = WEFT_DTYPE_F32, .out = out};
+    weft_quantize_result_t result;
+    const uint32_t expected[] = {0x3F800000, 0x3EAAAAAB, 0x39C30C31, 0x00200000, 0x7F800000, 0xBE124925};
+    assert_int_equal(tested->quantize[WEFT_KERNEL_CAST](&unit, &result), WEFT_OK);
+    assert_memory_equal(out, expected, sizeof expected);
+    assert_true(result.nonfinite && result.nonfinite_col == 4); /* what becomes Inf */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_dtype_keeps_bytes),    cmocka_unit_test(every_pattern_to_the_other_dtype),
         cmocka_unit_test(f32_goes_through_bf16),     cmocka_unit_test(ragged_pieces),
         cmocka_unit_test(every_pattern_to_f32),      cmocka_unit_test(f32_stays_as_it_is),
-        cmocka_unit_test(other_outputs_are_refused),
+        cmocka_unit_test(other_outputs_are_refused), cmocka_unit_test(codes_stay_as_they_are),
+        cmocka_unit_test(divisors_become_multipliers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
