@@ -35,6 +35,7 @@ enum {
     SIM_MAX_ROUNDS = 6,
     SIM_STEP_WINDOW = 4096,
     SIM_LAYERS = 3,
+    SIM_DENSITY = 35,
 };
 
 #define SIM_MS          1000 /* microseconds */
@@ -96,6 +97,7 @@ typedef struct sim_coverage {
 typedef struct sim_options {
     uint64_t seed;
     unsigned faults;
+    uint32_t density; /* each of `faults` is in a schedule with so many percent; SIM_DENSITY unless told */
     bool dies;           /* one process dies right after an action of its own, and that is all that goes wrong but `faults` */
     uint32_t dies_node;  /* SIM_COORDINATOR, which then comes back; else a rank, counted round */
     uint64_t dies_after; /* of its actions */
