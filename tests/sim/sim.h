@@ -4,6 +4,7 @@
  * schedule.
  *
  *     sim --seed 1 --count 100000            run schedules, print what they covered
+ *     sim --count 1000000 --jobs 0           the same on every core
  *     sim --seed 4711 --verbose              replay one
  *     sim --deaths --seed 1 --count 50       the coordinator, and one other, dies after each of its actions
  *     sim --mutate ignore-ballot --count N   break a rule; exit 0 when a schedule notices
