@@ -1,10 +1,8 @@
 #include "kernels/arrange.h"
 
 static const char *const names[WEFT_ARRANGE_COUNT] = {
-    [WEFT_ARRANGE_PLAIN] = "plain",
-    [WEFT_ARRANGE_PADDED] = "padded",
-    [WEFT_ARRANGE_DEEPGEMM] = "deepgemm",
-    [WEFT_ARRANGE_SWIZZLE] = "128x4",
+    [WEFT_ARRANGE_PLAIN] = "plain",   [WEFT_ARRANGE_PADDED] = "padded", [WEFT_ARRANGE_DEEPGEMM] = "deepgemm",
+    [WEFT_ARRANGE_SWIZZLE] = "128x4", [WEFT_ARRANGE_MARLIN] = "marlin",
 };
 
 const char *weft_arrange_name(weft_arrange_t arrange)
@@ -24,9 +22,21 @@ bool weft_arrange_takes(weft_arrange_t arrange, weft_kernel_id_t kernel, weft_pr
                (profile == WEFT_PROFILE_POW2 || profile == WEFT_PROFILE_VLLM_POW2);
     case WEFT_ARRANGE_SWIZZLE:
         return kernel == WEFT_KERNEL_MXFP8 || kernel == WEFT_KERNEL_MXFP4 || kernel == WEFT_KERNEL_NVFP4;
+    case WEFT_ARRANGE_MARLIN:
+        return kernel >= WEFT_KERNEL_INT4_GROUP_32 && kernel <= WEFT_KERNEL_INT4_GROUP_128;
     default:
         return false;
     }
+}
+
+bool weft_arrange_takes_unit(weft_kernel_id_t kernel, const weft_quantize_unit_t *unit)
+{
+    if (!weft_arrange_takes(unit->arrange, kernel, unit->profile))
+        return false;
+    if (unit->arrange != WEFT_ARRANGE_MARLIN)
+        return true;
+    return unit->rows % WEFT_MARLIN_ROWS == 0 && unit->matrix_row % WEFT_MARLIN_ROWS == 0 &&
+           unit->matrix_rows % WEFT_MARLIN_ROWS == 0 && unit->cols % WEFT_MARLIN_COLS == 0;
 }
 
 static uint64_t round_up(uint64_t extent, uint64_t multiple)
@@ -51,6 +61,10 @@ weft_dtype_t weft_arrange_scales(weft_arrange_t arrange, weft_kernel_id_t kernel
         extent[0] = round_up(extent[0], 128);
         extent[1] = round_up(extent[1], 4);
         return format->scale_dtype;
+    case WEFT_ARRANGE_MARLIN:
+        extent[0] = extent[1];
+        extent[1] = rows;
+        return format->scale_dtype;
     default:
         return format->scale_dtype;
     }
@@ -58,5 +72,19 @@ weft_dtype_t weft_arrange_scales(weft_arrange_t arrange, weft_kernel_id_t kernel
 
 bool weft_arrange_pads(weft_arrange_t arrange)
 {
-    return arrange != WEFT_ARRANGE_PLAIN;
+    return arrange != WEFT_ARRANGE_PLAIN && arrange != WEFT_ARRANGE_MARLIN;
+}
+
+bool weft_arrange_moves_codes(weft_arrange_t arrange)
+{
+    return arrange == WEFT_ARRANGE_MARLIN;
+}
+
+void weft_arrange_codes(weft_arrange_t arrange, weft_kernel_id_t kernel, uint64_t rows, uint64_t cols,
+                        uint64_t extent[2])
+{
+    const uint32_t codes = weft_kernel_format(kernel)->codes;
+    const bool marlin = arrange == WEFT_ARRANGE_MARLIN;
+    extent[0] = marlin ? cols / WEFT_MARLIN_COLS : rows;
+    extent[1] = marlin ? rows * WEFT_MARLIN_COLS / codes : cols / codes;
 }

@@ -54,12 +54,13 @@ typedef enum weft_profile {
     WEFT_PROFILE_COUNT,
 } weft_profile_t;
 
-/* How the scales of a matrix lie in memory; kernels/arrange.h. */
+/* How a matrix lies in memory, its scales or its codes too; kernels/arrange.h. */
 typedef enum weft_arrange {
     WEFT_ARRANGE_PLAIN,
     WEFT_ARRANGE_PADDED,
     WEFT_ARRANGE_DEEPGEMM,
     WEFT_ARRANGE_SWIZZLE, /* 128x4 */
+    WEFT_ARRANGE_MARLIN,
     WEFT_ARRANGE_COUNT,
 } weft_arrange_t;
 
@@ -74,7 +75,7 @@ typedef struct weft_quantize_unit {
     const uint16_t *row_amax; /* [rows], the amax of each whole row as bits of bf16 (fp16 for an F16 source), when
                                  columns are split over ranks; NULL: the unit holds whole rows, find it here */
     weft_dtype_t out_dtype;   /* CAST: BF16, F16 or F32; the others: as the scheme stores it */
-    void *out;                /* [rows, cols / codes], contiguous */
+    void *out;                /* [rows, cols / codes], contiguous; MARLIN: where those of the matrix begin */
     void *scale; /* its scales, row-major, as weft_format_scales says: FP8_BLOCK one row of the grid; CAST: NULL */
     float *global; /* [1], the scale of the whole tensor beside those, for kernels that have one;
                       NULL: another unit writes it. FP8_TENSOR: the same of `scale` */

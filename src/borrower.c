@@ -81,6 +81,12 @@ void weft_borrower_destroy(weft_borrower_t *b)
     free(b);
 }
 
+void weft_borrower_forget(weft_borrower_t *b)
+{
+    for (uint32_t t = 0; t < b->num_trainers; t++)
+        b->sources[t].generation = 0;
+}
+
 bool weft_borrower_has(const weft_borrower_t *b, uint64_t version, uint32_t *first)
 {
     for (uint32_t t = 0; t < b->num_trainers; t++) {

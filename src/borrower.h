@@ -23,6 +23,9 @@ weft_status_t weft_borrower_alive(const weft_borrower_t *borrower, weft_error_t 
  * weft_borrower_has, with nothing in flight. Blocks when it has. */
 weft_status_t weft_borrower_map(weft_borrower_t *borrower, bool *moved, weft_error_t *error);
 
+/* The transport has been renewed: everything is mapped anew with the next version. */
+void weft_borrower_forget(weft_borrower_t *borrower);
+
 /* Where a fragment is, in its source's memory: a weft_locate_fn, `user` is the borrower. */
 const void *weft_borrower_locate(void *user, const weft_fragment_t *fragment, size_t *ld_elems);
 

@@ -5,6 +5,7 @@
  * What one process says to itself is carried out before anything leaves it: the leader's whole exchange with
  * the rank beside it takes microseconds, and a message to another process tens of them. Of several reports
  * that wait to leave the last is enough. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -101,7 +102,8 @@ static void fence(weft_session_t *s, const weft_action_t *action)
     pthread_mutex_unlock(&s->mutex);
 }
 
-/* Routes go through every replica: a version that leaves a lost one out cannot be sent in this session. */
+/* Routes go through every replica: a version that leaves a lost one out cannot be sent in a session whose ranks meet only
+ * once. */
 static bool all_take_part(const weft_session_t *s, weft_members_t members)
 {
     for (uint32_t replica = 0; replica < s->control.topology.replicas; replica++)
@@ -120,9 +122,10 @@ weft_content_t weft_session_content(weft_session_t *s)
 
 static void start_transfer(weft_session_t *s, const weft_action_t *action)
 {
-    if (action->content->load || all_take_part(s, action->members)) {
+    if (action->content->load || s->service || all_take_part(s, action->members)) {
         pthread_mutex_lock(&s->mutex);
         s->transferring = action->version;
+        s->members = action->members;
         s->content = *action->content;
         pthread_mutex_unlock(&s->mutex);
         weft_session_command(s, action->type, action->version, 0);
@@ -155,9 +158,12 @@ static void carry_out(void *user, const weft_action_t *action)
         s->newest = action->version;
         pthread_mutex_unlock(&s->mutex);
         break;
+    case WEFT_ACTION_ABORT_TRANSFER:
+        s->given_up = action->version; /* the progress thread may be waiting for others to meet */
+        weft_session_command(s, action->type, action->version, action->round);
+        break;
     case WEFT_ACTION_REPORT_POSTED:
     case WEFT_ACTION_STOP_TRANSFER_AT:
-    case WEFT_ACTION_ABORT_TRANSFER:
     case WEFT_ACTION_TRY_SWAP:
         weft_session_command(s, action->type, action->version, action->round);
         break;
@@ -170,7 +176,10 @@ static void carry_out(void *user, const weft_action_t *action)
     case WEFT_ACTION_FENCE:
         fence(s, action);
         break;
-    case WEFT_ACTION_ENTER_EPOCH: /* a session's ranks do not come back: its routes are opened once */
+    case WEFT_ACTION_ENTER_EPOCH: /* its transports are opened with its first version */
+        pthread_mutex_lock(&s->mutex);
+        s->epoch = action->epoch;
+        pthread_mutex_unlock(&s->mutex);
         break;
     case WEFT_ACTION_STORE_TERM: /* a session's coordinator does not outlive its process */
         break;
@@ -195,6 +204,56 @@ static void handle_all(weft_session_t *s, const weft_event_t *event)
         weft_coordinator_handle(s->coordinator, event, &sink);
 }
 
+/* ---- whether the coordinator is there ---- */
+
+static uint32_t coordinator_of(const weft_session_t *s)
+{
+    return s->trainer_machine ? s->trainer_machine->coordinator : s->rank_machine->coordinator;
+}
+
+/* Those who wait for a version learn that none can come now. It is no last word: the state machines go on,
+ * and a coordinator that comes back finds everything as it was. */
+static void set_cut_off(weft_session_t *s, bool cut_off, uint64_t silent_us)
+{
+    char text[sizeof s->cut_off_text];
+    if (s->cut_off == cut_off)
+        return;
+    snprintf(text, sizeof text, "the coordinator, rank %u, was last heard %.1f s ago", coordinator_of(s),
+             (double)silent_us * 1e-6);
+    pthread_mutex_lock(&s->mutex);
+    s->cut_off = cut_off;
+    memcpy(s->cut_off_text, text, sizeof text);
+    pthread_cond_broadcast(&s->publish_cond);
+    pthread_cond_broadcast(&s->step_cond);
+    pthread_mutex_unlock(&s->mutex);
+    weft_log_line(&s->config.log, WEFT_LOG_WARNING, "rank %u: %s", s->rank,
+                  cut_off ? text : "the coordinator is heard again");
+}
+
+static void note_heard(weft_session_t *s, const weft_message_t *message)
+{
+    if (message->role == WEFT_ROLE_COORDINATOR || message->role == WEFT_ROLE_LEADER ||
+        message->from != coordinator_of(s))
+        return;
+    s->heard_us = weft_now_us();
+    s->heard = true;
+    set_cut_off(s, false, 0);
+}
+
+/* It speaks every dead_us / 2, so that with a beat more a word may be lost. A process that itself stood still
+ * has heard nobody meanwhile; ranks need not all be there when the session opens. */
+static void check_heard(weft_session_t *s, uint64_t gap_us)
+{
+    uint64_t patience_us = s->heard ? s->control.dead_us + s->control.beat_us : s->control.hello_us;
+    if (s->coordinator)
+        return;
+    if (gap_us > s->control.dead_us / 2)
+        s->heard_us += gap_us;
+    uint64_t now_us = weft_now_us(), silent_us = now_us > s->heard_us ? now_us - s->heard_us : 0;
+    if (silent_us > patience_us)
+        set_cut_off(s, true, silent_us);
+}
+
 static void handle_message(weft_session_t *s, const weft_message_t *message)
 {
     weft_sink_t sink = {carry_out, s, s->config.log.level};
@@ -207,6 +266,7 @@ static void handle_message(weft_session_t *s, const weft_message_t *message)
         weft_leader_machine_handle(s->leader_machine, &event, &sink);
     else if (message->role == WEFT_ROLE_COORDINATOR && s->coordinator)
         weft_coordinator_handle(s->coordinator, &event, &sink);
+    note_heard(s, message);
 }
 
 /* Whether a version is on its way here. */
@@ -288,7 +348,7 @@ static void *control_main(void *user)
 {
     weft_session_t *s = user;
     weft_queued_event_t queued;
-    uint64_t ticked_us = 0;
+    uint64_t ticked_us = s->heard_us = weft_now_us();
     while (!is_closing(s)) {
         receive_one(s);
         while (take_event(s, &queued)) {
@@ -297,6 +357,7 @@ static void *control_main(void *user)
             stay_awake(s);
         }
         if (weft_now_us() - ticked_us >= POLL_US) {
+            check_heard(s, weft_now_us() - ticked_us);
             weft_event_t tick = {.type = WEFT_EVENT_TICK, .now_us = ticked_us = weft_now_us()};
             handle_all(s, &tick);
         }

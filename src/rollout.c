@@ -530,12 +530,24 @@ static weft_status_t begin_version(weft_rollout_t *r, uint64_t version, weft_err
     return status == WEFT_OK ? status : fail_queue(r, status, error);
 }
 
+/* After a renewal sources may be other processes, and their memory elsewhere. */
+static weft_status_t meet_sources(weft_rollout_t *r, uint64_t version, weft_error_t *error)
+{
+    bool renewed;
+    WEFT_TRY(weft_session_meet(r->session, version, &renewed, error));
+    if (renewed && r->borrower)
+        weft_borrower_forget(r->borrower);
+    return WEFT_OK;
+}
+
 /* route ==== bucket -> slot -> assembler -> quantizer -> stage. */
 static void receive_version(weft_rollout_t *r, uint64_t version)
 {
     weft_error_t error = {.message = ""};
     uint64_t start = weft_now_ns();
     weft_status_t status = begin_version(r, version, &error);
+    if (status == WEFT_OK)
+        status = meet_sources(r, version, &error);
     if (status == WEFT_OK)
         status = move_version(r, &error);
     weft_session_span(r->session, "receive", start, version, 0);
@@ -651,6 +663,7 @@ void weft_rollout_destroy(weft_rollout_t *r)
         return;
     r->quit = true;
     if (r->thread_started) {
+        weft_session_give_up(r->session);
         weft_session_wake(r->session);
         pthread_join(r->thread, NULL);
     }

@@ -104,6 +104,7 @@ void weft_rollout_get_status(const weft_rollout_t *r, weft_rollout_status_t *sta
         .expected_bytes = r->program->payload_bytes,
         .layers_staged = receiving ? r->layers_staged : 0,
         .num_layers = r->program->plan->layers->count,
+        .cut_off = r->session->cut_off,
     };
     pthread_mutex_unlock(&r->session->mutex);
 }

@@ -173,6 +173,21 @@ static bool load_over(weft_rollout_t *r, uint64_t version, weft_status_t *status
     return over;
 }
 
+static bool cut_off(weft_rollout_t *r, uint64_t version, weft_status_t *status, weft_error_t *error)
+{
+    weft_session_t *s = r->session;
+    pthread_mutex_lock(&s->mutex);
+    bool alone = s->cut_off;
+    if (alone)
+        *status = weft_fail(
+            error, WEFT_ERR_PEER_LOST,
+            "rollout rank %u: version %llu: %s: wait again if it comes back, or open a new session; the "
+            "weights before serve on",
+            s->rank, (unsigned long long)version, s->cut_off_text);
+    pthread_mutex_unlock(&s->mutex);
+    return alone;
+}
+
 weft_status_t weft_rollout_wait(weft_rollout_t *r, uint64_t version, uint64_t timeout_us, weft_error_t *error)
 {
     uint64_t deadline = weft_now_us() + timeout_us;
@@ -183,6 +198,8 @@ weft_status_t weft_rollout_wait(weft_rollout_t *r, uint64_t version, uint64_t ti
             return status;
         if (weft_guard_look(&r->session->guard).fenced)
             return fenced(r, error);
+        if (cut_off(r, version, &status, error))
+            return status;
         if (!wait_for_word(r, deadline))
             return weft_fail(error, WEFT_ERR_TIMEOUT,
                              "rollout rank %u: version %llu is not live after %.1f s", r->session->rank,

@@ -237,6 +237,10 @@ static weft_status_t start_on_route(weft_sender_t *s, outbound_t *out)
     const weft_transport_ops_t *ops = weft_transport_table(transport);
     const weft_bucket_t *bucket = &s->program->buckets[out->bucket];
     const uint8_t *bytes = bytes_of(s, out->bucket);
+    if (!s->program->plan->relay && !s->session->groups[bucket->route]) { /* nobody there takes part */
+        out->sent = true;
+        return WEFT_OK;
+    }
     if (s->program->plan->relay)
         return ops->send_start(transport, bucket->relay, bytes, bucket->bytes, &out->op);
     /* A broadcast's root only reads. */

@@ -20,19 +20,28 @@ static const weft_transport_ops_t *ops_of(const weft_session_t *s)
     return weft_transport_table(s->transport);
 }
 
+static weft_status_t check_relay(const weft_plan_t *plan, const weft_transport_t *transport, weft_error_t *error)
+{
+    const weft_transport_ops_t *ops = weft_transport_table(transport);
+    if (plan->relay && ops->lend)
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "transport %s lends memory and needs no communicators: it takes a plan with direct routes "
+                         "(max_groups of %zu or more)",
+                         ops->name, plan->routes.count);
+    return WEFT_OK;
+}
+
 static weft_status_t check_config(const weft_session_config_t *config, weft_error_t *error)
 {
     if (config->struct_size != sizeof *config)
         return weft_fail(error, WEFT_ERR_ARGUMENT,
                          "weft_session_config_t has %zu bytes, expected %zu: start from WEFT_SESSION_CONFIG",
                          config->struct_size, sizeof *config);
-    if (!config->plan || !config->transport)
-        return weft_fail(error, WEFT_ERR_ARGUMENT, "a session needs a plan and a transport");
-    if (config->plan->relay && weft_transport_table(config->transport)->lend)
-        return weft_fail(error, WEFT_ERR_ARGUMENT,
-                         "transport %s lends memory and needs no communicators: it takes a plan with direct routes "
-                         "(max_groups of %zu or more)",
-                         weft_transport_table(config->transport)->name, config->plan->routes.count);
+    if (!config->plan || !config->transport == !config->service)
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "a session needs a plan, and a transport or a service");
+    if (config->service)
+        return WEFT_OK;
+    WEFT_TRY(check_relay(config->plan, config->transport, error));
     uint32_t expected = weft_plan_num_ranks(config->plan),
              found = weft_transport_num_ranks(config->transport);
     if (expected != found)
@@ -125,9 +134,22 @@ static bool has_rank(const uint32_t *ranks, uint32_t count, uint32_t rank)
     return false;
 }
 
-/* A communicator for each route (source first, then the set), or with relays for each set of several ranks.
- */
-static weft_status_t create_groups(weft_session_t *s, weft_error_t *error)
+/* Those of group `index` that the transport joins: of a route its source first, then the set. */
+static uint32_t list_group(const weft_session_t *s, uint32_t index, uint32_t *ranks)
+{
+    const weft_plan_t *plan = s->plan;
+    uint32_t count = 0, kept = 0;
+    if (!plan->relay)
+        ranks[count++] = plan->routes.items[index].source;
+    count += weft_set_ranks(plan, plan->relay ? index : plan->routes.items[index].set, ranks + count);
+    for (uint32_t i = 0; i < count; i++)
+        if (!s->service || weft_transport_has(weft_service_bootstrap(s->service), ranks[i]))
+            ranks[kept++] = ranks[i];
+    return kept;
+}
+
+/* A communicator for each route, or with relays for each set of several ranks. */
+weft_status_t weft_session_create_groups(weft_session_t *s, weft_error_t *error)
 {
     const weft_plan_t *plan = s->plan;
     s->num_groups = (uint32_t)(plan->relay ? plan->sets.count : plan->routes.count);
@@ -136,10 +158,7 @@ static weft_status_t create_groups(weft_session_t *s, weft_error_t *error)
     weft_status_t status =
         s->groups && ranks ? WEFT_OK : weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the groups");
     for (uint32_t i = 0; i < s->num_groups && status == WEFT_OK; i++) {
-        uint32_t count = 0;
-        if (!plan->relay)
-            ranks[count++] = plan->routes.items[i].source;
-        count += weft_set_ranks(plan, plan->relay ? i : plan->routes.items[i].set, ranks + count);
+        uint32_t count = list_group(s, i, ranks);
         if (count > 1 && has_rank(ranks, count, s->rank))
             status = ops_of(s)->group_create(s->transport, i, ranks, count, &s->groups[i], error);
     }
@@ -147,20 +166,34 @@ static weft_status_t create_groups(weft_session_t *s, weft_error_t *error)
     return status;
 }
 
-static weft_status_t open_all(weft_session_t *s, weft_error_t *error)
+void weft_session_destroy_groups(weft_session_t *s)
 {
-    WEFT_TRY(configure_control(s, error));
+    for (uint32_t i = 0; s->groups && i < s->num_groups; i++)
+        if (s->groups[i] && !s->transport_broken)
+            ops_of(s)->group_destroy(s->transport, s->groups[i]);
+    free(s->groups);
+    s->groups = NULL;
+    s->num_groups = 0;
+}
+
+/* All ranks meet once, over the transport. */
+static weft_status_t meet_all(weft_session_t *s, weft_error_t *error)
+{
     weft_introduction_t *all = calloc(weft_plan_num_ranks(s->plan), sizeof *all);
     if (!all)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for %u introductions",
                          weft_plan_num_ranks(s->plan));
     weft_status_t status = introduce(s, all, error);
     free(all);
-    if (status == WEFT_OK)
-        status = create_groups(s, error);
-    if (status == WEFT_OK)
-        status = weft_control_start(s, error);
-    return status;
+    return status == WEFT_OK ? weft_session_create_groups(s, error) : status;
+}
+
+static weft_status_t open_all(weft_session_t *s, weft_error_t *error)
+{
+    WEFT_TRY(configure_control(s, error));
+    WEFT_TRY(s->config.service ? weft_session_join(s, error) : meet_all(s, error));
+    WEFT_TRY(check_relay(s->plan, s->transport, error));
+    return weft_control_start(s, error);
 }
 
 static void release(weft_session_t *s)
@@ -168,10 +201,10 @@ static void release(weft_session_t *s)
     weft_control_stop(s);
     weft_place_close(s->place);
     weft_mailbox_close(s->mailbox);
-    for (uint32_t i = 0; s->groups && i < s->num_groups; i++)
-        if (s->groups[i] && !s->transport_broken)
-            ops_of(s)->group_destroy(s->transport, s->groups[i]);
-    free(s->groups);
+    weft_session_destroy_groups(s);
+    if (s->config.service)
+        weft_transport_close(s->transport);
+    weft_service_close(s->service);
     pthread_mutex_destroy(&s->mutex);
     pthread_cond_destroy(&s->command_cond);
     pthread_cond_destroy(&s->step_cond);
@@ -189,7 +222,8 @@ weft_status_t weft_session_open(const weft_session_config_t *config, weft_sessio
     made->config = *config;
     made->plan = config->plan;
     made->transport = config->transport;
-    made->rank = weft_transport_rank(config->transport);
+    if (config->transport)
+        made->rank = weft_transport_rank(config->transport);
     made->is_trainer = made->rank < made->plan->trainer->num_ranks;
     pthread_mutex_init(&made->mutex, NULL);
     weft_condition_init(&made->command_cond);
@@ -220,8 +254,19 @@ void weft_session_close(weft_session_t *session)
 {
     if (!session)
         return;
-    leave_together(session);
+    if (!session->service)
+        leave_together(session);
     release(session);
+}
+
+weft_transport_t *weft_session_transport(const weft_session_t *session)
+{
+    return session->transport;
+}
+
+uint64_t weft_session_incarnation(const weft_session_t *session)
+{
+    return session->control.incarnation;
 }
 
 uint32_t weft_session_rank(const weft_session_t *session)

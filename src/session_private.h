@@ -20,6 +20,7 @@
 #include "src/control/trainer_machine.h"
 #include "kernels/queue.h"
 #include "src/place/place.h"
+#include "src/service/service.h"
 #include "src/plan/program.h"
 #include "transport/transport.h"
 
@@ -66,6 +67,11 @@ struct weft_session {
     weft_control_config_t control;
     uint32_t rank;
     bool is_trainer;
+    weft_service_t *service; /* NULL: the ranks have met over the transport, for good */
+    _Atomic uint64_t given_up; /* the version whose transfer was aborted last; UINT64_MAX: the session ends */
+    bool met;                  /* the progress thread's: the transport joins `met_members` of `met_epoch` */
+    uint32_t met_epoch;
+    weft_members_t met_members;
     weft_group_t **groups; /* direct: by route; relay: by set; NULL where this rank has none */
     uint32_t num_groups;
 
@@ -78,6 +84,8 @@ struct weft_session {
     weft_outgoing_t outbox[WEFT_OUTBOX_LENGTH]; /* the control thread's */
     uint32_t num_outgoing, num_held;
     uint64_t control_awake_us; /* until then it looks on */
+    uint64_t heard_us;         /* the control thread's: when the coordinator spoke last; before it has, since when it may */
+    bool heard;                /* likewise: it has spoken */
 
     weft_place_t *place; /* of the queue's GPU; NULL without one */
     _Atomic bool eager;  /* a GPU works: threads look on instead of sleeping while a version is on its way */
@@ -98,6 +106,8 @@ struct weft_session {
     _Atomic uint32_t num_commands;                      /* likewise */
     weft_publication_t publications[WEFT_PUBLICATIONS]; /* newest overwrite oldest */
     uint32_t num_publications;
+    uint32_t epoch;         /* that this rank has entered */
+    weft_members_t members; /* of the version begun last */
     weft_content_t content; /* of that */
     uint64_t transferring; /* the version begun last; on a trainer 0 once it is over */
     uint64_t newest;       /* rollout: the highest version that some replica serves, as far as it was told */
@@ -105,6 +115,8 @@ struct weft_session {
     bool fenced;
     weft_status_t fenced_status;
     char fenced_text[WEFT_MESSAGE_TEXT_BYTES];
+    bool cut_off;               /* the coordinator is silent; it may come back */
+    char cut_off_text[128];
     bool transport_broken; /* aborted: no barrier at close */
     bool buffers_free;     /* what the abort said */
 };
@@ -150,6 +162,20 @@ weft_status_t weft_session_open_queue(weft_session_t *session, weft_queue_t **qu
 
 /* Make the calling thread the progress thread: next to the GPU, with the queue's arithmetic. */
 void weft_session_progress_begin(weft_session_t *session, weft_queue_t *queue);
+
+/* session.c: open communicators with those that are present. */
+weft_status_t weft_session_create_groups(weft_session_t *session, weft_error_t *error);
+void weft_session_destroy_groups(weft_session_t *session);
+
+/* session_service.c: join the coordinator's session, and open the transport. */
+weft_status_t weft_session_join(weft_session_t *session, weft_error_t *error);
+
+/* Before a version is transferred: meet those that take part, if they are others than the last time or the transport
+ * is broken. *renewed: what was borrowed is forgotten. Without a service nothing happens. Progress thread. */
+weft_status_t weft_session_meet(weft_session_t *session, uint64_t version, bool *renewed, weft_error_t *error);
+
+/* The progress thread is about to be ended: it waits for nobody any more. */
+void weft_session_give_up(weft_session_t *session);
 
 /* control_node.c: the control thread. */
 weft_status_t weft_control_start(weft_session_t *session, weft_error_t *error);

@@ -167,7 +167,10 @@ static void send_version(weft_trainer_t *t, uint64_t version)
     weft_selection_choose(&t->selection, content.subset);
     t->next_bucket = 0;
     skip_to_selected(t);
-    weft_status_t status = send_buckets(t, &error);
+    bool renewed;
+    weft_status_t status = weft_session_meet(t->session, version, &renewed, &error);
+    if (status == WEFT_OK)
+        status = send_buckets(t, &error);
     weft_session_span(t->session, "send", start, version, 0);
     note_stats(t, start / 1000);
     conclude(t, status, &error);
@@ -437,6 +440,17 @@ weft_status_t weft_trainer_publish_with(weft_trainer_t *t, uint64_t version,
     return WEFT_OK;
 }
 
+/* Nobody can say what becomes of the version, or have its transfer ended. */
+static bool fail_cut_off(const weft_session_t *s, uint64_t version, weft_status_t *status,
+                         weft_error_t *error)
+{
+    *status =
+        weft_fail(error, WEFT_ERR_PEER_LOST,
+                  "trainer rank %u: version %llu: %s: wait again if it comes back, or open a new session",
+                  s->rank, (unsigned long long)version, s->cut_off_text);
+    return true;
+}
+
 /* Under the session's mutex: whether the wait is over, and how. */
 static bool wait_over(weft_session_t *s, uint64_t version, weft_publish_state_t state, weft_status_t *status,
                       weft_error_t *error)
@@ -445,7 +459,10 @@ static bool wait_over(weft_session_t *s, uint64_t version, weft_publish_state_t 
     for (unsigned i = 0; i < WEFT_PUBLICATIONS; i++)
         if (version && s->publications[i].version == version)
             found = &s->publications[i];
+    bool open = found && found->outcome == WEFT_OUTCOME_NONE;
     *status = WEFT_OK;
+    if (open && s->cut_off && !(state == WEFT_PUBLISH_RELEASED && found->released))
+        return fail_cut_off(s, version, status, error);
     if (found && found->version == s->transferring && !found->released)
         return false; /* its memory is still being read, whatever has become of it */
     if (!found)
@@ -549,6 +566,7 @@ void weft_trainer_destroy(weft_trainer_t *t)
         return;
     t->quit = true;
     if (t->thread_started) {
+        weft_session_give_up(t->session);
         weft_session_wake(t->session);
         pthread_join(t->thread, NULL);
     }

@@ -87,6 +87,12 @@ const weft_transport_ops_t *weft_transport_table(const weft_transport_t *transpo
     return weft_transport_base(transport)->ops;
 }
 
+bool weft_transport_has(const weft_transport_t *bootstrap, uint32_t rank)
+{
+    const weft_transport_ops_t *ops = weft_transport_table(bootstrap);
+    return !ops->present || ops->present(bootstrap, rank);
+}
+
 uint64_t weft_transport_timeout_us(const weft_transport_config_t *config)
 {
     return config->timeout_us ? config->timeout_us : DEFAULT_TIMEOUT_US;

@@ -115,6 +115,14 @@ typedef struct weft_transport_ops {
                                     weft_error_t *error);
     void (*free_lendable)(weft_transport_t *transport, void *memory);
 
+    /* (optional) Meet again, among the ranks that the bootstrap now calls present: a rank has come back as another process, or
+     * is gone for good. Groups, and what was borrowed, are forgotten; memory of alloc_lendable stays, what was lent is lent
+     * anew. Mends what abort broke. No operation may be in flight. Blocks, collective over those present, deadline; after a
+     * failure renew again, or close. */
+    weft_status_t (*renew)(weft_transport_t *transport, weft_error_t *error);
+    /* (optional, of a bootstrap; default: all are) Whether `rank` is among those that gather. */
+    bool (*present)(const weft_transport_t *transport, uint32_t rank);
+
     /* (optional) The library beneath and its version, for people: "Open MPI v4.1.4". Not open. */
     void (*about)(char *text, size_t bytes);
 } weft_transport_ops_t;
@@ -135,6 +143,9 @@ const weft_transport_ops_t *weft_transport_table(const weft_transport_t *transpo
 
 /* What it begins with. */
 const weft_transport_base_t *weft_transport_base(const weft_transport_t *transport);
+
+/* Whether `rank` gathers over this bootstrap. */
+bool weft_transport_has(const weft_transport_t *bootstrap, uint32_t rank);
 
 /* For backends: `config->timeout_us`, or its default. */
 uint64_t weft_transport_timeout_us(const weft_transport_config_t *config);

@@ -87,7 +87,7 @@ WEFT_API weft_status_t weft_rollout_step_begin(weft_rollout_t *rollout, uint64_t
 WEFT_API weft_status_t weft_rollout_step_end(weft_rollout_t *rollout, uint64_t step);
 
 /* Wait, with no step open, until this rank serves `version` or a later one.
- * **Returns** WEFT_OK, WEFT_ERR_TIMEOUT, WEFT_ERR_PEER_LOST; of a version that was to be loaded why it was not. **Blocks** up to `timeout_us`. */
+ * **Returns** WEFT_OK, WEFT_ERR_TIMEOUT, WEFT_ERR_PEER_LOST (of its replica, or the coordinator is silent); of a version that was to be loaded why it was not. **Blocks** up to `timeout_us`. */
 WEFT_API weft_status_t weft_rollout_wait(weft_rollout_t *rollout, uint64_t version, uint64_t timeout_us,
                                          weft_error_t *error);
 
@@ -120,6 +120,8 @@ typedef struct weft_rollout_status {
     uint64_t newest_version; /* the highest that some replica is known to serve: above live_version this one is stale */
     uint64_t received_bytes, expected_bytes; /* of the version in flight: payload */
     uint32_t layers_staged, num_layers;
+    bool cut_off; /* the coordinator was not heard for longer than dead_after_us: what serves serves on, and no other version comes until
+                     it is heard again, or in a new session */
 } weft_rollout_status_t;
 
 WEFT_API void weft_rollout_get_status(const weft_rollout_t *rollout, weft_rollout_status_t *status);

@@ -89,7 +89,8 @@ typedef enum weft_publish_state {
 /* Wait until `version` has got that far.
  * **Returns** WEFT_OK; the reason the version failed (WEFT_ERR_NONFINITE, WEFT_ERR_DIGEST, WEFT_ERR_ABORTED, WEFT_ERR_SUPERSEDED,
  * WEFT_ERR_PEER_LOST, WEFT_ERR_TIMEOUT ...) with rank and layer in `error`: the memory is released then too;
- * WEFT_ERR_TIMEOUT also when `timeout_us` passed first.
+ * WEFT_ERR_TIMEOUT also when `timeout_us` passed first; WEFT_ERR_PEER_LOST also while the coordinator is silent (for
+ * longer than dead_after_us): then nothing is decided, and the memory may be read until the trainer is destroyed.
  * **Blocks** up to `timeout_us`. */
 WEFT_API weft_status_t weft_trainer_wait(weft_trainer_t *trainer, uint64_t version,
                                          weft_publish_state_t state, uint64_t timeout_us,

@@ -5,6 +5,7 @@
 #include <weft/model.h>
 #include <weft/plan.h>
 #include <weft/rollout.h>
+#include <weft/service.h>
 #include <weft/session.h>
 #include <weft/status.h>
 #include <weft/trainer.h>

@@ -7,7 +7,7 @@
  *     +--------------------------------+
  *      '--- 32 ---'                        lanes side by side share a scale: 2, 4, 8 or 16
  *
- * Scales of the 4 rows are found by as many lanes at once, each of one row, and handed round. Where codes share
+ * Scales of the 4 rows are found by as many lanes at once, each of one row (nvfp4: of two), and handed round. Where codes share
  * bytes, lanes trade rows in pairs, so that each stores whole words of 8 bytes, which are words of the digest:
  *
  *     lane 0   r0 r1 r2 r3        r0.r0' r1.r1'          4-bit codes of 8 columns are 4 bytes
@@ -21,8 +21,7 @@
 extern "C" {
 #include "kernels/arrange.h"
 }
-#include "kernels/cuda/codes.h"
-#include "kernels/cuda/direct.cuh"
+#include "kernels/cuda/group_codes.cuh"
 
 constexpr uint32_t ROW_GROUPS = GROUPS_COLS / GROUP;
 constexpr uint32_t SIZE = GROUPS_THREADS;
@@ -31,10 +30,15 @@ constexpr uint32_t TILE_ROWS = STEP * GROUPS;
 static_assert(TILE_ROWS * TILES_DOWN == 128, "of a unit, if not of them all");
 constexpr uint32_t PAIR = 2 * GROUP;            /* columns of a word of 4-bit codes */
 
+constexpr uint32_t SCALES = 128; /* that a group of nvfp4 can have: e4m3 codes without a sign */
+
 typedef struct shared {
     unit_t unit;
     float tensor_scale;
     weft_nvfp4_t domain;
+    weft_inverse_t by_domain;       /* modelopt: of domain.to_scale */
+    weft_inverse_t factors[SCALES]; /* nvfp4, direct: of elements, by the scale of their group; what is not for
+                                       codes.h is negative */
     uint64_t warp_sums[SIZE / WARP][2];
     listing_t listing;
 } shared_t;
@@ -50,46 +54,7 @@ static __device__ __forceinline__ uint32_t tile_left(uint32_t place)
     return place / TILES_DOWN * GROUPS_COLS;
 }
 
-/* ---- Codes of 8 elements, each of `code` an operation on one ---- */
-
-template <weft_dtype_t D, typename CODE>
-static __device__ __forceinline__ uint32_t four_bits(uint4 v, CODE code)
-{
-    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-    uint32_t codes = 0;
-#pragma unroll
-    for (uint32_t i = 0; i < 4; i++) {
-        const float2 x = unpack<D>(words[i]);
-        codes |= (uint32_t)code(x.x) << 8 * i | (uint32_t)code(x.y) << (8 * i + 4);
-    }
-    return codes;
-}
-
-template <weft_dtype_t D> static __device__ __forceinline__ uint2 e4m3_times(uint4 v, float factor)
-{
-    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-    uint32_t pairs[4];
-#pragma unroll
-    for (uint32_t i = 0; i < 4; i++) {
-        const float2 x = unpack<D>(words[i]);
-        pairs[i] = e4m3_pair(weft_mul(x.x, factor), weft_mul(x.y, factor));
-    }
-    return make_uint2(pairs[0] | pairs[1] << 16, pairs[2] | pairs[3] << 16);
-}
-
-/* What a group of elements becomes, and the scale that it shares. */
-typedef struct encoded {
-    uint2 codes; /* 4-bit ones in x */
-    uint32_t scale;
-} encoded_t;
-
-template <weft_dtype_t D>
-static __device__ __forceinline__ encoded_t encode_int4(uint4 v, weft_profile_t profile, float amax)
-{
-    const float scale = weft_int4_scale(profile, amax);
-    const uint32_t codes = four_bits<D>(v, [=](float x) { return weft_int4_code(profile, x, scale); });
-    return encoded_t{make_uint2(codes, 0), weft_bf16_from_f32(scale)};
-}
+/* ---- Codes of 8 elements ---- */
 
 template <weft_dtype_t D> static __device__ __forceinline__ encoded_t encode_mxfp4(uint4 v, float amax)
 {
@@ -187,6 +152,21 @@ static __device__ __forceinline__ void begin_tensor(const unit_t *unit, shared_t
     }
 }
 
+/* The divisions of nvfp4, once a block: there are fewer scales than groups. A warp, behind begin_tensor. */
+static __device__ __forceinline__ void fill_factors(shared_t *shared)
+{
+    const weft_nvfp4_t d = shared->domain;
+    for (uint32_t code = threadIdx.x; code < SCALES; code += WARP) {
+        const float by = weft_nvfp4_factor(&d, (uint8_t)code);
+        weft_inverse_t inverse = {by, 0};
+        if (d.modelopt)
+            inverse = weft_quick_scale(by) ? weft_inverse_of(by) : weft_inverse_t{-1, 0};
+        shared->factors[code] = inverse;
+    }
+    if (threadIdx.x == 0)
+        shared->by_domain = weft_inverse_of(d.to_scale);
+}
+
 /* Store the codes of a thread: 8 bytes of each row, or a word of them in two rows. All lanes of a warp. */
 template <bool DIGEST>
 static __device__ __forceinline__ weft_digest_t store_bytes(const unit_t *unit, uint32_t row, uint32_t col,
@@ -234,36 +214,30 @@ static __device__ __forceinline__ weft_digest_t store_words(const unit_t *unit, 
 
 /* ---- Direct ---- */
 
-template <groups_kind_t K> constexpr bool is_int4 = K == INT4 || K == INT4_CT;
-template <groups_kind_t K> constexpr bool divides = is_int4<K> || K == NV4_MODELOPT;
-template <groups_kind_t K> constexpr uint32_t sharers = K == NV4 || K == NV4_MODELOPT ? 2 : 4; /* at least */
+template <groups_kind_t K> constexpr uint32_t sharers = is_nvfp4<K> ? 2 : 4; /* at least */
 
-/* The scale of a group: what elements are multiplied by (two parts of it where they are divided), and what is
- * stored. */
-typedef struct scaling {
-    float factor, rest;
-    uint32_t stored;
-    bool quick;
-} scaling_t;
+/* The e4m3 scale of a group of nvfp4. The quotient of modelopt is not below 2^-9, the least that is not zero. */
+template <groups_kind_t K> static __device__ __forceinline__ uint32_t nvfp4_scale(const shared_t *shared, float amax)
+{
+    if (K == NV4)
+        return e4m3_pair(weft_mul(amax, shared->domain.to_scale), 0.0f);
+    const float quotient = weft_quotient(amax, shared->by_domain);
+    return e4m3_pair(quotient > 0 ? weft_quick_max(quotient, 0.001953125f) : 1.0f, 0.0f);
+}
 
 template <groups_kind_t K>
 static __device__ __forceinline__ scaling_t scaling_of(const shared_t *shared, float amax)
 {
     scaling_t s = {};
     if (is_int4<K>) {
-        const float scale = weft_int4_scale((weft_profile_t)shared->unit.profile, amax);
-        const weft_inverse_t inverse = weft_inverse_of(scale);
-        s = scaling_t{inverse.hi, inverse.lo, weft_bf16_from_f32(scale), weft_quick_scale(scale)};
-    } else if (K == MX8 || K == MX4) {
-        s.stored = K == MX8 ? weft_mxfp8_exponent(amax) : weft_mxfp4_exponent(amax);
-        s.factor = weft_mx_factor((uint8_t)s.stored);
-        s.quick = true;
+        s = int4_scaling((weft_profile_t)shared->unit.profile, amax);
+    } else if (is_nvfp4<K>) {
+        s.stored = nvfp4_scale<K>(shared, amax);
+        s.quick = K == NV4 || (shared->factors[s.stored].hi > 0 && weft_quick_scale(shared->domain.to_scale));
     } else {
-        s.stored = weft_nvfp4_scale(&shared->domain, amax);
-        const float by = weft_nvfp4_factor(&shared->domain, (uint8_t)s.stored);
-        const weft_inverse_t inverse = K == NV4 ? weft_inverse_t{by, 0} : weft_inverse_of(by);
-        s.factor = inverse.hi, s.rest = inverse.lo;
-        s.quick = K == NV4 || weft_quick_scale(by);
+        s.stored = K == MX8 ? weft_mxfp8_exponent(amax) : weft_mxfp4_exponent(amax);
+        s.factor.hi = weft_mx_factor((uint8_t)s.stored);
+        s.quick = true;
     }
     return s;
 }
@@ -294,13 +268,24 @@ static __device__ __forceinline__ void share_amax(uint32_t log_lanes, const uint
     mine[1] = 0;
 }
 
-/* The scales that this lane finds are of rows r, r + sharers, .. of its own; the lane that found that of row i. */
-template <groups_kind_t K> static __device__ __forceinline__ uint32_t finder(uint32_t i)
+constexpr uint32_t FOUND = 2; /* scales, at most */
+
+/* The factor of row i, of the rows r, r + sharers, .. of which lane r of those that share found the scales. */
+template <groups_kind_t K>
+static __device__ __forceinline__ weft_inverse_t factor_of(const scaling_t (&found)[FOUND], uint32_t i)
 {
-    return (threadIdx.x % WARP & ~(sharers<K> - 1)) | i % sharers<K>;
+    const uint32_t finder = (threadIdx.x % WARP & ~(sharers<K> - 1)) | i % sharers<K>;
+    const weft_inverse_t mine = found[i / sharers<K>].factor;
+    return weft_inverse_t{__shfl_sync(ALL_LANES, mine.hi, finder),
+                          divides<K> ? __shfl_sync(ALL_LANES, mine.lo, finder) : 0};
 }
 
-constexpr uint32_t FOUND = 2; /* scales, at most */
+/* The scales of the rows of two lanes that share them, a byte each. */
+static __device__ __forceinline__ uint32_t pair_scales(const scaling_t (&found)[FOUND])
+{
+    const uint32_t mine = (found[0].stored | found[1].stored << 16) << (threadIdx.x & 1) * 8;
+    return mine | __shfl_xor_sync(ALL_LANES, mine, 1);
+}
 
 /* False where one of them is not for codes.h. */
 template <weft_dtype_t D, groups_kind_t K>
@@ -342,34 +327,6 @@ static __device__ __forceinline__ void store_scales(const unit_t *unit, uint32_t
 
 /* ---- Codes ---- */
 
-/* The signs of 8 values, each the highest of four bits. */
-static __device__ __forceinline__ uint32_t signs_of(uint4 v)
-{
-    const uint32_t low = __byte_perm(v.x, v.y, 0x7351), high = __byte_perm(v.z, v.w, 0x7351);
-    const uint32_t even = __byte_perm(low, high, 0x5410), odd = __byte_perm(low, high, 0x7632);
-    return (even >> 4 & 0x08080808u) | (odd & 0x80808080u);
-}
-
-template <weft_dtype_t D, groups_kind_t K>
-static __device__ __forceinline__ uint32_t quick_codes(uint4 v, float factor, float rest)
-{
-    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-    const weft_inverse_t inverse = {factor, rest};
-    uint32_t codes = 0u - 0x11111111u * (is_int4<K> ? WEFT_QUICK_INT4 : WEFT_QUICK_E2M1);
-#pragma unroll
-    for (uint32_t i = 0; i < 4; i++) {
-        const float2 x = unpack<D>(words[i]);
-        float2 q = divides<K> ? make_float2(weft_quotient(x.x, inverse), weft_quotient(x.y, inverse))
-                              : make_float2(weft_mul(x.x, factor), weft_mul(x.y, factor));
-        if (K == INT4_CT)
-            q = unpack<WEFT_DTYPE_BF16>(bf16_pair(q.x, q.y));
-        const uint32_t low = is_int4<K> ? weft_quick_int4(q.x) : weft_quick_e2m1(q.x);
-        const uint32_t high = is_int4<K> ? weft_quick_int4(q.y) : weft_quick_e2m1(q.y);
-        codes += (low << 8 * i) + (high << (8 * i + 4));
-    }
-    return is_int4<K> ? codes : codes | signs_of(v);
-}
-
 /* False, before anything is written, if some group of the tile is not for codes.h. */
 template <weft_dtype_t D, bool DIGEST, groups_kind_t K>
 static __device__ __forceinline__ bool encode_tile(const groups_t *g, uint32_t real, const uint4 (&v)[GROUPS],
@@ -381,16 +338,17 @@ static __device__ __forceinline__ bool encode_tile(const groups_t *g, uint32_t r
     if (weft_sync_or<SIZE>(!find_scales<D, K>(shared, v, found)))
         return false;
     store_scales<K>(unit, row, col, real, found);
+    const uint32_t scales = is_nvfp4<K> ? pair_scales(found) : 0;
     uint2 bytes[GROUPS];
     uint32_t words[GROUPS];
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++) {
-        const float factor = __shfl_sync(ALL_LANES, found[i / sharers<K>].factor, finder<K>(i));
-        const float rest = divides<K> ? __shfl_sync(ALL_LANES, found[i / sharers<K>].rest, finder<K>(i)) : 0;
+        const weft_inverse_t factor =
+            is_nvfp4<K> ? shared->factors[scales >> 8 * i & 0xFF] : factor_of<K>(found, i);
         if (K == MX8)
-            bytes[i] = e4m3_times<D>(v[i], factor);
+            bytes[i] = e4m3_times<D>(v[i], factor.hi);
         else
-            words[i] = quick_codes<D, K>(v[i], factor, rest);
+            words[i] = quick_codes<D, K>(v[i], factor);
     }
     *sums = K == MX8 ? store_bytes<DIGEST>(unit, row, col, real, bytes)
                      : store_words<DIGEST, true>(unit, row, col, real, words);
@@ -434,6 +392,9 @@ static __device__ __forceinline__ bool direct_tile(const work_t *work, const uni
         __syncwarp();
         if (threadIdx.x == 0)
             begin_tensor<D>(unit, shared);
+        __syncwarp();
+        if (unit->kernel == WEFT_KERNEL_NVFP4)
+            fill_factors(shared);
     }
     weft_sync<SIZE>();
     weft_digest_t sums = {{0, 0}};

@@ -23,6 +23,7 @@ enum {
     CLASS_INT8_LONG,
     CLASS_INT8_WIDE,
     CLASS_GROUPS, /* and fp8-tensor */
+    CLASS_MARLIN,
     NUM_SHAPES
 };
 
@@ -112,7 +113,7 @@ static uint32_t shape_of(const weft_cuda_unit_t *u)
     case WEFT_KERNEL_INT8_CHANNEL:
         return CLASS_INT8 + channel_class(u->unit.cols);
     default:
-        return CLASS_GROUPS;
+        return u->unit.arrange == WEFT_ARRANGE_MARLIN ? CLASS_MARLIN : CLASS_GROUPS;
     }
 }
 
@@ -131,6 +132,8 @@ static uint32_t tiles_of(const weft_cuda_unit_t *u)
         return 0;
     if (shape_of(u) == CLASS_GROUPS)
         return (uint32_t)(((uint64_t)cols + GROUPS_COLS - 1) / GROUPS_COLS) * TILES_DOWN;
+    if (shape_of(u) == CLASS_MARLIN)
+        return (uint32_t)(((uint64_t)cols + MARLIN_TILE_COLS - 1) / MARLIN_TILE_COLS) * MARLIN_TILES_DOWN;
     if (!is_channel(u))
         return (uint32_t)(((uint64_t)cols + BLOCK - 1) / BLOCK);
     uint32_t tile_rows = channel_rows(cols);
@@ -207,7 +210,7 @@ static bool accepts_format(const weft_cuda_unit_t *u)
     const weft_format_t *f = weft_kernel_format(u->kernel);
     const weft_quantize_unit_t *q = &u->unit;
     const bool elsewhere = f->scale_rows == WEFT_WHOLE; /* another unit may write it */
-    if (!weft_arrange_takes(q->arrange, u->kernel, q->profile))
+    if (!weft_arrange_takes_unit(u->kernel, q))
         return false;
     if (f->scale_rows && q->rows && !q->scale && !elsewhere)
         return false;
@@ -246,6 +249,8 @@ static bool accepts(const weft_cuda_unit_t *u, uint32_t num_tensors)
 /* Whether the codes of a group, or of two where they share bytes, are stored at once. */
 static bool stores_groups(const weft_cuda_unit_t *u)
 {
+    if (shape_of(u) == CLASS_MARLIN)
+        return is_aligned(u->unit.out, sizeof(uint4));
     if (packs(u))
         return u->unit.cols % (2 * GROUP) == 0 && is_aligned(u->unit.out, GROUP);
     return shape_of(u) != CLASS_WIDEN && u->unit.cols % GROUP == 0 &&
@@ -310,7 +315,7 @@ static groups_kind_t kind_of(const weft_cuda_unit_t *u)
 static uint32_t sharers_log(const weft_cuda_unit_t *u)
 {
     const weft_format_t *f = weft_kernel_format(u->kernel);
-    if (shape_of(u) != CLASS_GROUPS)
+    if (shape_of(u) != CLASS_GROUPS && shape_of(u) != CLASS_MARLIN)
         return row_threads_log(u->unit.cols);
     uint32_t log = 0;
     while (f->scale_cols != WEFT_WHOLE && GROUP << log < f->scale_cols)
@@ -330,21 +335,21 @@ static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
         .out = (uint8_t *)q->out,
         .scale = (float *)q->scale,
         .row_amax = q->tensor_amax ? q->tensor_amax : q->row_amax,
+        .global = q->global,
         .rows = q->rows,
         .cols = q->cols,
         .first_segment = (uint32_t)first_segment,
         .num_segments = q->num_segments,
         .word = (uint32_t)(out_begin / WEFT_DIGEST_WORD_BYTES),
         .partial = 0,
-        .flags = (uint8_t)((stores_groups(u) ? UNIT_ALIGNED : 0) | (rides ? UNIT_RIDES : 0) |
-                           (q->allow_nonfinite ? UNIT_ALLOWS : 0)),
-        .profile = (uint8_t)q->profile,
-        .out_dtype = (uint8_t)q->out_dtype,
-        .log_row_threads = (uint8_t)sharers_log(u),
-        .kernel = (uint8_t)u->kernel,
-        .kind = (uint8_t)kind_of(u),
-        .arrange = (uint8_t)q->arrange,
-        .global = q->global,
+        .flags = (uint32_t)((stores_groups(u) ? UNIT_ALIGNED : 0) | (rides ? UNIT_RIDES : 0) |
+                            (q->allow_nonfinite ? UNIT_ALLOWS : 0)),
+        .profile = (uint32_t)q->profile,
+        .out_dtype = (uint32_t)q->out_dtype,
+        .log_row_threads = sharers_log(u),
+        .kernel = (uint32_t)u->kernel,
+        .kind = (uint32_t)kind_of(u),
+        .arrange = (uint32_t)q->arrange,
         .matrix_row = q->matrix_row,
         .matrix_rows = q->matrix_rows,
     };
@@ -360,11 +365,13 @@ typedef struct rect {
 static rect_t rect_of(const weft_cuda_unit_t *u, uint32_t place)
 {
     uint32_t rows = u->unit.rows, cols = u->unit.cols;
-    if (shape_of(u) == CLASS_GROUPS) {
-        const uint32_t high = BLOCK / TILES_DOWN, top = place % TILES_DOWN * high;
-        const uint32_t left = place / TILES_DOWN * GROUPS_COLS;
+    const bool marlin = shape_of(u) == CLASS_MARLIN;
+    if (shape_of(u) == CLASS_GROUPS || marlin) {
+        const uint32_t down = marlin ? MARLIN_TILES_DOWN : TILES_DOWN, high = BLOCK / down;
+        const uint32_t wide = marlin ? MARLIN_TILE_COLS : GROUPS_COLS;
+        const uint32_t top = place % down * high, left = place / down * wide;
         const uint32_t below = rows > top ? rows - top : 0, rest = cols - left;
-        return rect_t{top, left, below < high ? below : high, rest < GROUPS_COLS ? rest : GROUPS_COLS};
+        return rect_t{top, left, below < high ? below : high, rest < wide ? rest : wide};
     }
     if (!is_channel(u)) {
         uint32_t rest = cols - place * BLOCK;
@@ -405,7 +412,7 @@ static unit_tile_t tile_record(const draft_t *draft, uint32_t index, uint32_t pl
     tile.first_segment = record->first_segment;
     tile.num_segments = record->num_segments;
     tile.rows = (uint8_t)rect.rows, tile.cols = (uint16_t)rect.cols;
-    tile.log_row_threads = record->log_row_threads;
+    tile.log_row_threads = (uint8_t)record->log_row_threads;
     return tile;
 }
 
@@ -623,6 +630,8 @@ static weft_status_t launch(const work_t *work, uint32_t index, unsigned extras,
         return weft_cuda_launch_fp8_block(work, dtype, extras, stream);
     case CLASS_GROUPS:
         return weft_cuda_launch_groups(work, dtype, extras, stream);
+    case CLASS_MARLIN:
+        return weft_cuda_launch_marlin(work, dtype, extras, stream);
     }
     if (shape >= CLASS_INT8)
         return weft_cuda_launch_int8_channel(work, dtype, class_threads[shape - CLASS_INT8], extras, stream);

@@ -47,25 +47,27 @@ enum {
     UNIT_ALLOWS = 4,  /* NaN and Inf */
 };
 
+/* All fields are words: copies of smaller ones become vector loads of which not all is used, and there ptxas of
+ * CUDA 13.0 was seen to take bytes 2 and 3 from a register that it no longer loads. */
 typedef struct alignas(16) unit {
     uint8_t *out;
     float *scale;
     const uint16_t *row_amax; /* or the amax of the whole tensor */
+    float *global;
     uint32_t rows, cols;
     uint32_t first_segment, num_segments;
     uint32_t word;    /* index of the word at `out` in its tensor's digest */
     uint32_t partial; /* of the unit's first tile */
-    uint8_t flags, profile, out_dtype;
-    uint8_t log_row_threads; /* channels: threads that share a row; a block of one row may have fewer. groups.cu:
-                                that share a scale; 0 where it is the whole tensor's */
-    uint8_t kernel;
-    uint8_t kind; /* groups.cu: groups_kind_t */
-    uint8_t arrange;
-    float *global;
+    uint32_t flags, profile, out_dtype;
+    uint32_t log_row_threads; /* channels: threads that share a row; a block of one row may have fewer. groups.cu:
+                                 that share a scale; 0 where it is the whole tensor's */
+    uint32_t kernel;
+    uint32_t kind; /* groups.cu: groups_kind_t */
+    uint32_t arrange;
     uint32_t matrix_row, matrix_rows; /* where `arrange` is not plain */
 } unit_t;
 
-static_assert(sizeof(unit_t) == 80, "five 16-byte loads");
+static_assert(sizeof(unit_t) == 96, "six 16-byte loads");
 
 /* A tile of pack and of amax. */
 typedef struct alignas(8) tile {
@@ -345,6 +347,9 @@ typedef enum groups_kind { TENSOR, MX8, MX4, INT4, INT4_CT, NV4, NV4_MODELOPT } 
  * they are a unit. */
 constexpr uint32_t GROUPS_THREADS = 256, GROUPS_COLS = WARP * GROUP, TILES_DOWN = 4;
 
+/* The same of marlin.cu. */
+constexpr uint32_t MARLIN_TILE_ROWS = 64, MARLIN_TILE_COLS = 128, MARLIN_TILES_DOWN = 2;
+
 weft_status_t weft_cuda_launch_cast(const work_t *work, weft_dtype_t dtype, unsigned extras,
                                     cudaStream_t stream);
 weft_status_t weft_cuda_launch_widen(const work_t *work, weft_dtype_t dtype, unsigned extras,
@@ -355,6 +360,7 @@ weft_status_t weft_cuda_launch_fp8_channel(const work_t *work, weft_dtype_t dtyp
                                            unsigned extras, cudaStream_t stream);
 
 weft_status_t weft_cuda_launch_groups(const work_t *work, weft_dtype_t dtype, unsigned extras, cudaStream_t stream);
+weft_status_t weft_cuda_launch_marlin(const work_t *work, weft_dtype_t dtype, unsigned extras, cudaStream_t stream);
 weft_status_t weft_cuda_launch_int8_channel(const work_t *work, weft_dtype_t dtype, uint32_t threads,
                                             unsigned extras, cudaStream_t stream);
 

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/format.h"
+#include "kernels/arrange.h"
 #include "kernels/host/host.h"
 
 #define DIGEST_PIECE (1u << 20) /* bytes, whole words of the digest */
@@ -74,7 +74,8 @@ static void find_rides(weft_quantize_list_t *list)
         const weft_unit_job_t *job = &list->units[i];
         if (job->tensor == WEFT_RUN_NONE)
             continue;
-        bool whole_words = out_offset(list, job) % 8 == 0 && out_bytes(job) % 8 == 0;
+        bool whole_words = out_offset(list, job) % 8 == 0 && out_bytes(job) % 8 == 0 &&
+                           !weft_arrange_moves_codes(job->unit.arrange);
         list->sums[job->tensor].word[0] += out_bytes(job);
         list->sums[job->tensor].word[1] += !whole_words;
     }

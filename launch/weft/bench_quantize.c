@@ -186,7 +186,7 @@ static weft_quantize_unit_t unit_of(const operation_t *op, shape_t shape, uint32
         .cols = shape.cols,
         .profile = op->profile,
         .out_dtype = op->scheme->dtype,
-        .out = to->out + row * row_bytes_of(op->scheme, shape),
+        .out = to->out + (weft_arrange_moves_codes(op->arrange) ? 0 : row * row_bytes_of(op->scheme, shape)),
         .scale = scaled ? scale : NULL,
         .global = op->scheme->global_suffix && row == 0 ? to->global : NULL,
         .tensor_amax = spans ? to->amax : NULL,

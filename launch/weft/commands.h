@@ -11,6 +11,9 @@ int command_gen(int argc, char **argv);
 int command_verify(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int command_doctor(int argc, char **argv);
+int command_keygen(int argc, char **argv);
+int command_coordinator(int argc, char **argv);
+int command_join(int argc, char **argv);
 
 /* The exit code that a status ends a command with. */
 int exit_code_of(weft_status_t status);

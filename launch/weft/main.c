@@ -16,6 +16,9 @@ static const struct {
     {"quantize", command_quantize, "the kernel-format files of a rollout, offline: the same bytes as a sync"},
     {"verify", command_verify, "compare two checkpoints or dumps byte for byte"},
     {"gen", command_gen, "write a checkpoint with the exact shapes of a real model, sparse or random"},
+    {"coordinator", command_coordinator, "the process that trainers and rollouts join by its address, without mpirun"},
+    {"join", command_join, "one rank of a session that a coordinator holds: a trainer or a rollout"},
+    {"keygen", command_keygen, "keys of a coordinator and of those that join it"},
     {"doctor", command_doctor, "what this machine and this build have, what would be chosen, what is wrong"},
     {"bench", command_bench, "sweeps: quantize, swap, broadcast, sync; each figure beside its bare counterpart"},
 };
@@ -26,7 +29,7 @@ static int usage(FILE *out, int code)
 {
     fprintf(out, "usage: weft COMMAND [arguments]\n\n");
     for (size_t i = 0; i < NUM_COMMANDS; i++)
-        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].about);
+        fprintf(out, "  %-11s %s\n", commands[i].name, commands[i].about);
     fprintf(out, "\n'weft COMMAND --help' explains one. Exit codes: 0 ok, 1 check failed, 2 usage, 3 "
                  "environment, 4 plan\n"
                  "impossible, 5 timeout or peer lost.\n");

@@ -112,7 +112,7 @@ static int parse(run_options_t *o, int argc, char **argv, bool quiet)
 }
 
 /* Cut "a,b,c" in place. */
-static weft_status_t split_models(run_options_t *o, char *copy, weft_error_t *error)
+weft_status_t run_split_models(run_options_t *o, char *copy, weft_error_t *error)
 {
     for (char *dir = strtok(copy, ","); dir; dir = strtok(NULL, ",")) {
         if (o->num_models == RUN_MAX_MODELS)
@@ -239,7 +239,7 @@ static int run_checked(run_job_t *job, char *models)
 {
     weft_error_t error;
     int code;
-    weft_status_t status = models ? split_models(&job->options, models, &error)
+    weft_status_t status = models ? run_split_models(&job->options, models, &error)
                                   : weft_fail(&error, WEFT_ERR_NO_MEMORY, "no memory");
     count_versions(job);
     weft_error_t differs;

@@ -103,6 +103,12 @@ weft_status_t run_open_transport(run_job_t *job, weft_error_t *error);
 weft_status_t run_choose_workers(run_job_t *job, weft_error_t *error);
 void run_close_transport(run_job_t *job);
 
+/* Write the live weights of this rollout rank to options.dump. */
+weft_status_t run_dump(run_job_t *job, const weft_rollout_t *rollout, weft_error_t *error);
+
+/* Cut options.models, of which `copy` is a copy, into directories. */
+weft_status_t run_split_models(run_options_t *options, char *copy, weft_error_t *error);
+
 /* Memory for the weights of a trainer, such that the transport can use it; freed by run_free. */
 weft_status_t run_alloc(run_job_t *job, size_t bytes, uint8_t **memory, weft_error_t *error);
 void run_free(run_job_t *job, uint8_t *memory);

@@ -145,7 +145,7 @@ static weft_status_t check_arrangements(const weft_plan_t *plan, weft_error_t *e
 {
     for (uint32_t p = 0; p < plan->num_patterns; p++)
         if (plan->patterns[p].arrange != WEFT_ARRANGE_PLAIN)
-            return weft_fail(error, WEFT_ERR_UNSUPPORTED, "the decoder does not read scales that lie as %s",
+            return weft_fail(error, WEFT_ERR_UNSUPPORTED, "the decoder does not read matrices that lie as %s",
                              weft_arrange_name(plan->patterns[p].arrange));
     return WEFT_OK;
 }
@@ -528,17 +528,16 @@ static weft_status_t fetch_live(run_job_t *job, weft_tensor_t *tensors, uint32_t
     return WEFT_OK;
 }
 
-static weft_status_t dump(engine_t *e, weft_error_t *error)
+weft_status_t run_dump(run_job_t *job, const weft_rollout_t *rollout, weft_error_t *error)
 {
-    run_job_t *job = e->job;
-    uint32_t count = weft_rollout_num_tensors(e->rollout);
+    uint32_t count = weft_rollout_num_tensors(rollout);
     weft_rollout_stats_t stats;
     weft_tensor_t *tensors = malloc((count + 1) * sizeof *tensors);
     if (!tensors)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for a dump");
     for (uint32_t i = 0; i < count; i++)
-        tensors[i] = weft_rollout_tensor(e->rollout, i);
-    weft_rollout_get_stats(e->rollout, &stats);
+        tensors[i] = weft_rollout_tensor(rollout, i);
+    weft_rollout_get_stats(rollout, &stats);
     uint8_t *copies;
     weft_status_t status = fetch_live(job, tensors, count, &copies, error);
     if (status == WEFT_OK)
@@ -568,7 +567,7 @@ static weft_status_t live(engine_t *e, engine_links_t *links, weft_error_t *erro
         return error->status;
     end_line(e);
     run_sample_memory(job, e->version);
-    return job->options.dump ? dump(e, error) : WEFT_OK;
+    return job->options.dump ? run_dump(e->job, e->rollout, error) : WEFT_OK;
 }
 
 int run_rollout(run_job_t *job)

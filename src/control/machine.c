@@ -27,8 +27,8 @@ weft_status_t weft_control_config_check(const weft_control_config_t *config, wef
         return weft_fail(error, WEFT_ERR_ARGUMENT, "control config: struct_size is %u, expected %zu",
                          config->struct_size, sizeof *config);
     WEFT_TRY(check_topology(&config->topology, error));
-    if (config->coordinator >= weft_topology_ranks(&config->topology))
-        return weft_fail(error, WEFT_ERR_ARGUMENT, "control config: coordinator %u is not one of %u ranks",
+    if (config->coordinator > weft_topology_ranks(&config->topology))
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "control config: coordinator %u is not one of %u ranks, nor next to them",
                          config->coordinator, weft_topology_ranks(&config->topology));
     if (config->margin > WEFT_GUARD_MAX_REMAINING)
         return weft_fail(error, WEFT_ERR_ARGUMENT, "control config: margin is %u steps, at most %llu",

@@ -36,7 +36,8 @@ typedef struct weft_control_config {
     bool rejoins;         /* coordinator: what is lost may come back, at a new epoch, for which every rank opens its
                              transports anew */
     weft_topology_t topology;
-    uint32_t coordinator; /* the rank whose process runs it at first; a message with a higher term moves it */
+    uint32_t coordinator; /* the rank whose process runs it at first; a message with a higher term moves it. As many as there
+                             are ranks: a process of its own, which has that number */
     uint32_t margin;      /* steps a rank may still start after ARM */
     uint64_t beat_us;    /* between two reports of an unchanged state, and between two repeats of a command */
     uint64_t dead_us;    /* silence after which a rank is dead */
@@ -61,6 +62,12 @@ weft_status_t weft_control_config_check(const weft_control_config_t *config, wef
 static inline uint32_t weft_topology_ranks(const weft_topology_t *t)
 {
     return t->trainers + t->replicas * t->tp;
+}
+
+/* Whether there is anybody of that number: a rank, or a coordinator next to them. */
+static inline bool weft_control_knows(const weft_control_config_t *config, uint32_t number)
+{
+    return number < weft_topology_ranks(&config->topology) || number == config->coordinator;
 }
 
 static inline bool weft_topology_is_trainer(const weft_topology_t *t, uint32_t rank)

@@ -488,7 +488,7 @@ static bool from_leader(uint8_t type)
 static void on_message(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
     if (in->to != m->rank || in->role != WEFT_ROLE_RANK ||
-        in->from >= weft_topology_ranks(&m->config.topology))
+        !weft_control_knows(&m->config, in->from))
         return;
     if (from_leader(in->type) && in->epoch == m->epoch)
         weft_rank_on_leader(m, in, sink);

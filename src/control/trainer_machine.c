@@ -312,7 +312,7 @@ static void hear_of_epoch(machine_t *m, const weft_message_t *in, const weft_sin
 static bool accept(machine_t *m, const weft_message_t *in, const weft_sink_t *sink)
 {
     if (in->to != m->rank || in->role != WEFT_ROLE_TRAINER ||
-        in->from >= weft_topology_ranks(&m->config.topology))
+        !weft_control_knows(&m->config, in->from))
         return false;
     if (in->term < m->term || !weft_is_for_life(in, m->config.incarnation))
         return false;

@@ -112,12 +112,23 @@ static bool prove_unit(const weft_pattern_t *pattern, uint32_t part_index, uint3
            amax_complete(part, unit, first.box.row + first_row, source->cols, rollout, sets, rects);
 }
 
-bool weft_pattern_prove(const weft_pattern_t *pattern, const weft_layout_t *rollout, const weft_sets_t *sets,
-                        char reason[256])
+/* Room for all fragments that are looked at together, so that whatever is found wrong later is wrong. */
+static bool make_room(const weft_pattern_t *pattern, rect_array_t *rects)
+{
+    size_t most = 1;
+    for (uint32_t p = 0; p < pattern->num_parts; p++)
+        most = pattern->parts[p].num_fragments > most ? pattern->parts[p].num_fragments : most;
+    return WEFT_ARRAY_RESERVE(rects, most);
+}
+
+weft_status_t weft_pattern_prove(const weft_pattern_t *pattern, const weft_layout_t *rollout,
+                                 const weft_sets_t *sets, char reason[256])
 {
     rect_array_t rects = {0};
     uint32_t row = 0, col = 0;
     bool proven = true;
+    if (!make_room(pattern, &rects))
+        return WEFT_ERR_NO_MEMORY;
     for (uint32_t p = 0; p < pattern->num_parts && proven; p++) {
         const weft_part_pattern_t *part = &pattern->parts[p];
         uint32_t rows = 0;
@@ -144,5 +155,5 @@ bool weft_pattern_prove(const weft_pattern_t *pattern, const weft_layout_t *roll
         col += vector ? part->cols : 0;
     }
     free(rects.items);
-    return proven;
+    return proven ? WEFT_OK : WEFT_ERR_INTERNAL;
 }

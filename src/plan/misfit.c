@@ -4,46 +4,83 @@
 
 #include "src/base/error.h"
 #include "src/base/text.h"
-#include "kernels/format.h"
+#include "kernels/arrange.h"
 #include "src/plan/plan.h"
 
+/* What a layer becomes. */
+typedef struct choice {
+    const weft_scheme_t *scheme;
+    weft_arrange_t arrange;
+} choice_t;
+
+/* Columns of a rank that marlin's kernels take; rows are whole tiles. */
+#define MARLIN_COLS 64u
+
 /* A format's scales say where it may be cut; one that spans a whole row or tensor, anywhere. */
-static weft_cut_t cut_of(const weft_scheme_t *scheme)
+static weft_cut_t cut_of(choice_t choice)
 {
-    const weft_format_t *format = weft_kernel_format(scheme->kernel);
+    const weft_format_t *format = weft_kernel_format(choice.scheme->kernel);
     bool scaled = format->scale_rows != 0;
-    return (weft_cut_t){
+    weft_cut_t cut = {
         .rows = scaled && format->scale_rows != WEFT_WHOLE ? format->scale_rows : 1,
         .cols = scaled && format->scale_cols != WEFT_WHOLE ? format->scale_cols : 1,
         .whole_cols = format->whole_groups,
     };
+    if (choice.arrange == WEFT_ARRANGE_MARLIN) {
+        cut.rows = WEFT_MARLIN_ROWS, cut.whole_rows = true;
+        cut.cols = cut.cols < MARLIN_COLS ? MARLIN_COLS : cut.cols;
+    }
+    return cut;
 }
 
-static bool layer_misfit(const weft_layer_t *layer, const weft_scheme_t *scheme, uint32_t tp, bool ep,
-                         uint32_t *part, char reason[256])
+/* Marlin's kernels also want twice that of one of the two, of the whole matrix of a rank. */
+static bool marlin_misfit(const weft_layer_t *layer, uint32_t tp, bool whole, char reason[256])
+{
+    uint64_t rows = 0, cols = 0;
+    for (uint32_t part = 0; part < layer->num_parts; part++) {
+        weft_need_t need = weft_rollout_need(&layer->parts[part], tp, 0, whole);
+        rows += need.rows;
+        cols = need.cols;
+    }
+    if (rows % (2 * WEFT_MARLIN_ROWS) == 0 || cols % (2 * MARLIN_COLS) == 0)
+        return false;
+    snprintf(reason, 256,
+             "a rank's %llu rows x %llu columns are neither a multiple of 128 rows nor of 128 columns",
+             (unsigned long long)rows, (unsigned long long)cols);
+    return true;
+}
+
+static bool layer_misfit(const weft_layer_t *layer, choice_t choice, uint32_t tp, bool ep, uint32_t *part,
+                         char reason[256])
 {
     bool whole = ep && layer->num_experts > 0;
-    weft_cut_t cut = cut_of(layer->quantize ? scheme : weft_scheme_cast());
+    choice = layer->quantize ? choice : (choice_t){.scheme = weft_scheme_cast()};
+    weft_cut_t cut = cut_of(choice);
     for (*part = 0; *part < layer->num_parts; ++*part)
         if (weft_rollout_misfit(&layer->parts[*part], tp, whole, cut, *part + 1 == layer->num_parts, reason))
             return true;
+    *part = 0;
+    if (choice.arrange == WEFT_ARRANGE_MARLIN && marlin_misfit(layer, tp, whole, reason))
+        return true;
     if (whole && layer->num_experts < tp) {
-        *part = 0;
         snprintf(reason, 256, "%u experts are fewer than %u ranks", layer->num_experts, tp);
         return true;
     }
     return false;
 }
 
-/* Whether all layers fit, were those of scheme `instead_of` of `scheme`; both NULL: as they are. */
+/* Whether all layers fit, were those of scheme `instead_of` of `scheme`, plain; both NULL: as they are. */
 static bool layout_fits(const weft_plan_t *plan, const weft_scheme_t *instead_of, const weft_scheme_t *scheme,
                         uint32_t tp, bool ep)
 {
     char reason[256];
     uint32_t part;
     for (uint32_t i = 0; i < plan->layers->count; i++) {
-        const weft_scheme_t *its = weft_plan_entry(plan, i)->scheme;
-        if (layer_misfit(&plan->layers->items[i], its == instead_of ? scheme : its, tp, ep, &part, reason))
+        const weft_scheme_entry_t *its = weft_plan_entry(plan, i);
+        choice_t choice = {its->scheme, its->arrange};
+        if (its->scheme == instead_of)
+            choice = (choice_t){.scheme = scheme};
+        if (layer_misfit(&plan->layers->items[i], choice, tp, ep, &part, reason))
             return false;
     }
     return true;
@@ -71,7 +108,13 @@ static weft_status_t refuse_rollout(const weft_plan_t *plan, uint32_t index, uin
                                     const char *reason, weft_error_t *error)
 {
     const weft_layer_t *layer = &plan->layers->items[index];
-    const weft_scheme_t *its = weft_plan_entry(plan, index)->scheme, *other;
+    const weft_scheme_entry_t *entry = weft_plan_entry(plan, index);
+    const weft_scheme_t *its = entry->scheme, *other;
+    char plain_reason[256];
+    uint32_t plain_part;
+    bool arranged = entry->arrange != WEFT_ARRANGE_PLAIN;
+    bool plain_fits = !layer_misfit(layer, (choice_t){.scheme = its}, plan->rollout->tp, plan->rollout->ep,
+                                    &plain_part, plain_reason);
     bool mixed = plan->map.count > 1;
     weft_text_t fitting = {0};
     list_fitting(plan, &fitting);
@@ -79,11 +122,13 @@ static weft_status_t refuse_rollout(const weft_plan_t *plan, uint32_t index, uin
                         weft_scheme_find("fp8-channel", &other, NULL) == WEFT_OK &&
                         layout_fits(plan, its, other, plan->rollout->tp, plan->rollout->ep);
     weft_fail(error, WEFT_ERR_MISFIT,
-              "rollout %s with %s does not fit: layer %s, part %s: %s. With %s these fit: %s%s%s%s",
-              plan->rollout->text, its->name, layer->name, layer->parts[part].role, reason,
+              "rollout %s with %s%s%s does not fit: layer %s, part %s: %s. With %s these fit: %s%s%s%s%s",
+              plan->rollout->text, its->name, arranged ? "@" : "",
+              arranged ? weft_arrange_name(entry->arrange) : "", layer->name, layer->parts[part].role, reason,
               mixed ? "this scheme map" : its->name, fitting.length ? fitting.data : "none",
               channel_fits ? "; or keep the layout and use fp8-channel" : "",
-              channel_fits && mixed ? " instead of " : "", channel_fits && mixed ? its->name : "");
+              channel_fits && mixed ? " instead of " : "", channel_fits && mixed ? its->name : "",
+              plain_fits ? "; or give the layer its scheme without @ in the map" : "");
     weft_text_free(&fitting);
     return WEFT_ERR_MISFIT;
 }
@@ -126,8 +171,9 @@ weft_status_t weft_plan_check_fit(const weft_plan_t *plan, weft_error_t *error)
     for (uint32_t i = 0; i < plan->layers->count; i++) {
         const weft_layer_t *layer = &plan->layers->items[i];
         uint32_t part;
-        if (layer_misfit(layer, weft_plan_entry(plan, i)->scheme, plan->rollout->tp, plan->rollout->ep, &part,
-                         reason))
+        const weft_scheme_entry_t *its = weft_plan_entry(plan, i);
+        const choice_t choice = {its->scheme, its->arrange};
+        if (layer_misfit(layer, choice, plan->rollout->tp, plan->rollout->ep, &part, reason))
             return refuse_rollout(plan, i, part, reason, error);
         WEFT_TRY(check_trainer(plan, layer, error));
     }

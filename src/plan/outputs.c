@@ -48,9 +48,9 @@ typedef struct described {
 static void describe_weight(const weft_pattern_t *pattern, const weft_layer_t *layer, uint32_t experts,
                             weft_output_t *weight)
 {
-    const uint64_t extent[] = {pattern->rows,
-                               pattern->cols / weft_kernel_format(pattern->scheme->kernel)->codes};
+    uint64_t extent[2];
     bool vector = layer->parts[0].vector;
+    weft_arrange_codes(pattern->arrange, pattern->scheme->kernel, pattern->rows, pattern->cols, extent);
     weight->dtype = pattern->dtype;
     set_shape(weight, layer, experts, extent + vector, vector ? 1 : 2);
 }

@@ -69,8 +69,9 @@ void weft_pattern_destroy(weft_pattern_t *pattern);
 bool weft_layers_alike(const weft_layer_t *a, const weft_layer_t *b);
 
 /* Prove it: the units of each part tile the kernel-format rows, and on every TP rank the fragments of a unit
- * and its padding cover it once. Returns false and names what is wrong in `reason`. */
-bool weft_pattern_prove(const weft_pattern_t *pattern, const weft_layout_t *rollout, const weft_sets_t *sets,
+ * and its padding cover it once.
+ * **Returns** WEFT_OK; WEFT_ERR_INTERNAL and what is wrong in `reason`; WEFT_ERR_NO_MEMORY. */
+weft_status_t weft_pattern_prove(const weft_pattern_t *pattern, const weft_layout_t *rollout, const weft_sets_t *sets,
                         char reason[256]);
 
 #endif

@@ -293,10 +293,11 @@ static bool cuts_scale(const weft_part_t *part, uint32_t tp, bool whole, weft_cu
                        char reason[256])
 {
     weft_need_t need = weft_rollout_need(part, tp, 0, whole);
-    bool ragged_end = last && need.rows == part->rows;
+    bool ragged_end = last && need.rows == part->rows && !cut.whole_rows;
     if (need.rows % cut.rows && !ragged_end) {
-        snprintf(reason, 256, "rows: %llu over %u ranks leave %u, a cut inside a block of %u",
-                 (unsigned long long)part->rows, whole ? 1 : tp, need.rows, cut.rows);
+        snprintf(reason, 256, "rows: %llu over %u ranks leave %u, a cut inside a %s of %u",
+                 (unsigned long long)part->rows, whole ? 1 : tp, need.rows, cut.whole_rows ? "tile" : "block",
+                 cut.rows);
         return true;
     }
     if (need.cols % cut.cols && need.cols != part->cols) {

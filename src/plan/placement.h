@@ -71,6 +71,7 @@ weft_need_t weft_rollout_need(const weft_part_t *part, uint32_t tp, uint32_t tp_
 typedef struct weft_cut {
     uint32_t rows, cols; /* 1: anywhere */
     bool whole_cols;     /* the end of a row, too, is a multiple of `cols` */
+    bool whole_rows;     /* and of a column of `rows` */
 } weft_cut_t;
 
 /* Why `part` cannot be cut over `tp` ranks under `cut`; see weft_trainer_misfit.

@@ -22,7 +22,8 @@ static bool same_scheme(const weft_plan_t *plan, const weft_layer_t *example, co
     const weft_layer_t *first = plan->layers->items;
     const weft_scheme_entry_t *a = weft_plan_entry(plan, (uint32_t)(example - first)),
                               *b = weft_plan_entry(plan, (uint32_t)(layer - first));
-    return !layer->quantize || (a->scheme == b->scheme && a->profile == b->profile && a->arrange == b->arrange);
+    return !layer->quantize ||
+           (a->scheme == b->scheme && a->profile == b->profile && a->arrange == b->arrange);
 }
 
 /* The pattern that `layer` can share; their number when there is none yet. */
@@ -45,8 +46,8 @@ static weft_status_t add_pattern(weft_plan_t *plan, pattern_array_t *patterns, c
     weft_pattern_t pattern;
     const weft_scheme_entry_t *entry = weft_plan_entry(plan, (uint32_t)(layer - plan->layers->items));
     bool keeps_f16 = plan->map.entries[0].scheme != weft_scheme_cast();
-    WEFT_TRY(weft_pattern_create(layer, entry, keeps_f16, plan->trainer,
-                                 plan->holdings, plan->rollout, &plan->sets, &pattern));
+    WEFT_TRY(weft_pattern_create(layer, entry, keeps_f16, plan->trainer, plan->holdings, plan->rollout,
+                                 &plan->sets, &pattern));
     if (WEFT_ARRAY_PUSH(patterns, pattern))
         return WEFT_OK;
     weft_pattern_destroy(&pattern);
@@ -121,10 +122,13 @@ static weft_status_t assign_stages(weft_plan_t *plan, weft_error_t *error)
 static weft_status_t prove(const weft_plan_t *plan, weft_error_t *error)
 {
     char reason[256];
-    for (uint32_t i = 0; i < plan->num_patterns; i++)
-        if (!weft_pattern_prove(&plan->patterns[i], plan->rollout, &plan->sets, reason))
-            return weft_fail(error, WEFT_ERR_INTERNAL, "the plan does not cover every element once: %s",
-                             reason);
+    weft_status_t status = WEFT_OK;
+    for (uint32_t i = 0; i < plan->num_patterns && status == WEFT_OK; i++)
+        status = weft_pattern_prove(&plan->patterns[i], plan->rollout, &plan->sets, reason);
+    if (status == WEFT_ERR_NO_MEMORY)
+        return weft_fail(error, status, "no memory for the plan's proof");
+    if (status != WEFT_OK)
+        return weft_fail(error, status, "the plan does not cover every element once: %s", reason);
     return WEFT_OK;
 }
 

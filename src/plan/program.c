@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/format.h"
+#include "kernels/arrange.h"
 #include "src/base/array.h"
 #include "src/base/error.h"
 
@@ -230,7 +230,8 @@ static void place_outputs(const builder_t *b, weft_cursor_t cursor, weft_unit_t 
     const weft_part_pattern_t *part = &pattern->parts[cursor.part];
     const weft_format_t *format = weft_kernel_format(pattern->scheme->kernel);
     uint64_t row = part->row_offset + (uint64_t)cursor.unit * WEFT_UNIT_ROWS;
-    uint64_t rows_before = (uint64_t)cursor.expert * layer->rows + row;
+    uint64_t rows_before = (uint64_t)cursor.expert * layer->rows;
+    rows_before += weft_arrange_moves_codes(pattern->arrange) ? 0 : row;
     unit->weight_offset = weight->offset +
                           rows_before * weft_format_row_bytes(format, weight->dtype, layer->cols) +
                           part->col_offset * weft_dtype_bytes(weight->dtype);
@@ -437,10 +438,10 @@ static weft_status_t build(builder_t *b)
     program->num_units = b->units.count;
     program->domains = b->domains.items;
     program->num_domains = b->domains.count;
+    if (status != WEFT_OK)
+        return status; /* half a round: its buckets are not what they say */
     number_buckets(program);
-    if (status == WEFT_OK && !program->is_trainer)
-        status = index_inputs(program);
-    return status;
+    return program->is_trainer ? WEFT_OK : index_inputs(program);
 }
 
 static void free_builder(builder_t *b)

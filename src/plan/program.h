@@ -54,7 +54,7 @@ typedef struct weft_unit {
     uint32_t amax_row;                    /* first row in the round's amax table; UINT32_MAX without */
     uint32_t domain;                      /* in the program's domains; UINT32_MAX without */
     uint64_t weight_offset, scale_offset; /* bytes in the stage; scale UINT64_MAX without. Of arrangements that cut no
-                                             scales by units, of the matrix */
+                                             scales (marlin: nor codes) by units, of the matrix */
     uint32_t matrix_row; /* of the matrix (of one expert): the unit's first */
     uint64_t global_offset;               /* of the whole tensor's scale beside those; UINT64_MAX without */
 } weft_unit_t;

@@ -180,7 +180,7 @@ weft_status_t weft_scheme_arrange(const weft_scheme_t *scheme, weft_profile_t pr
         weft_text_add(&known, "%s%s", known.length ? ", " : "", weft_arrange_name((weft_arrange_t)i));
     }
     weft_fail(error, WEFT_ERR_UNKNOWN_NAME,
-              "scales of scheme %s, profile %s, cannot lie as \"%.100s\"; they can as %s", scheme->name,
+              "a matrix of scheme %s, profile %s, cannot lie as \"%.100s\"; they can as %s", scheme->name,
               weft_profile_name(profile), name, known.data);
     weft_text_free(&known);
     return WEFT_ERR_UNKNOWN_NAME;

@@ -170,6 +170,7 @@ typedef struct request {
     bool aligned;     /* sources at multiples of 16 bytes, else of the element */
     int amax;         /* 0: find it; 1: given; 2: given, and too small for some rows */
     uint32_t piece_rows, piece_cols; /* cut into a grid of these first; 0: not */
+    bool arranged = false; /* in another arrangement, if it can; else every other is */
 } request_t;
 
 /* One unit, on the host and on the device. */
@@ -281,16 +282,29 @@ static void give_amax(trial_t *t)
     }
 }
 
-/* Every other unit that can have its scales in another arrangement has; they are of a larger matrix then. */
+/* Every other unit that can lie in another arrangement does; most are of a larger matrix then. */
 static void arrange(trial_t *t)
 {
-    const weft_arrange_t wanted = t->request.kernel == WEFT_KERNEL_FP8_BLOCK ? WEFT_ARRANGE_DEEPGEMM : WEFT_ARRANGE_SWIZZLE;
     t->host.matrix_rows = t->matrix.rows;
-    if (one_in(2) || !weft_arrange_takes(wanted, t->request.kernel, t->request.profile))
-        return;
-    t->host.arrange = wanted;
-    t->host.matrix_row = wanted == WEFT_ARRANGE_DEEPGEMM ? 128 * random_in(0, 2) : random_in(0, 300);
-    t->host.matrix_rows = t->host.matrix_row + t->matrix.rows + random_in(0, 70);
+    for (unsigned wanted = WEFT_ARRANGE_DEEPGEMM; wanted < WEFT_ARRANGE_COUNT; wanted++) {
+        weft_quantize_unit_t unit = t->host;
+        unit.arrange = (weft_arrange_t)wanted;
+        if ((!t->request.arranged && one_in(2)) || !weft_arrange_takes_unit(t->request.kernel, &unit))
+            continue;
+        const uint32_t each = wanted == WEFT_ARRANGE_DEEPGEMM ? 128 : wanted == WEFT_ARRANGE_MARLIN ? 64 : 1;
+        t->host.arrange = unit.arrange;
+        if (one_in(3))
+            continue;
+        t->host.matrix_row = each * random_in(0, 300 / each);
+        t->host.matrix_rows = t->host.matrix_row + t->matrix.rows + each * random_in(0, 70 / each);
+    }
+}
+
+/* Bytes of codes: of the unit, or of the matrix where they are not one run. */
+static size_t codes_of(const trial_t *t)
+{
+    const uint32_t rows = weft_arrange_moves_codes(t->host.arrange) ? t->host.matrix_rows : t->matrix.rows;
+    return rows * weft_format_row_bytes(weft_kernel_format(t->request.kernel), t->request.out_dtype, t->matrix.cols);
 }
 
 /* Bytes. */
@@ -335,8 +349,6 @@ static void trial_begin(trial_t *t, request_t request, matrix_t matrix)
     t->request = request;
     t->matrix = std::move(matrix);
     cut(t);
-    const weft_format_t *format = weft_kernel_format(request.kernel);
-    t->host_out.assign(t->matrix.rows * weft_format_row_bytes(format, request.out_dtype, t->matrix.cols), 0);
     t->host = weft_quantize_unit_t{
         .segments = t->host_segments.data(),
         .num_segments = (uint32_t)t->host_segments.size(),
@@ -347,7 +359,7 @@ static void trial_begin(trial_t *t, request_t request, matrix_t matrix)
         .allow_nonfinite = one_in(2),
         .row_amax = NULL,
         .out_dtype = request.out_dtype,
-        .out = t->host_out.data(),
+        .out = NULL,
         .scale = NULL,
         .global = NULL,
         .tensor_amax = NULL,
@@ -356,6 +368,8 @@ static void trial_begin(trial_t *t, request_t request, matrix_t matrix)
         .matrix_rows = 0,
     };
     arrange(t);
+    t->host_out.assign(codes_of(t), 0);
+    t->host.out = t->host_out.data();
     t->host_scale.assign(scales_of(t), 0);
     t->host.scale = t->host_scale.empty() ? NULL : t->host_scale.data();
     t->device = t->host;
@@ -419,8 +433,10 @@ static outputs_t place_outputs(std::vector<trial_t> *trials, bool odd)
         size_t shift = odd ? random_in(0, 20) * (packs ? 4 : elem_of(t.request.out_dtype)) : 0;
         o.out.push_back(guarded_create(t.host_out.size(), shift));
         o.scale.push_back(guarded_create(t.host_scale.size(), odd ? 4 * random_in(0, 3) : 0));
-        if (t.host.arrange != WEFT_ARRANGE_PLAIN) /* padding, which no unit writes */
+        if (t.host.arrange != WEFT_ARRANGE_PLAIN) /* padding, and of a larger matrix what other units write */
             CUDA(cudaMemset(o.scale.back().data, 0, o.scale.back().bytes));
+        if (weft_arrange_moves_codes(t.host.arrange))
+            CUDA(cudaMemset(o.out.back().data, 0, o.out.back().bytes));
         t.device.out = o.out.back().data;
         t.device.scale = t.host_scale.empty() ? NULL : (float *)(void *)o.scale.back().data;
         uint32_t tensor = (uint32_t)o.tensors.size();
@@ -713,6 +729,35 @@ static void test_instances(void)
             trial_end(&t);
     }
     printf("ok  every instance\n");
+}
+
+/* Every instance of Marlin's order: whole tiles, from whatever pieces, with and without what the quick way refuses. */
+static void test_marlin(void)
+{
+    static const weft_kernel_id_t kernels[] = {WEFT_KERNEL_INT4_GROUP_32, WEFT_KERNEL_INT4_GROUP_64,
+                                               WEFT_KERNEL_INT4_GROUP_128};
+    static const weft_profile_t profiles[] = {WEFT_PROFILE_IEEE, WEFT_PROFILE_CT, WEFT_PROFILE_QAT};
+    static const weft_dtype_t dtypes[] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
+    for (unsigned extras = 0; extras <= WEFT_CUDA_ALL; extras++) {
+        std::vector<trial_t> trials;
+        for (uint32_t i = 0; i < (is_short ? 27u : 108u); i++) {
+            const uint32_t kernel = i % 3, group = 32u << kernel, groups = random_in(0, 2) ? random_in(1, 12) : 1;
+            const bool checked = extras & WEFT_CUDA_FINITE;
+            request_t r = {};
+            r.kernel = kernels[kernel], r.profile = profiles[i / 3 % 3], r.out_dtype = WEFT_DTYPE_I32;
+            r.splits = one_in(2) ? random_in(1, 6) : 0, r.aligned = !one_in(4), r.arranged = true;
+            const fill_t fill = one_in(3) ? FILL_WEIGHTS : (fill_t)random_in(0, FILL_COUNT - 1);
+            matrix_t m = random_matrix(dtypes[i / 9 % 3], 64 << random_in(0, 1), group * groups,
+                                       checked || (fill != FILL_BITS && fill != FILL_WEIGHTS) ? fill : FILL_FINITE);
+            trials.emplace_back();
+            trial_begin(&trials.back(), r, std::move(m));
+            CHECK(trials.back().host.arrange == WEFT_ARRANGE_MARLIN, "a unit of %u x %u", m.rows, m.cols);
+        }
+        check_list_with(&trials, one_in(2), extras);
+        for (trial_t &t : trials)
+            trial_end(&t);
+    }
+    printf("ok  marlin\n");
 }
 
 /* Units in pieces as shards cut them, few and many; the right end and a strip of rows are padding. */
@@ -1033,6 +1078,7 @@ int main(int argc, char **argv)
     test_long_rows();
     test_middle_rows();
     test_instances();
+    test_marlin();
     test_shards();
     test_pack();
     test_amax();

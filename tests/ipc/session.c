@@ -127,19 +127,14 @@ static int rollout_to_fourth(process_t *p)
 
 /* ---- Killed ---- */
 
-/* Those that are left are told that version 2 will not be served, and that nothing can follow it. Without the
- * coordinator nobody can tell them: they may only wait as long as they like. */
+/* Those that are left are told that version 2 will not be served, and that nothing can follow it; by their own control
+ * thread where the coordinator is gone. */
 static int bereaved_trainer(process_t *p)
 {
-    bool alone = p->scene->victim == 0;
-    weft_status_t status = weft_trainer_wait(p->r->trainer, 2, WEFT_PUBLISH_APPLIED,
-                                             alone ? 1500000 : PROCESS_PATIENCE, &p->r->error);
-    bool told = status == WEFT_ERR_PEER_LOST || (alone && status == WEFT_ERR_TIMEOUT);
+    weft_status_t status = wait_applied(p, 2);
     note(p, "knows of the loss");
-    CHECK(told, "version 2: %s: %s", weft_status_name(status), p->r->error.message);
+    CHECK(status == WEFT_ERR_PEER_LOST, "version 2: %s: %s", weft_status_name(status), p->r->error.message);
     TRY(spoil_lent(p));
-    if (alone)
-        return 0;
     status = weft_trainer_publish(p->r->trainer, 3, &p->r->error);
     if (status == WEFT_OK)
         status = wait_applied(p, 3);

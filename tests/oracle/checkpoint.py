@@ -204,6 +204,11 @@ class Scheme:
         dtype = "I32" if self.arrange == "deepgemm" else DTYPES[self.name][1]
         return dtype, np.stack([one(scales) for scales in grid]) if grid.ndim == 3 else one(grid)
 
+    def arranged_codes(self, codes):
+        """The codes likewise."""
+        one = quantize.ARRANGE_CODES.get(self.arrange, lambda codes: codes)
+        return np.stack([one(expert) for expert in codes]) if codes.ndim == 3 else one(codes)
+
     @property
     def scale_name(self):
         return "weight_scale_inv" if self.name == "fp8-block" else "weight_scale"
@@ -308,7 +313,7 @@ def emit(scheme, rank, base, quantized):
         yield rank, base + "weight", dtype_name(codes), codes
         return
     code_dtype, _ = DTYPES[scheme.name]
-    yield rank, base + WEIGHT_NAMES.get(scheme.name, "weight"), code_dtype, codes
+    yield rank, base + WEIGHT_NAMES.get(scheme.name, "weight"), code_dtype, scheme.arranged_codes(codes)
     if scales.grid is not None:
         yield rank, base + scheme.scale_name, *scheme.arranged(scales.grid, codes)
     if scales.whole is not None:

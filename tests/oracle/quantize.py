@@ -283,12 +283,38 @@ def arrange_deepgemm(grid, rows):
     return np.ascontiguousarray(pad_scales(words.T, 1, 4))
 
 
+def arrange_marlin_scales(grid):
+    """[N, groups] -> [groups, N], of which 64 columns (32 where there is one group) are in the order of a thread's."""
+    places = np.arange(64 if grid.shape[1] > 1 else 32)
+    if grid.shape[1] > 1:
+        order = 8 * (places % 8) + places // 8
+    else:
+        order = 2 * (places // 8) + 8 * (places % 8 // 2) + places % 2
+    return np.ascontiguousarray(grid.T.reshape(grid.shape[1], -1, len(order))[:, :, order]).reshape(grid.T.shape)
+
+
+def arrange_marlin_codes(words):
+    """int32 [N, K/8] of eight codes along K -> int32 [K/16, 2N]: tiles of 16 x 64, a word of a thread of four warps each."""
+    codes = (words[..., None].view(np.uint32) >> (4 * np.arange(8, dtype=np.uint32)) & 15).reshape(len(words), -1)
+    rows, cols = codes.shape
+    out = np.empty((cols // 16, rows // 64, 32, 4), np.uint32)
+    for thread in range(32):
+        for warp in range(4):
+            n = warp * 16 + thread // 4 + np.arange(rows // 64) * 64
+            k = (2 * (thread % 4) + np.arange(cols // 16) * 16)[:, None]
+            v = [codes[n + 8 * (i // 4), k + (0, 1, 8, 9)[i % 4]] for i in range(8)]
+            out[:, :, thread, warp] = sum(v[i].astype(np.uint32) << np.uint32(4 * place) for place, i in enumerate((0, 2, 4, 6, 1, 3, 5, 7)))
+    return out.reshape(cols // 16, rows * 2).view(np.int32)
+
+
 ARRANGE = {
     "plain": lambda grid, rows: grid,
     "padded": lambda grid, rows: pad_scales(grid, 1, 4),
     "deepgemm": arrange_deepgemm,
     "128x4": lambda grid, rows: arrange_128x4(grid),
+    "marlin": lambda grid, rows: arrange_marlin_scales(grid),
 }
+ARRANGE_CODES = {"marlin": arrange_marlin_codes}  # of the others they stay as they are
 
 
 # ---- fp8-tensor, nvfp4: `amax` is that of all tensors that share the scale ----

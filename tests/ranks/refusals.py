@@ -32,6 +32,9 @@ OPTIONS = {
     "quantize": "scheme profile engine rollout format shard recipe help",
     "verify": "help",
     "gen": "list config recipe set random seed help",
+    "coordinator": "bind control-port keys trainers rollouts tp state wait transfer-timeout verbose help",
+    "join": "coordinator keys key-name rank model trainer rollout scheme recipe profile engine memory host timeout updates first pause swap step until grace dump verbose help",
+    "keygen": "out client help",
     "doctor": "help",
     "run": "model load trainer rollout scheme recipe profile engine swap transport shared-gpu memory workers ctas budget bucket max-groups rate updates tokens pace prompt "
            "eval eval-bytes dump json trace host quiet verbose help",
@@ -370,6 +373,8 @@ def check_usage(t):
         (plan + ["-xy"], "-x"), (plan + ["--json=3"], "--json"), (plan + ["--budget"], "--budget"), (plan + ["--budget", "many"], "many"),
         (plan + ["--budget", "-1"], "-1"), (plan + ["--budget", "0"], "--budget"), (plan + ["--bucket", "0"], "--bucket"),
         (plan + ["--link", "0"], "--link"), (plan + ["--max-groups", "1.5"], "1.5"), (["quantize", V1, "--scheme", "bf16"], "OUT"),
+        (plan + ["--scheme", "fp8-block@marlin"], "they can as plain, padded"), (plan + ["--scheme", "fp8-block:ieee@deepgemm"], "profile ieee"),
+        (plan + ["--scheme", "bf16; *.o_proj=int4-group-32@"], "plain, marlin"), (plan + ["--scheme", "mxfp8@128"], "plain, 128x4"),
         (["quantize", V1, t.path("out"), "--rollout", "tp:1"], "--scheme"), (["verify", V1], "missing argument"),
     ):
         t.refused(" ".join(arguments).replace(V1, "V1"), t.weft(*arguments), USAGE, word)

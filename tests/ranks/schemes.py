@@ -32,6 +32,8 @@ SYNCS = (
     (EXPERTS, "fsdp:1", 1, "tp:2", 2, "fp8-block; layers.0.mlp.*=fp8-channel", "vllm-pow2", "BF16 F8_E4M3 F32", ["--engine", "vllm-hopper"]),
     (EXPERTS, "fsdp:2", 2, "tp:2", 2, "fp8-block@deepgemm; *.experts.*=nvfp4@128x4; *.o_proj=mxfp8@128x4; layers.0.*_proj=fp8-block:ieee@padded", "pow2",
      "BF16 F8_E4M3 F32 I32 U8", ["--swap", "copy"]),
+    (EXPERTS, "tp:2", 2, "tp:2", 2, "int4-group-128@marlin; *.experts.*=int4-group-64:ct@marlin; *.o_proj=int4-group-32:qat@marlin; lm_head=bf16",
+     "default", "BF16 I32 I64", []),
     (DENSE, "fsdp:3", 3, "tp:1", 1, "fp8-block; *.down_proj=fp8-channel; layers.1.*=bf16", "pow2", "BF16 F8_E4M3 F32",
      ["--swap", "layerwise", "--eval", os.path.join(DEMO, "eval.txt"), "--eval-bytes", "1KiB"]),
 )

@@ -234,7 +234,8 @@ weft_status_t weft_ipc_lend(weft_transport_t *transport, uint64_t version, const
 /* What the caller writes to its memory from here on comes after the 0, in the eyes of every rank. */
 void weft_ipc_unlend(weft_transport_t *transport)
 {
-    atomic_store(&transport->segment->version, 0);
+    if (transport->segment) /* a renewal that failed leaves none */
+        atomic_store(&transport->segment->version, 0);
     weft_ipc_fence();
     pthread_mutex_lock(
         &transport->mutex); /* the server may be exporting what was lent: its end is waited for */

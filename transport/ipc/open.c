@@ -80,6 +80,7 @@ static weft_status_t make_segment(weft_transport_t *transport, weft_error_t *err
     if (mapped == MAP_FAILED)
         return weft_ipc_fail(transport, WEFT_ERR_SYSTEM, "mapping the control segment", error);
     transport->segment = mapped;
+    atomic_store(&transport->segment->generation, transport->lent.generation);
     transport->peers[transport->base.rank].segment = mapped;
     transport->peers[transport->base.rank].here = true;
     return WEFT_OK;
@@ -119,11 +120,14 @@ static weft_status_t make_hello(weft_transport_t *transport, hello_t *hello, wef
     return read_boot_id(transport, hello->boot_id, error);
 }
 
+/* `config`: NULL when it is not the first time. */
 static weft_status_t prepare(weft_transport_t *transport, const weft_transport_config_t *config,
                              hello_t *hello, weft_error_t *error)
 {
-    WEFT_TRY(find_memory(transport, config->memory, error));
-    WEFT_TRY(transport->memory->open(transport, config->device, error));
+    if (config) {
+        WEFT_TRY(find_memory(transport, config->memory, error));
+        WEFT_TRY(transport->memory->open(transport, config->device, error));
+    }
     WEFT_TRY(make_segment(transport, error));
     WEFT_TRY(make_hello(transport, hello, error));
     return weft_ipc_server_start(transport, hello->socket, error);
@@ -212,9 +216,10 @@ static weft_status_t reach_all(weft_transport_t *transport, const hello_t *all, 
 {
     uint32_t rank = transport->base.rank;
     for (uint32_t i = 0; i < transport->base.num_ranks; i++)
-        WEFT_TRY(check_hello(transport, &all[rank], &all[i], i, error));
+        if (weft_transport_has(transport->bootstrap, i))
+            WEFT_TRY(check_hello(transport, &all[rank], &all[i], i, error));
     for (uint32_t i = 0; i < transport->base.num_ranks; i++) {
-        if (i == rank)
+        if (i == rank || !weft_transport_has(transport->bootstrap, i))
             continue;
         WEFT_TRY(weft_ipc_connect(transport, i, all[i].socket, error));
         WEFT_TRY(map_segment(transport, i, error));
@@ -290,7 +295,8 @@ static void free_peer(weft_transport_t *transport, uint32_t rank)
     weft_ipc_close_fds(&peer->request, 1);
 }
 
-static void weft_ipc_close(weft_transport_t *transport)
+/* Let go of all that is shared with peers. */
+static void part(weft_transport_t *transport)
 {
     leave(transport, IPC_CLOSED);
     weft_ipc_server_stop(transport);
@@ -298,12 +304,28 @@ static void weft_ipc_close(weft_transport_t *transport)
         free_peer(transport, i);
     while (transport->groups)
         weft_ipc_group_destroy(transport, transport->groups);
+    if (transport->segment)
+        munmap(transport->segment, segment_bytes(transport));
+    transport->segment = NULL;
+    weft_ipc_close_fds(&transport->segment_fd, 1);
+}
+
+static weft_status_t weft_ipc_renew(weft_transport_t *transport, weft_error_t *error)
+{
+    part(transport);
+    for (uint32_t i = 0; i < transport->base.num_ranks; i++)
+        transport->peers[i] = (weft_ipc_peer_t){.request = -1};
+    weft_status_t status = join(transport, NULL, error);
+    transport->failed = status != WEFT_OK;
+    return status;
+}
+
+static void weft_ipc_close(weft_transport_t *transport)
+{
+    part(transport);
     weft_ipc_lent_free(transport);
     while (transport->blocks)
         weft_ipc_free_lendable(transport, transport->blocks->data);
-    if (transport->segment)
-        munmap(transport->segment, segment_bytes(transport));
-    weft_ipc_close_fds(&transport->segment_fd, 1);
     if (transport->memory)
         transport->memory->close(transport);
     pthread_mutex_destroy(&transport->mutex);
@@ -349,6 +371,7 @@ const weft_transport_ops_t weft_ipc_ops = {
     .lent = weft_ipc_lent,
     .borrow = weft_ipc_borrow,
     .acknowledge = weft_ipc_acknowledge,
+    .renew = weft_ipc_renew,
     .alloc_lendable = weft_ipc_alloc_lendable,
     .free_lendable = weft_ipc_free_lendable,
 };

@@ -285,4 +285,5 @@ void weft_ipc_server_stop(weft_transport_t *transport)
     weft_ipc_close_fds(&server->listener, 1);
     weft_ipc_close_fds(&server->wake, 1);
     free(server->clients);
+    *server = (weft_ipc_server_t){.listener = -1, .wake = -1};
 }

@@ -70,6 +70,64 @@ static void test_deepgemm(void **state)
     check_deepgemm(130, 640);
 }
 
+/* marlin: the words of thread `thread` and warp `warp` hold eight codes in this order; every place is used once. */
+static void check_marlin_codes(uint32_t rows, uint32_t cols)
+{
+    static const uint32_t rights[] = {0, 8, 0, 8, 1, 9, 1, 9}, downs[] = {0, 0, 8, 8, 0, 0, 8, 8};
+    for (uint32_t tile = 0; tile < cols / 16 * (rows / 64); tile++) {
+        for (uint32_t word = 0; word < 128; word++) {
+            const uint32_t thread = word / 4, warp = word % 4;
+            const uint32_t row = tile % (rows / 64) * 64 + warp * 16 + thread / 4;
+            const uint32_t col = tile / (rows / 64) * 16 + 2 * (thread % 4);
+            for (uint32_t i = 0; i < 8; i++) {
+                const weft_marlin_place_t place = weft_marlin_code(row + downs[i], col + rights[i], rows);
+                assert_int_equal(place.word, tile * 128 + word);
+                assert_int_equal(place.shift, 4 * i);
+            }
+        }
+    }
+}
+
+/* Its scales: the p-th of 64 (or of 32, where a row has one) is that of row 8 (p % 8) + p / 8 (or ...). */
+static void check_marlin_scales(uint32_t rows, uint32_t groups)
+{
+    const uint32_t each = groups > 1 ? 64 : 32;
+    for (uint32_t at = 0; at < rows * groups; at++) {
+        const uint32_t p = at % rows % each, group = at / rows;
+        const uint32_t row = at % rows - p + (groups > 1 ? 8 * (p % 8) + p / 8 : 2 * (p / 8) + 8 * (p % 8 / 2) + p % 2);
+        assert_int_equal(weft_arrange_index(WEFT_ARRANGE_MARLIN, row, group, rows, groups), at);
+    }
+}
+
+static void test_marlin(void **state)
+{
+    (void)state;
+    check_marlin_codes(192, 80);
+    check_marlin_scales(192, 5);
+    check_marlin_scales(64, 1);
+    uint64_t extent[2];
+    weft_arrange_codes(WEFT_ARRANGE_MARLIN, WEFT_KERNEL_INT4_GROUP_128, 256, 512, extent);
+    assert_true(extent[0] == 32 && extent[1] == 512);
+    assert_int_equal(weft_arrange_scales(WEFT_ARRANGE_MARLIN, WEFT_KERNEL_INT4_GROUP_128, 256, 512, extent),
+                     WEFT_DTYPE_BF16);
+    assert_true(extent[0] == 4 && extent[1] == 256);
+}
+
+/* Units of marlin are whole tiles. */
+static void test_marlin_units(void **state)
+{
+    (void)state;
+    weft_quantize_unit_t unit = {.rows = 128, .cols = 64, .arrange = WEFT_ARRANGE_MARLIN, .matrix_row = 64, .matrix_rows = 192};
+    assert_true(weft_arrange_takes_unit(WEFT_KERNEL_INT4_GROUP_32, &unit));
+    assert_false(weft_arrange_takes_unit(WEFT_KERNEL_MXFP4, &unit));
+    unit.rows = 100;
+    assert_false(weft_arrange_takes_unit(WEFT_KERNEL_INT4_GROUP_32, &unit));
+    unit.rows = 128, unit.matrix_row = 32;
+    assert_false(weft_arrange_takes_unit(WEFT_KERNEL_INT4_GROUP_32, &unit));
+    unit.matrix_row = 64, unit.matrix_rows = 200;
+    assert_false(weft_arrange_takes_unit(WEFT_KERNEL_INT4_GROUP_32, &unit));
+}
+
 /* A unit in the middle of a matrix writes its own scales and nothing else. */
 static void test_unit_in_a_matrix(void **state)
 {
@@ -134,6 +192,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_swizzle),
         cmocka_unit_test(test_deepgemm),
+        cmocka_unit_test(test_marlin),
+        cmocka_unit_test(test_marlin_units),
         cmocka_unit_test(test_unit_in_a_matrix),
         cmocka_unit_test(test_refusals),
     };

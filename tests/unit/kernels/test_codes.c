@@ -151,6 +151,29 @@ static void every_mxfp8_exponent(void **state)
     assert_int_equal(weft_mxfp8_exponent(0), 0);
 }
 
+/* The scales of modelopt's groups without their division, under a sample of tensors. */
+static uint32_t count_wrong_scales(value_fn value, uint32_t tensor_amax)
+{
+    const weft_nvfp4_t d = weft_nvfp4_domain(WEFT_PROFILE_MODELOPT, value((uint16_t)tensor_amax));
+    const weft_inverse_t inverse = weft_inverse_of(d.to_scale);
+    uint32_t wrong = 0;
+    for (uint32_t bits = 0; weft_quick_scale(d.to_scale) && bits <= tensor_amax; bits++) {
+        const float amax = value((uint16_t)bits), quotient = weft_quotient(amax, inverse);
+        const float clamped = quotient > 0 ? weft_quick_max(quotient, 0.001953125f) : 1.0f;
+        wrong += weft_e4m3_from_f32(clamped) != weft_nvfp4_scale(&d, amax);
+    }
+    return wrong;
+}
+
+static void every_nvfp4_scale_of_a_sample_of_tensors(void **state)
+{
+    (void)state;
+    for (uint32_t amax = 1; amax < WEFT_BF16_INF; amax += STRIDE)
+        assert_int_equal(count_wrong_scales(weft_f32_from_bf16, amax), 0);
+    for (uint32_t amax = 1; amax < WEFT_F16_INF; amax += STRIDE)
+        assert_int_equal(count_wrong_scales(weft_f32_from_f16, amax), 0);
+}
+
 /* Where codes.h must not be asked. */
 static void scales_near_the_ends_are_not_quick(void **state)
 {
@@ -169,6 +192,7 @@ int main(void)
         cmocka_unit_test(quotients_near_a_tie),
         cmocka_unit_test(every_e2m1_magnitude),
         cmocka_unit_test(every_mxfp8_exponent),
+        cmocka_unit_test(every_nvfp4_scale_of_a_sample_of_tensors),
         cmocka_unit_test(scales_near_the_ends_are_not_quick),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

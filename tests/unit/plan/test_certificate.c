@@ -70,7 +70,7 @@ static void close_bench(bench_t *b)
 
 static bool proven(const bench_t *b, char reason[256])
 {
-    return weft_pattern_prove(&b->pattern, b->rollout, &b->sets, reason);
+    return weft_pattern_prove(&b->pattern, b->rollout, &b->sets, reason) == WEFT_OK;
 }
 
 /* ---- Damages to one fragment ---- */

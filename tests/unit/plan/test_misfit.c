@@ -243,9 +243,29 @@ static void test_sides_must_be_in_order(void **state)
     weft_plan_destroy(NULL);
 }
 
+/* Of every rank whole tiles of 64 rows and columns, and one of the two twice. */
+static void test_marlin(void **state)
+{
+    (void)state;
+    checkpoint_t cp = dense(256, 1152, 4, 2, 64);
+    expect_fit(&cp, "fsdp:1", "tp:1", "int4-group-32@marlin");
+    expect_fit(&cp, "fsdp:1", "tp:2", "int4-group-32@marlin"); /* down_proj 576 columns, 256 rows; gate 576 rows */
+    weft_error_t error = expect_misfit(&cp, "fsdp:1", "tp:4", "int4-group-32@marlin");
+    expect_words(&error, "int4-group-32@marlin does not fit");
+    expect_words(&error, "a cut inside a tile of 64");
+    expect_words(&error, "these fit: tp:1, tp:2");
+    expect_words(&error, "without @");
+    cp = dense(320, 640, 5, 5, 64); /* 320 rows, 320 columns; fused qkv 960 */
+    error = expect_misfit(&cp, "fsdp:1", "tp:1", "int4-group-64@marlin");
+    expect_words(&error, "neither a multiple of 128 rows nor of 128 columns");
+    expect_fit(&cp, "fsdp:1", "tp:1", "int4-group-64; *.o_proj=bf16; *.qkv_proj=bf16");
+    expect_fit(&cp, "fsdp:1", "tp:1", "int4-group-64@marlin; *.o_proj=int4-group-64@plain; *.qkv_proj=bf16");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_marlin),
         cmocka_unit_test(test_more_stages_than_blocks),
         cmocka_unit_test(test_more_places_than_experts),
         cmocka_unit_test(test_expert_width_768_at_tp4),

@@ -1,0 +1,454 @@
+/* One rank of a session as a process of its own, by the public API: a trainer that publishes when it is told to, or a
+ * rollout that decodes without a pause. tests/faults/world.py starts it, and says what it must live through.
+ *
+ *     faults_rank RANK TRAINER ROLLOUT SCHEME MODEL MODEL        odd versions are the first model, even ones the second
+ *
+ * Commands: "open E" joins session E beside the one that serves; "publish V TIMEOUT_US"; "hold PLACE"; "quit".
+ * Places: "join:N" and "plan:N" (the N-th time that ranks meet), "rank:PREPARED" and the like (a machine has come to
+ * that state), "span:quantize:N".
+ *
+ * A decode step is a checksum over all live weights, before step_end: what was read in it is reported whenever it
+ * is not what the step before has read.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+
+#include <weft/weft.h>
+
+#include "tests/faults/meeting.h"
+
+#define STEP_US   20000
+#define PATIENCE  10000000
+
+typedef struct life {
+    meeting_t meeting;
+    weft_transport_t *transport;
+    weft_session_t *session;
+    weft_trainer_t *trainer;
+    weft_rollout_t *rollout;
+    pthread_t thread; /* opens it */
+    _Atomic int state; /* OPENING, OPEN or FAILED */
+    bool used, announced;
+} life_t;
+
+enum { OPENING, OPEN, FAILED };
+
+typedef struct program {
+    uint32_t rank, num_ranks;
+    bool is_trainer;
+    weft_model_t *models[2];
+    weft_plan_t *plan;
+    void **shards; /* trainer: [tensors] */
+    life_t lives[2];
+    life_t *now, *next; /* serves; comes after it */
+    uint64_t step, version;
+    uint32_t seen; /* checksum of the last step */
+    weft_status_t said;
+    char phase[64];
+    double rate;
+} program_t;
+
+static program_t program;
+
+static const char *argument(const char *name, const char *fallback)
+{
+    const char *value = getenv(name);
+    return value && *value ? value : fallback;
+}
+
+static void fail(const char *what, const weft_error_t *error)
+{
+    report("failed %s: %s", what, error->message);
+    _exit(1);
+}
+
+/* ---- Deadlines ---- */
+
+/* A call with a deadline has returned: not more than a tenth late, and what a busy machine takes to wake a thread. */
+static void check_time(const char *call, uint64_t start_us, uint64_t timeout_us)
+{
+    uint64_t took_us = weft_now_us() - start_us;
+    if (took_us > timeout_us + timeout_us / 10 + 50000)
+        report("late %s %llu of %llu us", call, (unsigned long long)took_us, (unsigned long long)timeout_us);
+}
+
+/* ---- Where threads are held ---- */
+
+/* "rank 2: rank 2: version 2: RECEIVING -> PREPARED" is the place "rank:PREPARED". */
+static void on_log(void *user, weft_log_level_t level, const char *line)
+{
+    char place[96];
+    (void)user;
+    const char *arrow = strstr(line, " -> "), *kind = strstr(line, ": ");
+    if (level <= WEFT_LOG_WARNING)
+        report("log %s", line);
+    if (!arrow || !kind)
+        return;
+    kind += 2;
+    snprintf(place, sizeof place, "%.*s:%s", (int)strcspn(kind, " :"), kind, arrow + 4);
+    reach(place);
+}
+
+static void on_span(void *user, const weft_span_t *span)
+{
+    static _Atomic uint32_t quantized;
+    char place[96];
+    (void)user;
+    if (strcmp(span->name, "quantize") != 0 || span->version == 1)
+        return;
+    snprintf(place, sizeof place, "span:quantize:%u", ++quantized);
+    reach(place);
+}
+
+/* ---- What serves ---- */
+
+static uint32_t crc_table[256];
+
+static void make_crc_table(void)
+{
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t c = i;
+        for (int k = 0; k < 8; k++)
+            c = c & 1 ? 0xEDB88320u ^ c >> 1 : c >> 1;
+        crc_table[i] = c;
+    }
+}
+
+/* As zlib's crc32, over all live tensors in plan order. */
+static uint32_t live_crc(const weft_rollout_t *rollout)
+{
+    uint32_t crc = 0xFFFFFFFFu;
+    for (uint32_t i = 0; i < weft_rollout_num_tensors(rollout); i++) {
+        weft_tensor_t t = weft_rollout_tensor(rollout, i);
+        for (const uint8_t *at = t.data, *end = at + t.bytes; at < end; at++)
+            crc = crc_table[(crc ^ *at) & 255] ^ crc >> 8;
+    }
+    return ~crc;
+}
+
+/* In plan order, for whoever computes the checksum elsewhere. */
+static void report_names(const weft_rollout_t *rollout)
+{
+    for (uint32_t i = 0; i < weft_rollout_num_tensors(rollout); i++)
+        report("tensor %s", weft_rollout_tensor(rollout, i).name);
+}
+
+static const char *const phases[] = {"idle", "receiving", "prepared", "armed", "committed", "lost", "tainted"};
+
+static void note_phase(program_t *p)
+{
+    weft_rollout_status_t status;
+    char phase[64];
+    weft_rollout_get_status(p->now->rollout, &status);
+    snprintf(phase, sizeof phase, "%s %llu %llu%s", phases[status.phase], (unsigned long long)status.pending_version,
+             (unsigned long long)status.live_version, status.cut_off ? " cut off" : "");
+    if (strcmp(phase, p->phase) != 0)
+        report("phase %u %s", p->now->meeting.epoch, phase);
+    strcpy(p->phase, phase);
+}
+
+/* Nothing may be decoded; the weights stay what they were all the same. */
+static void note_refusal(program_t *p, weft_status_t status, const weft_error_t *error)
+{
+    if (status != p->said)
+        report("step %s %08x %s", weft_status_name(status), live_crc(p->now->rollout), error->message);
+    p->said = status;
+}
+
+static void decode(program_t *p)
+{
+    weft_error_t error = {.message = ""};
+    uint64_t version = 0, start_us = weft_now_us();
+    weft_status_t status = weft_rollout_step_begin(p->now->rollout, p->step + 1, STEP_US, &version, &error);
+    check_time("step_begin", start_us, STEP_US);
+    note_phase(p);
+    if (status != WEFT_OK) {
+        note_refusal(p, status, &error);
+        return;
+    }
+    uint32_t crc = live_crc(p->now->rollout);
+    weft_rollout_step_end(p->now->rollout, ++p->step);
+    if (crc != p->seen || version != p->version || p->said != WEFT_OK)
+        report("serves %u %llu %08x from step %llu", p->now->meeting.epoch, (unsigned long long)version, crc,
+               (unsigned long long)p->step);
+    p->seen = crc;
+    p->version = version;
+    p->said = WEFT_OK;
+}
+
+/* ---- A session ---- */
+
+static weft_status_t open_transport(life_t *life, weft_error_t *error)
+{
+    weft_transport_config_t config = WEFT_TRANSPORT_CONFIG;
+    config.bootstrap = (weft_transport_t *)&life->meeting;
+    config.memory = "host";
+    config.timeout_us = strtoull(argument("WEFT_FAULTS_JOIN_US", "1500000"), NULL, 10);
+    return weft_transport_open("ipc", &config, &life->transport, error);
+}
+
+static weft_status_t open_session(program_t *p, life_t *life, weft_error_t *error)
+{
+    weft_session_config_t config = WEFT_SESSION_CONFIG;
+    config.plan = p->plan;
+    config.transport = life->transport;
+    config.log = (weft_log_t){on_log, NULL, WEFT_LOG_DEBUG};
+    config.span = on_span;
+    config.rate_bytes_per_s = p->rate;
+    config.dead_after_us = strtoull(argument("WEFT_FAULTS_DEAD_US", "1500000"), NULL, 10);
+    config.transfer_timeout_us = PATIENCE;
+    config.commit_timeout_us = PATIENCE / 5;
+    return weft_session_open(&config, &life->session, error);
+}
+
+static weft_status_t bind_shards(program_t *p, life_t *life, weft_error_t *error)
+{
+    for (uint32_t i = 0; i < weft_model_num_tensors(p->models[0]); i++) {
+        const weft_tensor_t *tensor = weft_model_tensor(p->models[0], i);
+        weft_status_t status = p->shards[i] ? weft_trainer_bind(life->trainer, tensor->name, p->shards[i], 0, error)
+                                            : WEFT_OK;
+        if (status != WEFT_OK)
+            return status;
+    }
+    return WEFT_OK;
+}
+
+static size_t box_bytes(const weft_tensor_t *tensor, const weft_box_t *box)
+{
+    size_t bytes = weft_dtype_bytes(tensor->dtype);
+    for (uint32_t d = 0; d < box->num_dims; d++)
+        bytes *= box->extent[d];
+    return bytes;
+}
+
+/* FSDP shards are runs of whole rows. They are made once, in memory that other processes can map: one file in /dev/shm,
+ * which whoever outlives this process removes. */
+static void make_shards(program_t *p, const weft_trainer_t *trainer)
+{
+    uint32_t count = weft_model_num_tensors(p->models[0]);
+    size_t total = 0;
+    char path[64];
+    p->shards = calloc(count, sizeof *p->shards);
+    size_t *offsets = calloc(count, sizeof *offsets), *sizes = calloc(count, sizeof *sizes);
+    for (uint32_t i = 0; i < count; i++) {
+        const weft_tensor_t *tensor = weft_model_tensor(p->models[0], i);
+        weft_box_t box;
+        weft_trainer_box(trainer, tensor->name, &box);
+        sizes[i] = box_bytes(tensor, &box);
+        offsets[i] = total;
+        total += (sizes[i] + 255) & ~(size_t)255;
+    }
+    snprintf(path, sizeof path, "/dev/shm/weft-faults-%d", (int)getpid());
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0 || ftruncate(fd, (off_t)total))
+        _exit(2);
+    uint8_t *memory = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    for (uint32_t i = 0; i < count; i++)
+        p->shards[i] = sizes[i] ? memory + offsets[i] : NULL;
+    free(offsets);
+    free(sizes);
+}
+
+static void fill_shards(program_t *p, uint64_t version)
+{
+    const weft_model_t *model = p->models[(version + 1) % 2];
+    for (uint32_t i = 0; i < weft_model_num_tensors(model); i++) {
+        const weft_tensor_t *tensor = weft_model_tensor(model, i);
+        weft_box_t box;
+        weft_trainer_box(p->now->trainer, tensor->name, &box);
+        size_t bytes = box_bytes(tensor, &box);
+        if (bytes)
+            memcpy(p->shards[i], (const uint8_t *)tensor->data + bytes / box.extent[0] * box.offset[0], bytes);
+    }
+}
+
+static weft_status_t open_role(program_t *p, life_t *life, weft_error_t *error)
+{
+    weft_rollout_config_t config = WEFT_ROLLOUT_CONFIG;
+    config.swap = argument("WEFT_FAULTS_SWAP", "flip");
+    if (!p->is_trainer)
+        return weft_rollout_create(life->session, &config, &life->rollout, error);
+    weft_status_t status = weft_trainer_create(life->session, &life->trainer, error);
+    if (status == WEFT_OK && !p->shards)
+        make_shards(p, life->trainer);
+    return status == WEFT_OK ? bind_shards(p, life, error) : status;
+}
+
+static void close_life(life_t *life)
+{
+    life->meeting.label = "leave";
+    life->meeting.count = 0;
+    weft_trainer_destroy(life->trainer);
+    weft_rollout_destroy(life->rollout);
+    weft_session_close(life->session);
+    weft_transport_close(life->transport);
+    *life = (life_t){.used = false};
+}
+
+static void *open_life(void *user)
+{
+    life_t *life = user;
+    weft_error_t error = {.message = ""};
+    uint64_t start_us = weft_now_us();
+    weft_status_t status = open_transport(life, &error);
+    life->meeting.label = "plan";
+    life->meeting.count = 0;
+    if (status == WEFT_OK)
+        status = open_session(&program, life, &error);
+    if (status == WEFT_OK)
+        status = open_role(&program, life, &error);
+    uint32_t epoch = life->meeting.epoch;
+    if (status != WEFT_OK) {
+        report("unopened %u %s %llu %s", epoch, weft_status_name(status),
+               (unsigned long long)(weft_now_us() - start_us), error.message);
+        close_life(life);
+    }
+    life->state = status == WEFT_OK ? OPEN : FAILED;
+    return NULL;
+}
+
+static void begin_open(program_t *p, uint32_t epoch)
+{
+    life_t *life = p->lives[0].used ? &p->lives[1] : &p->lives[0];
+    *life = (life_t){.meeting = {{&meeting_ops, p->rank, p->num_ranks, "host", -1}, epoch, "join", 0}, .used = true};
+    p->next = life;
+    pthread_create(&life->thread, NULL, open_life, life);
+}
+
+/* A trainer goes over to a session as soon as it is open; a rollout when a version is live there. */
+static bool may_go_over(const program_t *p)
+{
+    weft_rollout_status_t status;
+    if (p->next->state == OPENING || p->is_trainer || !p->now || p->next->state == FAILED)
+        return p->next->state != OPENING;
+    weft_rollout_get_status(p->next->rollout, &status);
+    return status.live_version > 0;
+}
+
+static void announce(life_t *life)
+{
+    if (life->state == OPEN && !life->announced)
+        report("opened %u", life->meeting.epoch);
+    life->announced = life->state == OPEN;
+}
+
+static void go_over(program_t *p)
+{
+    life_t *before = p->now, *next = p->next;
+    if (!may_go_over(p)) {
+        announce(next);
+        return;
+    }
+    pthread_join(next->thread, NULL);
+    p->next = NULL;
+    if (next->state == FAILED) {
+        next->used = false;
+        return;
+    }
+    p->now = next;
+    p->step = 0;
+    announce(next);
+    if (p->rank + 1 == p->num_ranks && !before)
+        report_names(next->rollout);
+    if (!before)
+        return;
+    uint64_t start_us = weft_now_us();
+    uint32_t epoch = before->meeting.epoch;
+    close_life(before);
+    report("closed %u %llu", epoch, (unsigned long long)(weft_now_us() - start_us));
+}
+
+/* ---- Commands ---- */
+
+static void publish(program_t *p, uint64_t version, uint64_t timeout_us)
+{
+    weft_error_t error = {.message = ""};
+    fill_shards(p, version);
+    report("publishes %llu", (unsigned long long)version);
+    uint64_t start_us = weft_now_us();
+    weft_status_t status = weft_trainer_publish(p->now->trainer, version, &error);
+    if (status == WEFT_OK)
+        status = weft_trainer_wait(p->now->trainer, version, WEFT_PUBLISH_APPLIED, timeout_us, &error);
+    check_time("wait", start_us, timeout_us);
+    report("outcome %llu %s %s", (unsigned long long)version, weft_status_name(status), error.message);
+}
+
+static void quit(program_t *p)
+{
+    for (unsigned i = 0; i < 2; i++)
+        if (p->lives[i].used)
+            close_life(&p->lives[i]);
+    weft_plan_destroy(p->plan);
+    for (unsigned i = 0; i < 2; i++)
+        weft_model_close(p->models[i]);
+    free(p->shards);
+    report("quits");
+    exit(0);
+}
+
+static void obey(program_t *p, const char *line)
+{
+    unsigned long long version, timeout_us;
+    unsigned epoch;
+    if (sscanf(line, "open %u", &epoch) == 1)
+        begin_open(p, epoch);
+    else if (sscanf(line, "publish %llu %llu", &version, &timeout_us) == 2)
+        publish(p, version, timeout_us);
+    else if (strncmp(line, "hold ", 5) == 0)
+        hold_at(line + 5), report("holds");
+    else if (strcmp(line, "quit") == 0)
+        quit(p);
+    else
+        report("failed command %s", line);
+}
+
+/* ---- All ---- */
+
+static void make_plan(program_t *p, char **argv)
+{
+    weft_layout_t *trainer, *rollout;
+    weft_plan_options_t options = WEFT_PLAN_OPTIONS;
+    weft_error_t error;
+    options.max_bucket_bytes = 128 << 10;
+    options.budget_bytes = 1 << 20;
+    for (unsigned i = 0; i < 2; i++)
+        if (weft_model_open(argv[5 + i], &p->models[i], &error) != WEFT_OK)
+            fail("model", &error);
+    if (weft_layout_parse(argv[2], WEFT_SIDE_TRAINER, &trainer, &error) != WEFT_OK ||
+        weft_layout_parse(argv[3], WEFT_SIDE_ROLLOUT, &rollout, &error) != WEFT_OK ||
+        weft_plan_create(p->models[0], trainer, rollout, argv[4], &options, &p->plan, &error) != WEFT_OK)
+        fail("plan", &error);
+    weft_layout_destroy(trainer);
+    weft_layout_destroy(rollout);
+    p->rank = (uint32_t)atoi(argv[1]);
+    p->num_ranks = weft_plan_num_trainers(p->plan) + weft_plan_num_rollouts(p->plan);
+    p->is_trainer = p->rank < weft_plan_num_trainers(p->plan);
+}
+
+int main(int argc, char **argv)
+{
+    char line[CHANNEL_LINE];
+    if (argc != 7) {
+        fprintf(stderr, "usage: %s RANK TRAINER ROLLOUT SCHEME MODEL MODEL\n", argv[0]);
+        return 2;
+    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    make_crc_table();
+    make_plan(&program, argv);
+    program.rate = strtod(argument("WEFT_FAULTS_RATE", "0"), NULL);
+    report("ready");
+    for (;;) {
+        bool serves = program.now && program.now->rollout;
+        if (next_command(serves ? 0 : 5000, line))
+            obey(&program, line);
+        if (program.next)
+            go_over(&program);
+        if (serves)
+            decode(&program), weft_sleep_us(1000);
+    }
+}
