@@ -129,10 +129,21 @@ static void note_stats(weft_trainer_t *t, uint64_t started_us)
     pthread_mutex_unlock(&t->session->mutex);
 }
 
-/* The transfer is over: say how it ended. */
+/* The memory of the version is read no more. The next may have begun meanwhile. */
+static void note_over(weft_trainer_t *t, uint64_t version)
+{
+    pthread_mutex_lock(&t->session->mutex);
+    if (t->session->transferring == version)
+        t->session->transferring = 0;
+    pthread_cond_broadcast(&t->session->publish_cond);
+    pthread_mutex_unlock(&t->session->mutex);
+}
+
+/* The transfer is over: say how it ended. Whoever hears the outcome may publish at once, so its memory is let go before. */
 static void conclude(weft_trainer_t *t, weft_status_t status, const weft_error_t *error)
 {
     weft_transfer_t *transfer = &t->transfer;
+    bool broken = status != WEFT_OK || transfer->aborted || t->quit;
     transfer->active = false;
     if (t->lender) /* before anyone is told that this memory may be written */
         weft_lender_unlend(t->lender);
@@ -143,18 +154,13 @@ static void conclude(weft_trainer_t *t, weft_status_t status, const weft_error_t
                               .text = error->message};
         weft_session_post_event(t->session, &event);
     }
-    if (status != WEFT_OK || transfer->aborted || t->quit) {
+    if (broken)
         weft_sender_clear(t->sender, weft_session_abort_transport(t->session));
-    } else if (transfer->stopped) {
-        weft_session_post(t->session, WEFT_EVENT_DRAINED, transfer->version, 0);
-    } else {
+    else if (!transfer->stopped)
         transfer->posted = transfer->num_rounds;
-        weft_session_post(t->session, WEFT_EVENT_SENT, transfer->version, 0);
-    }
-    pthread_mutex_lock(&t->session->mutex);
-    t->session->transferring = 0;
-    pthread_cond_broadcast(&t->session->publish_cond);
-    pthread_mutex_unlock(&t->session->mutex);
+    note_over(t, transfer->version);
+    if (!broken)
+        weft_session_post(t->session, transfer->stopped ? WEFT_EVENT_DRAINED : WEFT_EVENT_SENT, transfer->version, 0);
 }
 
 /* shard -> pack -> bucket ==== route, round by round. */

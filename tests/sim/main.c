@@ -1,4 +1,4 @@
-/* sim [--seed S] [--count N] [--jobs N] [--verbose] [--deaths] [--die NODE,ACTION] [--faults a,b,... | none] [--mutate NAME]
+/* sim [--seed S] [--count N] [--jobs N] [--verbose] [--deaths] [--die NODE,ACTION] [--faults a,b,... | none] [--density PERCENT] [--mutate NAME]
  *
  * Exit 0: every schedule held and every counter was hit; with --mutate: a schedule noticed the broken rule.
  * Exit 1: otherwise. */
@@ -68,7 +68,7 @@ static bool parse_jobs(const char *value, uint32_t *jobs)
 
 static bool parse(int argc, char **argv, arguments_t *a)
 {
-    *a = (arguments_t){.options = {.seed = 1, .faults = SIM_FAULT_ALL}, .count = 1, .jobs = 1};
+    *a = (arguments_t){.options = {.seed = 1, .faults = SIM_FAULT_ALL, .density = SIM_DENSITY}, .count = 1, .jobs = 1};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(argv[i], "--verbose") == 0) {
@@ -91,6 +91,8 @@ static bool parse(int argc, char **argv, arguments_t *a)
             ;
         else if (strcmp(argv[i], "--faults") == 0)
             a->options.faults = parse_faults(a->faults = value);
+        else if (strcmp(argv[i], "--density") == 0)
+            a->options.density = (uint32_t)strtoul(value, NULL, 0);
         else if (strcmp(argv[i], "--mutate") == 0 && parse_mutation(value))
             a->mutation = value;
         else
@@ -143,7 +145,10 @@ static int report_failure(const arguments_t *a, uint64_t runs, const char *failu
     char death[64] = "";
     if (a->options.dies)
         snprintf(death, sizeof death, " --die %u,%" PRIu64, a->options.dies_node, a->options.dies_after);
-    printf("replay the whole with: sim --seed %" PRIu64 "%s%s%s --verbose\n", a->options.seed, death,
+    char density[32] = "";
+    if (a->options.density != SIM_DENSITY)
+        snprintf(density, sizeof density, " --density %u", a->options.density);
+    printf("replay the whole with: sim --seed %" PRIu64 "%s%s%s%s --verbose\n", a->options.seed, death, density,
            a->faults != NULL ? " --faults " : "", a->faults != NULL ? a->faults : "");
     return 1;
 }
@@ -184,7 +189,7 @@ int main(int argc, char **argv)
     arguments_t a;
     sim_coverage_t coverage = {0};
     if (!parse(argc, argv, &a)) {
-        fprintf(stderr, "usage: sim [--seed S] [--count N] [--jobs N] [--verbose] [--deaths] [--die NODE,ACTION] [--faults a,b] [--mutate NAME]\n");
+        fprintf(stderr, "usage: sim [--seed S] [--count N] [--jobs N] [--verbose] [--deaths] [--die NODE,ACTION] [--faults a,b] [--density PERCENT] [--mutate NAME]\n");
         return 2;
     }
     if (a.deaths)
@@ -202,6 +207,6 @@ int main(int argc, char **argv)
         printf("mutation %s was not noticed\n", a.mutation);
         return 1;
     }
-    bool full = a.count >= FULL_COUNT && a.options.faults == SIM_FAULT_ALL;
+    bool full = a.count >= FULL_COUNT && a.options.faults == SIM_FAULT_ALL && a.options.density == SIM_DENSITY;
     return full && zeros > 0;
 }

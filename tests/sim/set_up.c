@@ -7,7 +7,7 @@ static void choose_faults(sim_world_t *w)
 {
     w->faults = 0;
     for (unsigned bit = 0; bit < SIM_FAULT_COUNT; bit++)
-        if (sim_chance(w, 35))
+        if (sim_chance(w, w->options.density))
             w->faults |= 1u << bit & w->options.faults;
     if (w->faults & SIM_FAULT_NETWORK) {
         w->loss_percent = (uint32_t)sim_random(w, 31);

@@ -4,6 +4,7 @@
  * schedule.
  *
  *     sim --seed 1 --count 100000            run schedules, print what they covered
+ *     sim --count 1000000 --jobs 0           the same on every core
  *     sim --seed 4711 --verbose              replay one
  *     sim --deaths --seed 1 --count 50       the coordinator, and one other, dies after each of its actions
  *     sim --mutate ignore-ballot --count N   break a rule; exit 0 when a schedule notices
@@ -35,6 +36,7 @@ enum {
     SIM_MAX_ROUNDS = 6,
     SIM_STEP_WINDOW = 4096,
     SIM_LAYERS = 3,
+    SIM_DENSITY = 35,
 };
 
 #define SIM_MS          1000 /* microseconds */
@@ -96,6 +98,7 @@ typedef struct sim_coverage {
 typedef struct sim_options {
     uint64_t seed;
     unsigned faults;
+    uint32_t density; /* each of `faults` is in a schedule with so many percent; SIM_DENSITY unless told */
     bool dies;           /* one process dies right after an action of its own, and that is all that goes wrong but `faults` */
     uint32_t dies_node;  /* SIM_COORDINATOR, which then comes back; else a rank, counted round */
     uint64_t dies_after; /* of its actions */
