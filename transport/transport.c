@@ -12,6 +12,7 @@ static const weft_transport_ops_t *const backends[] = {
     &weft_loopback_ops,
     &weft_mpi_ops,
     &weft_ipc_ops,
+    &weft_zmq_ops,
 #ifdef WEFT_HAVE_CUDA
     &weft_nccl_ops,
 #endif

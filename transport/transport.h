@@ -122,6 +122,9 @@ typedef struct weft_transport_ops {
     weft_status_t (*renew)(weft_transport_t *transport, weft_error_t *error);
     /* (optional, of a bootstrap; default: all are) Whether `rank` is among those that gather. */
     bool (*present)(const weft_transport_t *transport, uint32_t rank);
+    /* (optional) Write into `text` [bytes] how far `op` is and whom it waits for, for people: "0 of 4096 bytes
+     * came from rank 0, nothing for 2.1 s". */
+    void (*describe)(weft_transport_t *transport, const weft_op_t *op, char *text, size_t bytes);
 
     /* (optional) The library beneath and its version, for people: "Open MPI v4.1.4". Not open. */
     void (*about)(char *text, size_t bytes);
@@ -160,5 +163,6 @@ extern const weft_transport_ops_t weft_loopback_ops;
 extern const weft_transport_ops_t weft_mpi_ops;
 extern const weft_transport_ops_t weft_nccl_ops; /* in builds with CUDA */
 extern const weft_transport_ops_t weft_ipc_ops;
+extern const weft_transport_ops_t weft_zmq_ops;
 
 #endif

@@ -24,6 +24,20 @@ extern "C" {
 typedef struct weft_transport weft_transport_t;
 typedef struct weft_loopback weft_loopback_t;
 
+/* zmq: where a rank listens, and CURVE keys. A key is 40 characters of Z85, as zmq_curve_keypair makes them. With
+ * keys everything is encrypted and only those who know a rank's public key can connect to it: keep the public keys
+ * among the ranks. Without keys a rank listens on loopback addresses only. */
+typedef struct weft_zmq_options {
+    size_t struct_size;
+    const char *address; /* to listen on: an IPv4 address or the name of an interface, such as "eth0"; NULL: 127.0.0.1.
+                            The system chooses the port */
+    const char *public_key, *secret_key; /* this rank's pair; NULL: no encryption. All ranks have keys, or none */
+    const char *server_key; /* the public key that every peer must prove to have, for ranks that share one pair; NULL:
+                               the one that the peer told over the bootstrap */
+} weft_zmq_options_t;
+
+#define WEFT_ZMQ_OPTIONS ((weft_zmq_options_t){.struct_size = sizeof(weft_zmq_options_t)})
+
 typedef struct weft_transport_config {
     size_t struct_size;
     const void *mpi_comm; /* mpi: an MPI_Comm * over exactly the session's ranks; MPI must be initialized with
@@ -31,7 +45,7 @@ typedef struct weft_transport_config {
     weft_loopback_t *loopback; /* loopback: the hub that the ranks (threads of this process) share */
     uint32_t rank;             /* loopback: which rank this is */
     uint64_t timeout_us;       /* deadline of blocking calls (open, allgather, group creation); 0: 30 s */
-    weft_transport_t *bootstrap; /* nccl, ipc: an open transport over the same ranks (mpi, loopback) by which they
+    weft_transport_t *bootstrap; /* nccl, ipc, zmq: an open transport over the same ranks (mpi, loopback) by which they
                                     meet. Borrowed: it must stay open longer, and nobody else may use it from this
                                     rank at the same time. After a timeout in open or group creation it holds
                                     messages that nobody took: close it too and open anew */
@@ -41,13 +55,14 @@ typedef struct weft_transport_config {
     bool shared_gpu;             /* nccl: several ranks use one GPU (tests, small machines): they talk over loopback
                                     sockets. Must be the same on all ranks, and the process must not have used NCCL
                                     before */
+    const weft_zmq_options_t *zmq; /* zmq: where to listen, keys; NULL: 127.0.0.1, no keys. Copied, not kept */
 } weft_transport_config_t;
 
 #define WEFT_TRANSPORT_CONFIG                                                                                \
     ((weft_transport_config_t){.struct_size = sizeof(weft_transport_config_t), .device = -1})
 
 /* Open the backend `name`: "loopback" (threads of one process), "mpi" (host memory), "nccl" (GPU memory), "ipc" (ranks
- * of one node: receivers read the trainers' memory where it is).
+ * of one node: receivers read the trainers' memory where it is), "zmq" (host memory over TCP, without MPI).
  * **Returns** WEFT_OK, WEFT_ERR_UNKNOWN_NAME (the message lists what this build has), WEFT_ERR_ARGUMENT,
  * WEFT_ERR_UNSUPPORTED (MPI without MPI_THREAD_MULTIPLE: the message says how to get it), WEFT_ERR_TIMEOUT (a
  * rank did not come), WEFT_ERR_TRANSPORT, WEFT_ERR_NO_MEMORY.

@@ -230,7 +230,7 @@ static int parse(broadcast_bench_t *b, int argc, char **argv, bool quiet)
     run_options_t *o = &b->world.job.options;
     const option_row_t rows[] = {
         {"transport", OPTION_TEXT, &o->transport, "NAME",
-         "mpi or nccl; default: nccl when each rank has a GPU, else mpi"},
+         "mpi, zmq or nccl; default: nccl when each rank has a GPU, else mpi"},
         {"sizes", OPTION_TEXT, &b->sizes, "LIST", "bytes of a broadcast (default 1KiB, 4KiB .. 256MiB)"},
         {"shape", OPTION_TEXT, &b->shape, "MODEL",
          "also the buckets of a plan of qwen3-8b, qwen3-0.6b, tiny, or sizes"},
@@ -288,7 +288,7 @@ static weft_status_t prepare(broadcast_bench_t *b, weft_error_t *error)
     WEFT_TRY(read_sizes(b, error));
     if (o->transport && strcmp(o->transport, "ipc") == 0)
         return weft_fail(error, WEFT_ERR_ARGUMENT,
-                         "transport ipc moves nothing, there is no broadcast to time: use mpi or nccl");
+                         "transport ipc moves nothing, there is no broadcast to time: use mpi, zmq or nccl");
     if (b->world.job.num_ranks < 2)
         return weft_fail(error, WEFT_ERR_ARGUMENT,
                          "a broadcast needs 2 ranks or more: start it with mpirun -n 2");

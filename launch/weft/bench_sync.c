@@ -333,8 +333,9 @@ static void print_notes(bench_sync_t *s)
     bench_report_note(&s->world.report, "a rank receives %.3f GB of bf16 and holds %.3f GB; GB/s is of bf16",
                       (double)plan.ingress_bytes_max / 1e9, (double)plan.kernel_bytes_max / 1e9);
     if (!job->queue->ops->on_host)
-        bench_report_note(&s->world.report, s->idle ? "the GPU idles before an update"
-                                                    : "the GPU is at work until an update begins (--idle: it is not)");
+        bench_report_note(&s->world.report,
+                          s->idle ? "the GPU idles before an update"
+                                  : "the GPU is at work until an update begins (--idle: it is not)");
     bench_report_note(&s->world.report,
                       lends(s) ? "floor: bytes read and bytes written, at the speed of a copy in the same run"
                                : "bare: the same buckets by the same routes, nothing else done");
@@ -437,7 +438,8 @@ static weft_status_t prepare(bench_sync_t *s, weft_error_t *error)
         return weft_fail(error, WEFT_ERR_ARGUMENT, "--updates and --tokens must not be 0");
     WEFT_TRY(weft_weights_check_mode(o->swap, error));
     if (strcmp(o->swap, "layerwise") == 0)
-        return weft_fail(error, WEFT_ERR_ARGUMENT, "--swap layerwise pauses the engine, which is not measured here: flip or copy");
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "--swap layerwise pauses the engine, which is not measured here: flip or copy");
     WEFT_TRY(bench_world_plan(&s->world, s->shape, error));
     return check_decode(s, error);
 }
@@ -493,7 +495,7 @@ static int parse(bench_sync_t *s, int argc, char **argv, bool quiet)
         {"engine", OPTION_TEXT, &o->plan.engine, "NAME", OPTION_ENGINES},
         {"swap", OPTION_TEXT, &o->swap, "MODE", "flip (default) or copy"},
         {"transport", OPTION_TEXT, &o->transport, "NAME",
-         "mpi, nccl or ipc; default: nccl when each rank has a GPU, else mpi"},
+         "mpi, nccl, ipc or zmq; default: nccl when each rank has a GPU, else mpi"},
         {"shared-gpu", OPTION_FLAG, &o->shared_gpu, NULL,
          "nccl: let several ranks share a GPU, over loopback sockets"},
         {"memory", OPTION_TEXT, &o->memory, "KIND",

@@ -189,7 +189,8 @@ static void say_choice(unsigned gpus)
             "if you say so: trainer and rollout on one node, their memory read in place",
             gpus);
     else
-        say("chosen", "--transport mpi, host memory: no rank has a GPU. ipc if you say so, on one node");
+        say("chosen", "--transport mpi, host memory: no rank has a GPU. ipc if you say so, on one node; "
+                      "zmq if you say so, to keep the weights out of MPI");
 }
 
 int command_doctor(int argc, char **argv)

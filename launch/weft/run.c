@@ -52,9 +52,11 @@ static int parse(run_options_t *o, int argc, char **argv, bool quiet)
         {"profile", OPTION_TEXT, &o->plan.profile, "NAME",
          "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
         {"engine", OPTION_TEXT, &o->plan.engine, "NAME", OPTION_ENGINES},
-        {"swap", OPTION_TEXT, &o->swap, "MODE", "flip (default), copy, or layerwise (in place, decoding pauses)"},
+        {"swap", OPTION_TEXT, &o->swap, "MODE",
+         "flip (default), copy, or layerwise (in place, decoding pauses)"},
         {"transport", OPTION_TEXT, &o->transport, "NAME",
-         "mpi, nccl (GPU memory) or ipc (one node, read in place); default: nccl when each rank has a GPU, "
+         "mpi, nccl (GPU memory), ipc (one node, read in place) or zmq (TCP); default: nccl when each rank "
+         "has a GPU, "
          "else mpi"},
         {"shared-gpu", OPTION_FLAG, &o->shared_gpu, NULL,
          "nccl: let several ranks share a GPU, over loopback sockets"},

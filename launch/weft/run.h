@@ -67,7 +67,7 @@ typedef struct run_job {
     const char *memory;          /* where weights are: "host" or "cuda" */
     int device;                  /* cuda: its number */
     uint32_t workers;            /* threads that pack and quantize, where weights are in host memory */
-    weft_transport_t *bootstrap; /* nccl, ipc: mpi; else NULL */
+    weft_transport_t *bootstrap; /* nccl, ipc, zmq: mpi; else NULL */
     weft_transport_t *transport;
     weft_queue_t *queue; /* the command's own, of the same memory: to fill shards, to read what is live */
     weft_session_t *session;

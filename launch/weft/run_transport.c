@@ -7,10 +7,10 @@
 #include "transport/transport.h"
 
 #define IPC_BUDGET_BYTES (UINT64_C(1) << 40)
-/* Without workers MPI stands still while a bucket is worked on, and fewer pauses are better; with them small
- * buckets keep all busy. */
-#define MPI_BUCKET_BYTES       (16u << 20)
-#define MPI_SMALL_BUCKET_BYTES (2u << 20)
+/* mpi and zmq. Without workers they stand still while a bucket is worked on, and fewer pauses are better;
+ * with them small buckets keep all busy. */
+#define HOST_BUCKET_BYTES       (16u << 20)
+#define HOST_SMALL_BUCKET_BYTES (2u << 20)
 
 /* ---- the choice ---- */
 
@@ -89,8 +89,9 @@ weft_status_t run_choose(run_job_t *job, weft_error_t *error)
     if (strcmp(job->memory, "host") == 0)
         WEFT_TRY(run_choose_workers(job, error));
     bool all_have_workers = least_of_all(job, job->workers) > 0; /* the plan must be the same on all */
-    if (strcmp(o->transport, "mpi") == 0 && !o->plan.bucket_bytes)
-        o->plan.bucket_bytes = all_have_workers ? MPI_SMALL_BUCKET_BYTES : MPI_BUCKET_BYTES;
+    bool crosses_host = strcmp(o->transport, "mpi") == 0 || strcmp(o->transport, "zmq") == 0;
+    if (crosses_host && !o->plan.bucket_bytes)
+        o->plan.bucket_bytes = all_have_workers ? HOST_SMALL_BUCKET_BYTES : HOST_BUCKET_BYTES;
     return WEFT_OK;
 }
 
@@ -114,10 +115,9 @@ weft_status_t run_open_transport(run_job_t *job, weft_error_t *error)
 {
     weft_transport_config_t config = WEFT_TRANSPORT_CONFIG;
     config.mpi_comm = &job->world;
-    bool moves_here =
-        strcmp(job->options.transport, "nccl") == 0 || strcmp(job->options.transport, "ipc") == 0;
-    WEFT_TRY(moves_here ? open_second(job, error)
-                        : weft_transport_open(job->options.transport, &config, &job->transport, error));
+    bool alone = strcmp(job->options.transport, "mpi") == 0; /* the others meet over it */
+    WEFT_TRY(alone ? weft_transport_open(job->options.transport, &config, &job->transport, error)
+                   : open_second(job, error));
     const weft_transport_base_t *base = weft_transport_base(job->transport);
     WEFT_TRY(weft_queue_open(base->queue, base->device, &job->queue, error));
     job->queue->ops->thread_begin(job->queue); /* the decoder too uses this GPU, from this thread */

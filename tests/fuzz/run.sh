@@ -64,6 +64,7 @@ settings() { # NAME
     machines) echo 512 - ;;
     message) echo 700 mailbox ;;
     introduction) echo 4096 mailbox ;;
+    zmq_frame) echo 2048 - ;;
     *) echo 4096 - ;;
     esac
 }

@@ -213,6 +213,22 @@ def introductions():
     yield b"\0" + one[:48] + b"x" * 128 + one[176:]
 
 
+def zmq_frames():
+    """Operations of three chunks, of one, of none, and credits; in fuzz_zmq_frame's bytes: how to send it, payload, header."""
+    chunk = 262144
+
+    def frame(sequence, operation, total, offset, kind=1, source=2, target=1, how=0, parts=2):
+        length = 0 if kind == 2 else min(chunk, total - offset)
+        header = b"wefz" + struct.pack("<I", kind) + b"g" * 16 + struct.pack("<IIQQIIQQQQ", source, target, sequence, operation, 5, length,
+                                                                              total, offset, 0, 0)
+        return struct.pack("<BBI", how, parts, length) + header
+
+    yield frame(0, 0, 600000, 0) + frame(1, 0, 600000, chunk) + frame(2, 0, 600000, 2 * chunk) + frame(3, 1, 40, 0)
+    yield frame(0, 0, 0, 0) + frame(1, 1, chunk, 0) + frame(1, 1, chunk, 0) + frame(0, 0, 0, 0, source=0)
+    yield frame(0, 0, 0, 0, kind=2, parts=1) + frame(9, 0, 0, 0, kind=2, parts=1) + frame(8, 0, 0, 0, kind=2, parts=1)
+    yield frame(0, 0, 40, 0, how=1) + frame(0, 0, 40, 0, target=0) + frame(0, 0, 40, 0, parts=3) + frame(7, 0, 40, 0)
+
+
 def mailboxes():
     good = lambda rank: bytes([rank])
     text = struct.pack("<H", 5) + b"hello"
@@ -267,7 +283,7 @@ def kernel_file(program):
 HARNESSES = {"json": jsons, "safetensors": safetensors, "checkpoint": checkpoints, "config": configs, "recipe": recipes,
              "layout": layouts, "boxes": boxes, "scheme": schemes, "plan": plans, "message": messages,
              "introduction": introductions, "mailbox": mailboxes, "machines": machines, "patterns": patterns,
-             "options": options}
+             "options": options, "zmq_frame": zmq_frames}
 
 
 def write(folder, name, inputs):

@@ -183,7 +183,7 @@ class Fuzz(Checks):
         if budget is None:
             return
         offline, dump, table = self.expected(new, work), os.path.join(work, "dump"), os.path.join(work, "table.json")
-        transport = self.r.choice([["mpi"], ["mpi"], ["ipc", "--memory", "host"]])
+        transport = self.r.choice([["mpi"], ["mpi"], ["zmq"], ["ipc", "--memory", "host"]])
         run_options = [*options, *budget, "--swap", self.r.choice(["flip", "copy", "layerwise"]), "--transport", *transport]
         result = self.weft.ranks(self.ranks, "--model", f"{old},{new}", "--trainer", self.trainer, "--rollout", self.rollout, *self.kind(),
                                  *run_options, "--tokens", 2, "--quiet", "--dump", dump, "--json", table, timeout=150)
