@@ -184,6 +184,7 @@ static void progress(void)
 /* transport.c lists them. */
 const weft_transport_ops_t weft_mpi_ops = {.name = "mpi"};
 const weft_transport_ops_t weft_ipc_ops = {.name = "ipc"};
+const weft_transport_ops_t weft_zmq_ops = {.name = "zmq"};
 
 /* ---- NCCL ---- */
 

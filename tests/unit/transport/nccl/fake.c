@@ -90,6 +90,7 @@ weft_transport_t *fake_bootstrap(uint32_t rank, uint32_t num_ranks)
 const weft_transport_ops_t weft_loopback_ops = {.name = "loopback"};
 const weft_transport_ops_t weft_mpi_ops = {.name = "mpi"};
 const weft_transport_ops_t weft_ipc_ops = {.name = "ipc"};
+const weft_transport_ops_t weft_zmq_ops = {.name = "zmq"};
 
 /* ---- NCCL ---- */
 
