@@ -12,6 +12,7 @@
 #include "src/base/array.h"
 #include "src/base/clock.h"
 #include "src/base/error.h"
+#include "src/socket/socket.h"
 #include "src/base/log.h"
 #include "src/control/lane.h"
 
@@ -106,42 +107,24 @@ static bool is_local(const char *host)
     return !strncmp(host, local, length) && (host[length] == 0 || host[length] == ':');
 }
 
-static bool set_int(void *socket, int option, int value)
-{
-    return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
-}
-
 /* One key pair serves all members of a session. A CURVE server without an authenticator accepts whoever knows
  * its public key, and that can only be computed from the secret one. */
-static bool set_curve(const weft_mailbox_t *mailbox, void *socket, bool server)
-{
-    if (zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, mailbox->secret, KEY_TEXT_BYTES))
-        return false;
-    if (server)
-        return set_int(socket, ZMQ_CURVE_SERVER, 1);
-    return !zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, mailbox->public, KEY_TEXT_BYTES) &&
-           !zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, mailbox->public, KEY_TEXT_BYTES);
-}
-
-/* Without any one of these a socket would be another: open to all, or with frames of any size. */
 static bool set_options(const weft_mailbox_t *mailbox, void *socket, int type)
 {
-    int64_t max_bytes = MAX_WIRE_BYTES;
-    return !zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes) &&
-           set_int(socket, ZMQ_LINGER, LINGER_MS) && set_int(socket, ZMQ_SNDHWM, QUEUE_MESSAGES) &&
-           set_int(socket, ZMQ_RCVHWM, QUEUE_MESSAGES) && set_int(socket, ZMQ_HEARTBEAT_IVL, 250) &&
-           set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, 1500) && set_int(socket, ZMQ_HEARTBEAT_TTL, 1500) &&
-           set_int(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) && set_int(socket, ZMQ_RECONNECT_IVL, 50) &&
-           set_int(socket, ZMQ_RECONNECT_IVL_MAX, 1000) &&
-           (!mailbox->curve || set_curve(mailbox, socket, type == ZMQ_ROUTER));
-}
-
-/* Close a socket, and leave errno to what was wrong with it. */
-static void give_up_socket(void *socket)
-{
-    int error = zmq_errno();
-    zmq_close(socket);
-    errno = error;
+    const weft_socket_int_t options[] = {
+        {ZMQ_LINGER, LINGER_MS},           {ZMQ_SNDHWM, QUEUE_MESSAGES},  {ZMQ_RCVHWM, QUEUE_MESSAGES},
+        {ZMQ_HEARTBEAT_IVL, 250},          {ZMQ_HEARTBEAT_TIMEOUT, 1500}, {ZMQ_HEARTBEAT_TTL, 1500},
+        {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS}, {ZMQ_RECONNECT_IVL, 50},       {ZMQ_RECONNECT_IVL_MAX, 1000},
+    };
+    const weft_socket_int_t of_routers[] = {{ZMQ_ROUTER_MANDATORY, 1}, {ZMQ_ROUTER_HANDOVER, 1}};
+    const bool router = type == ZMQ_ROUTER;
+    if (!weft_socket_set(socket, options, sizeof options / sizeof *options, MAX_WIRE_BYTES) ||
+        (router && !weft_socket_set(socket, of_routers, 2, MAX_WIRE_BYTES)))
+        return false;
+    if (!mailbox->curve)
+        return true;
+    return router ? weft_socket_serve_with_key(socket, mailbox->secret)
+                  : weft_socket_connect_with_keys(socket, mailbox->public, mailbox->secret, mailbox->public);
 }
 
 static void *new_socket(const weft_mailbox_t *mailbox, int type)
@@ -151,7 +134,7 @@ static void *new_socket(const weft_mailbox_t *mailbox, int type)
         return NULL;
     if (set_options(mailbox, socket, type))
         return socket;
-    give_up_socket(socket);
+    weft_socket_give_up(socket);
     return NULL;
 }
 
@@ -234,8 +217,7 @@ static weft_status_t bind_router(weft_mailbox_t *mailbox, const char *host, weft
     size_t size = sizeof mailbox->endpoint;
     weft_status_t status = watch(mailbox, router, error);
     if (status == WEFT_OK &&
-        (!set_int(router, ZMQ_ROUTER_MANDATORY, 1) || !set_int(router, ZMQ_ROUTER_HANDOVER, 1) ||
-         zmq_bind(router, wanted) || zmq_getsockopt(router, ZMQ_LAST_ENDPOINT, mailbox->endpoint, &size)))
+        (zmq_bind(router, wanted) || zmq_getsockopt(router, ZMQ_LAST_ENDPOINT, mailbox->endpoint, &size)))
         status = weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: mailbox: cannot bind to %s: %s", mailbox->rank,
                            wanted, zmq_strerror(zmq_errno()));
     if (status != WEFT_OK) {
@@ -347,7 +329,7 @@ weft_status_t weft_mailbox_connect(weft_mailbox_t *mailbox, uint32_t peer, const
     uint8_t identity[IDENTITY_BYTES];
     make_identity(mailbox->rank, identity);
     if (zmq_setsockopt(dealer, ZMQ_ROUTING_ID, identity, sizeof identity) || zmq_connect(dealer, endpoint)) {
-        give_up_socket(dealer);
+        weft_socket_give_up(dealer);
         return weft_fail(error, WEFT_ERR_ARGUMENT,
                          "rank %u: mailbox: cannot connect to \"%s\" for rank %u: %s", mailbox->rank,
                          endpoint, peer, zmq_strerror(zmq_errno()));
@@ -417,32 +399,6 @@ weft_status_t weft_mailbox_send(weft_mailbox_t *mailbox, uint32_t peer, const vo
     return WEFT_OK;
 }
 
-typedef struct part {
-    void *data;
-    size_t capacity;
-    size_t bytes; /* as sent; more than `capacity` when cut */
-} part_t;
-
-/* Read one message to its end, keeping the first `wanted` parts. Returns how many it had, 0 when there is
- * none. */
-static size_t read_parts(void *socket, part_t *parts, size_t wanted)
-{
-    size_t count = 0;
-    for (int more = 1; more; count++) {
-        uint8_t spare;
-        bool keep = count < wanted;
-        int bytes = zmq_recv(socket, keep ? parts[count].data : &spare, keep ? parts[count].capacity : 0,
-                             ZMQ_DONTWAIT);
-        if (bytes < 0)
-            return 0;
-        if (keep)
-            parts[count].bytes = (size_t)bytes;
-        size_t size = sizeof more;
-        zmq_getsockopt(socket, ZMQ_RCVMORE, &more, &size);
-    }
-    return count;
-}
-
 /* Takes as long for any two tokens, so that timing tells nothing about how much of a guess was right. */
 static bool same_token(const uint8_t *a, const uint8_t *b)
 {
@@ -454,7 +410,7 @@ static bool same_token(const uint8_t *a, const uint8_t *b)
 
 /* Who may speak in a channel: on a dealer the peer that it is connected to, on the router whoever connected
  * under that rank's identity. */
-static bool is_sender(const channel_t *channel, const part_t *identity, uint32_t rank)
+static bool is_sender(const channel_t *channel, const weft_socket_part_t *identity, uint32_t rank)
 {
     if (!channel->router)
         return channel->peer == rank;
@@ -469,10 +425,10 @@ static bool take_from(weft_mailbox_t *mailbox, const channel_t *channel, uint32_
 {
     uint8_t identity[IDENTITY_BYTES];
     header_t header;
-    part_t parts[3] = {
+    weft_socket_part_t parts[3] = {
         {identity, sizeof identity, 0}, {&header, sizeof header, 0}, {data, WEFT_MAILBOX_MAX_BYTES, 0}};
     size_t first = channel->router ? 0 : 1; /* a router puts the identity in front */
-    size_t count = read_parts(channel->socket, parts + first, 3 - first);
+    size_t count = weft_socket_read(channel->socket, parts + first, 3 - first);
     if (count == 0)
         return false;
     const char *fault = NULL;
@@ -535,8 +491,8 @@ static bool take_any(weft_mailbox_t *mailbox, uint32_t *peer, void *data, size_t
 static void count_refused_connections(weft_mailbox_t *mailbox)
 {
     uint8_t event[8];
-    part_t part = {event, sizeof event, 0};
-    while (mailbox->monitor && read_parts(mailbox->monitor, &part, 1))
+    weft_socket_part_t part = {event, sizeof event, 0};
+    while (mailbox->monitor && weft_socket_read(mailbox->monitor, &part, 1))
         drop(mailbox, "a connection that failed its handshake: another session's token, or not weft");
 }
 

@@ -135,7 +135,7 @@ static weft_status_t refuse_rollout(const weft_plan_t *plan, uint32_t index, uin
               "rollout %s with %s%s%s does not fit: layer %s, part %s: %s. With %s these fit: %s%s%s%s%s",
               plan->rollout->text, its->name, arranged ? "@" : "",
               arranged ? weft_arrange_name(entry->arrange) : "", layer->name, layer->parts[part].role, reason,
-              mixed ? "this scheme map" : its->name, fitting.length ? fitting.data : "none",
+              mixed || arranged ? "this scheme map" : its->name, fitting.length ? fitting.data : "none",
               channel_fits ? "; or keep the layout and use fp8-channel" : "",
               channel_fits && mixed ? " instead of " : "", channel_fits && mixed ? its->name : "",
               plain_fits ? "; or give the layer its scheme without @ in the map" : "");

@@ -15,6 +15,7 @@
 #include "src/base/error.h"
 #include "src/base/log.h"
 #include "src/service/gather.h"
+#include "src/socket/socket.h"
 
 #define MAX_FRAME_BYTES  8192 /* beyond it ZeroMQ cuts the connection */
 #define LINGER_MS        200
@@ -62,37 +63,9 @@ const char *weft_door_endpoint(const weft_door_t *d)
     return d->endpoint;
 }
 
-/* ---- messages in parts ---- */
-
-typedef struct part {
-    void *data;
-    size_t capacity;
-    size_t bytes; /* as sent; more than `capacity` when cut */
-} part_t;
-
-/* Read one message to its end, keeping the first `wanted` parts. Returns how many it had, 0 when there is
- * none. */
-static size_t read_parts(void *socket, part_t *parts, size_t wanted)
-{
-    size_t count = 0;
-    for (int more = 1; more; count++) {
-        uint8_t spare;
-        bool keep = count < wanted;
-        int bytes = zmq_recv(socket, keep ? parts[count].data : &spare, keep ? parts[count].capacity : 0,
-                             ZMQ_DONTWAIT);
-        if (bytes < 0)
-            return 0;
-        if (keep)
-            parts[count].bytes = (size_t)bytes;
-        size_t size = sizeof more;
-        zmq_getsockopt(socket, ZMQ_RCVMORE, &more, &size);
-    }
-    return count;
-}
-
 /* ---- who comes in: ZeroMQ asks (RFC 27) ---- */
 
-static bool may_enter(const weft_door_t *d, const part_t *parts, size_t count)
+static bool may_enter(const weft_door_t *d, const weft_socket_part_t *parts, size_t count)
 {
     char key[WEFT_KEY_TEXT_BYTES];
     bool curve = count == ZAP_PARTS && parts[5].bytes == 5 && memcmp(parts[5].data, "CURVE", 5) == 0;
@@ -100,7 +73,7 @@ static bool may_enter(const weft_door_t *d, const part_t *parts, size_t count)
            weft_keys_have(d->config.clients, key);
 }
 
-static void answer_zap(weft_door_t *d, const part_t *request_id, bool enters)
+static void answer_zap(weft_door_t *d, const weft_socket_part_t *request_id, bool enters)
 {
     const char *parts[] = {enters ? "200" : "400", enters ? "OK" : "this key is not on the list", "", ""};
     zmq_send(d->zap, "1.0", 3, ZMQ_SNDMORE);
@@ -113,10 +86,10 @@ static void answer_zap(weft_door_t *d, const part_t *request_id, bool enters)
 static void serve_zap(weft_door_t *d)
 {
     uint8_t space[ZAP_PARTS][ZAP_PART_BYTES];
-    part_t parts[ZAP_PARTS];
+    weft_socket_part_t parts[ZAP_PARTS];
     for (size_t i = 0; i < ZAP_PARTS; i++)
-        parts[i] = (part_t){space[i], ZAP_PART_BYTES, 0};
-    for (size_t count; (count = read_parts(d->zap, parts, ZAP_PARTS)) != 0;) {
+        parts[i] = (weft_socket_part_t){space[i], ZAP_PART_BYTES, 0};
+    for (size_t count; (count = weft_socket_read(d->zap, parts, ZAP_PARTS)) != 0;) {
         char what[ZAP_PART_BYTES + 64];
         bool whole = count >= 2 && parts[1].bytes <= ZAP_PART_BYTES;
         bool enters = whole && may_enter(d, parts, count);
@@ -135,8 +108,8 @@ static void serve_zap(weft_door_t *d)
 static void serve_monitor(weft_door_t *d)
 {
     uint8_t event[8], address[ZAP_PART_BYTES];
-    part_t parts[2] = {{event, sizeof event, 0}, {address, sizeof address, 0}};
-    while (read_parts(d->monitor, parts, 2))
+    weft_socket_part_t parts[2] = {{event, sizeof event, 0}, {address, sizeof address, 0}};
+    while (weft_socket_read(d->monitor, parts, 2))
         refuse(d,
                "a connection that failed its handshake: without keys, for another coordinator, or not weft");
 }
@@ -363,7 +336,7 @@ static void on_question(weft_door_t *d, const asked_t *q)
 }
 
 /* What the parts of a message are a question of; false for what is none. */
-static bool read_question(weft_door_t *d, const part_t *parts, size_t count, asked_t *q)
+static bool read_question(weft_door_t *d, const weft_socket_part_t *parts, size_t count, asked_t *q)
 {
     if (count != 2 || parts[0].bytes == 0 || parts[0].bytes > WEFT_GATHER_IDENTITY_BYTES ||
         parts[1].bytes < sizeof q->head || parts[1].bytes > WEFT_WIRE_MAX_QUESTION_BYTES)
@@ -388,8 +361,8 @@ static bool read_question(weft_door_t *d, const part_t *parts, size_t count, ask
 static void serve_questions(weft_door_t *d)
 {
     uint8_t identity[256], body[WEFT_WIRE_MAX_QUESTION_BYTES];
-    part_t parts[2] = {{identity, sizeof identity, 0}, {body, sizeof body, 0}};
-    for (size_t count; (count = read_parts(d->router, parts, 2)) != 0;) {
+    weft_socket_part_t parts[2] = {{identity, sizeof identity, 0}, {body, sizeof body, 0}};
+    for (size_t count; (count = weft_socket_read(d->router, parts, 2)) != 0;) {
         asked_t question = {.from = {.identity_bytes = 0}};
         if (read_question(d, parts, count, &question))
             on_question(d, &question);
@@ -427,22 +400,17 @@ weft_status_t weft_door_check_address(const char *address, weft_error_t *error)
     return WEFT_OK;
 }
 
-static bool set_int(void *socket, int option, int value)
-{
-    return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
-}
-
-/* A door of which any is not set is not opened. */
 static bool set_options(const weft_door_t *d)
 {
-    int64_t max_bytes = MAX_FRAME_BYTES;
-    return set_int(d->zap, ZMQ_LINGER, 0) &&
-           !zmq_setsockopt(d->router, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes) &&
-           !zmq_setsockopt(d->router, ZMQ_CURVE_SECRETKEY, d->config.keys->secret, WEFT_KEY_TEXT_BYTES) &&
-           !zmq_setsockopt(d->router, ZMQ_ZAP_DOMAIN, "weft", 4) && set_int(d->router, ZMQ_CURVE_SERVER, 1) &&
-           set_int(d->router, ZMQ_LINGER, LINGER_MS) && set_int(d->router, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
-           set_int(d->router, ZMQ_HEARTBEAT_IVL, 1000) && set_int(d->router, ZMQ_HEARTBEAT_TIMEOUT, 5000) &&
-           set_int(d->router, ZMQ_ROUTER_MANDATORY, 1);
+    const weft_socket_int_t at_once = {ZMQ_LINGER, 0};
+    const weft_socket_int_t options[] = {
+        {ZMQ_LINGER, LINGER_MS},       {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS}, {ZMQ_HEARTBEAT_IVL, 1000},
+        {ZMQ_HEARTBEAT_TIMEOUT, 5000}, {ZMQ_ROUTER_MANDATORY, 1},
+    };
+    return weft_socket_set(d->zap, &at_once, 1, -1) &&
+           weft_socket_set(d->router, options, sizeof options / sizeof *options, MAX_FRAME_BYTES) &&
+           zmq_setsockopt(d->router, ZMQ_ZAP_DOMAIN, "weft", 4) == 0 &&
+           weft_socket_serve_with_key(d->router, d->config.keys->secret);
 }
 
 static weft_status_t open_sockets(weft_door_t *d, weft_error_t *error)

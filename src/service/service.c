@@ -12,6 +12,7 @@
 #include "src/base/clock.h"
 #include "src/base/error.h"
 #include "src/service/keys.h"
+#include "src/socket/socket.h"
 
 #define SLICE_MS         20
 #define REPEAT_US        1000000u /* a question without an answer is asked again */
@@ -221,20 +222,13 @@ weft_transport_t *weft_service_bootstrap(weft_service_t *s)
 
 /* ---- life ---- */
 
-static bool set_int(void *socket, int option, int value)
-{
-    return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
-}
-
 static weft_status_t set_keys(weft_service_t *s, weft_error_t *error)
 {
     weft_key_pair_t pair;
     char server[WEFT_KEY_TEXT_BYTES];
     WEFT_TRY(weft_keys_read_public(s->join.keys, WEFT_KEYS_SERVER, server, error));
     WEFT_TRY(weft_keys_read(s->join.keys, s->join.key_name, &pair, error));
-    bool set = !zmq_setsockopt(s->socket, ZMQ_CURVE_SERVERKEY, server, sizeof server) &&
-               !zmq_setsockopt(s->socket, ZMQ_CURVE_PUBLICKEY, pair.public, sizeof pair.public) &&
-               !zmq_setsockopt(s->socket, ZMQ_CURVE_SECRETKEY, pair.secret, sizeof pair.secret);
+    bool set = weft_socket_connect_with_keys(s->socket, pair.public, pair.secret, server);
     weft_keys_wipe(&pair);
     return set ? WEFT_OK
                : weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: the keys in %.200s cannot be used: %s",
@@ -243,11 +237,12 @@ static weft_status_t set_keys(weft_service_t *s, weft_error_t *error)
 
 static bool set_options(const weft_service_t *s)
 {
-    int64_t max_bytes = (int64_t)s->answer_bytes;
-    return !zmq_setsockopt(s->socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes) &&
-           set_int(s->socket, ZMQ_LINGER, 0) && set_int(s->socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
-           set_int(s->socket, ZMQ_RECONNECT_IVL, 50) && set_int(s->socket, ZMQ_RECONNECT_IVL_MAX, 1000) &&
-           set_int(s->socket, ZMQ_HEARTBEAT_IVL, 1000) && set_int(s->socket, ZMQ_HEARTBEAT_TIMEOUT, 5000);
+    const weft_socket_int_t options[] = {
+        {ZMQ_LINGER, 0},           {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS},
+        {ZMQ_RECONNECT_IVL, 50},   {ZMQ_RECONNECT_IVL_MAX, 1000},
+        {ZMQ_HEARTBEAT_IVL, 1000}, {ZMQ_HEARTBEAT_TIMEOUT, 5000},
+    };
+    return weft_socket_set(s->socket, options, sizeof options / sizeof *options, (int64_t)s->answer_bytes);
 }
 
 static weft_status_t open_socket(weft_service_t *s, weft_error_t *error)

@@ -8,6 +8,7 @@
 
 #include "src/base/clock.h"
 #include "src/base/error.h"
+#include "src/socket/socket.h"
 #include "transport/zmq/backend.h"
 
 #define QUEUE_PARTS     256  /* of one connection: more than a window of frames and the credits for one */
@@ -94,26 +95,29 @@ static void take_keys(weft_transport_t *t, const weft_zmq_options_t *o)
 
 /* ---- Sockets ---- */
 
-static void set_int(void *socket, int option, int value)
+/* A socket with all of its options, or none: one without its keys would be open to all. */
+static void *new_socket(weft_transport_t *t, int type, const char *server_key)
 {
-    zmq_setsockopt(socket, option, &value, sizeof value);
-}
-
-static void *new_socket(weft_transport_t *t, int type)
-{
+    const weft_socket_int_t options[] = {
+        {ZMQ_SNDHWM, QUEUE_PARTS},   {ZMQ_RCVHWM, QUEUE_PARTS}, {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS},
+        {ZMQ_BACKLOG, MOST_PENDING}, {ZMQ_LINGER, 0},
+    };
+    const weft_socket_int_t of_peers[] = {
+        {ZMQ_RECONNECT_IVL, -1}, {ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS}, {ZMQ_HEARTBEAT_TIMEOUT, DEAD_AFTER_MS}};
+    const int64_t most = WEFT_ZMQ_CHUNK_BYTES + CURVE_BYTES;
+    const bool inbox = type == ZMQ_PULL;
     void *socket = zmq_socket(t->context, type);
     if (!socket)
         return NULL;
-    int64_t most = WEFT_ZMQ_CHUNK_BYTES + CURVE_BYTES; /* of a part: beyond it ZeroMQ cuts the connection */
-    zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &most, sizeof most);
-    set_int(socket, ZMQ_SNDHWM, QUEUE_PARTS);
-    set_int(socket, ZMQ_RCVHWM, QUEUE_PARTS);
-    set_int(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
-    set_int(socket, ZMQ_BACKLOG, MOST_PENDING);
-    set_int(socket, ZMQ_LINGER, 0);
-    if (t->curve)
-        zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, t->secret, WEFT_ZMQ_KEY_BYTES);
-    return socket;
+    bool set = weft_socket_set(socket, options, sizeof options / sizeof *options, most) &&
+               (inbox || weft_socket_set(socket, of_peers, sizeof of_peers / sizeof *of_peers, most));
+    if (set && t->curve)
+        set = inbox ? weft_socket_serve_with_key(socket, t->secret)
+                    : weft_socket_connect_with_keys(socket, t->public, t->secret, server_key);
+    if (set)
+        return socket;
+    weft_socket_give_up(socket);
+    return NULL;
 }
 
 static weft_status_t fail_system(const weft_transport_t *t, const char *what, const char *of,
@@ -131,11 +135,9 @@ static weft_status_t listen_on(weft_transport_t *t, const char *address, char *e
     if (!t->context)
         return fail_system(t, "starting", "ZeroMQ", error);
     zmq_ctx_set(t->context, ZMQ_MAX_SOCKETS, (int)(3 * t->base.num_ranks + 16));
-    t->inbox = new_socket(t, ZMQ_PULL);
+    t->inbox = new_socket(t, ZMQ_PULL, NULL);
     if (!t->inbox)
         return fail_system(t, "making", "a socket", error);
-    if (t->curve)
-        set_int(t->inbox, ZMQ_CURVE_SERVER, 1);
     if (zmq_bind(t->inbox, wanted) != 0)
         return fail_system(t, "cannot listen on", address, error);
     size_t size = WEFT_ZMQ_ENDPOINT_BYTES;
@@ -158,7 +160,6 @@ static bool watch(weft_transport_t *t, uint32_t rank)
     peer->monitor = zmq_socket(t->context, ZMQ_PAIR);
     if (!peer->monitor)
         return false;
-    set_int(peer->monitor, ZMQ_LINGER, 0);
     return zmq_socket_monitor(peer->socket, endpoint, CONNECTION_IS_OVER) == 0 &&
            zmq_connect(peer->monitor, endpoint) == 0;
 }
@@ -169,17 +170,9 @@ weft_status_t weft_zmq_connect(weft_transport_t *t, uint32_t rank)
     weft_zmq_peer_t *peer = &t->peers[rank];
     if (rank == t->base.rank || peer->socket || peer->status != WEFT_OK)
         return WEFT_OK;
-    peer->socket = new_socket(t, ZMQ_PUSH);
+    peer->socket = new_socket(t, ZMQ_PUSH, t->server[0] ? t->server : t->all[rank].key);
     if (!peer->socket)
         return WEFT_ERR_TRANSPORT;
-    set_int(peer->socket, ZMQ_RECONNECT_IVL, -1);
-    set_int(peer->socket, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS);
-    set_int(peer->socket, ZMQ_HEARTBEAT_TIMEOUT, DEAD_AFTER_MS);
-    if (t->curve) {
-        zmq_setsockopt(peer->socket, ZMQ_CURVE_PUBLICKEY, t->public, WEFT_ZMQ_KEY_BYTES);
-        zmq_setsockopt(peer->socket, ZMQ_CURVE_SERVERKEY, t->server[0] ? t->server : t->all[rank].key,
-                       WEFT_ZMQ_KEY_BYTES);
-    }
     if (!watch(t, rank) || zmq_connect(peer->socket, t->all[rank].endpoint) != 0) {
         weft_zmq_disconnect(peer, 0);
         return WEFT_ERR_TRANSPORT;
@@ -192,7 +185,7 @@ void weft_zmq_disconnect(weft_zmq_peer_t *peer, int linger_ms)
 {
     if (peer->socket) {
         zmq_socket_monitor(peer->socket, NULL, 0);
-        set_int(peer->socket, ZMQ_LINGER, linger_ms);
+        zmq_setsockopt(peer->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
         zmq_close(peer->socket);
     }
     if (peer->monitor)
