@@ -3,9 +3,12 @@
  *
  *     faults_rank RANK TRAINER ROLLOUT SCHEME MODEL MODEL        odd versions are the first model, even ones the second
  *
- * Commands: "open E" joins session E beside the one that serves; "publish V TIMEOUT_US"; "hold PLACE"; "quit".
+ * Commands: "open E" joins session E beside the one that serves; "publish V TIMEOUT_US"; "queue V W TIMEOUT_US" (publishes
+ * W when V is on its way, and waits for both); "hold PLACE"; "clock SECONDS" (the time of day jumps); "quit".
  * Places: "join:N" and "plan:N" (the N-th time that ranks meet), "rank:PREPARED" and the like (a machine has come to
- * that state), "span:quantize:N".
+ * that state), "span:quantize:N", "publish:V" (the shards are filled).
+ *
+ * Weights travel by WEFT_FAULTS_TRANSPORT, ipc or zmq, the latter with keys; a rank listens on WEFT_FAULTS_HOST.
  *
  * A decode step is a checksum over all live weights, before step_end: what was read in it is reported whenever it
  * is not what the step before has read.
@@ -18,7 +21,9 @@
 #include <sys/prctl.h>
 
 #include <weft/weft.h>
+#include <zmq.h>
 
+#include "tests/faults/clock_jump.h"
 #include "tests/faults/meeting.h"
 
 #define STEP_US   20000
@@ -184,11 +189,17 @@ static void decode(program_t *p)
 
 static weft_status_t open_transport(life_t *life, weft_error_t *error)
 {
+    char public[41], secret[41];
     weft_transport_config_t config = WEFT_TRANSPORT_CONFIG;
+    weft_zmq_options_t zmq = WEFT_ZMQ_OPTIONS;
     config.bootstrap = (weft_transport_t *)&life->meeting;
     config.memory = "host";
     config.timeout_us = strtoull(argument("WEFT_FAULTS_JOIN_US", "1500000"), NULL, 10);
-    return weft_transport_open("ipc", &config, &life->transport, error);
+    zmq.address = argument("WEFT_FAULTS_HOST", NULL);
+    if (zmq_curve_keypair(public, secret) == 0)
+        zmq.public_key = public, zmq.secret_key = secret;
+    config.zmq = &zmq;
+    return weft_transport_open(argument("WEFT_FAULTS_TRANSPORT", "ipc"), &config, &life->transport, error);
 }
 
 static weft_status_t open_session(program_t *p, life_t *life, weft_error_t *error)
@@ -196,6 +207,7 @@ static weft_status_t open_session(program_t *p, life_t *life, weft_error_t *erro
     weft_session_config_t config = WEFT_SESSION_CONFIG;
     config.plan = p->plan;
     config.transport = life->transport;
+    config.host = argument("WEFT_FAULTS_HOST", NULL);
     config.log = (weft_log_t){on_log, NULL, WEFT_LOG_DEBUG};
     config.span = on_span;
     config.rate_bytes_per_s = p->rate;
@@ -365,17 +377,44 @@ static void go_over(program_t *p)
 
 /* ---- Commands ---- */
 
-static void publish(program_t *p, uint64_t version, uint64_t timeout_us)
+static void await(program_t *p, uint64_t version, uint64_t timeout_us)
 {
     weft_error_t error = {.message = ""};
-    fill_shards(p, version);
-    report("publishes %llu", (unsigned long long)version);
     uint64_t start_us = weft_now_us();
-    weft_status_t status = weft_trainer_publish(p->now->trainer, version, &error);
-    if (status == WEFT_OK)
-        status = weft_trainer_wait(p->now->trainer, version, WEFT_PUBLISH_APPLIED, timeout_us, &error);
+    weft_status_t status = weft_trainer_wait(p->now->trainer, version, WEFT_PUBLISH_APPLIED, timeout_us, &error);
     check_time("wait", start_us, timeout_us);
     report("outcome %llu %s %s", (unsigned long long)version, weft_status_name(status), error.message);
+}
+
+static bool begin_publish(program_t *p, uint64_t version)
+{
+    weft_error_t error = {.message = ""};
+    report("publishes %llu", (unsigned long long)version);
+    weft_status_t status = weft_trainer_publish(p->now->trainer, version, &error);
+    if (status != WEFT_OK)
+        report("outcome %llu %s %s", (unsigned long long)version, weft_status_name(status), error.message);
+    return status == WEFT_OK;
+}
+
+static void publish(program_t *p, uint64_t version, uint64_t timeout_us)
+{
+    char place[32];
+    fill_shards(p, version);
+    snprintf(place, sizeof place, "publish:%llu", (unsigned long long)version);
+    reach(place);
+    if (begin_publish(p, version))
+        await(p, version, timeout_us);
+}
+
+/* Two at once. Both are of the same weights: those of the first are still read when the second is published. */
+static void queue(program_t *p, uint64_t version, uint64_t second, uint64_t timeout_us)
+{
+    fill_shards(p, version);
+    bool begun = begin_publish(p, version), queued = begin_publish(p, second);
+    if (begun)
+        await(p, version, timeout_us);
+    if (queued)
+        await(p, second, timeout_us);
 }
 
 static void quit(program_t *p)
@@ -393,12 +432,17 @@ static void quit(program_t *p)
 
 static void obey(program_t *p, const char *line)
 {
-    unsigned long long version, timeout_us;
+    unsigned long long version, second, timeout_us;
     unsigned epoch;
+    long long jump;
     if (sscanf(line, "open %u", &epoch) == 1)
         begin_open(p, epoch);
     else if (sscanf(line, "publish %llu %llu", &version, &timeout_us) == 2)
         publish(p, version, timeout_us);
+    else if (sscanf(line, "queue %llu %llu %llu", &version, &second, &timeout_us) == 3)
+        queue(p, version, second, timeout_us);
+    else if (sscanf(line, "clock %lld", &jump) == 1)
+        jump_clock(jump), report("clock %lld", (long long)time(NULL));
     else if (strncmp(line, "hold ", 5) == 0)
         hold_at(line + 5), report("holds");
     else if (strcmp(line, "quit") == 0)

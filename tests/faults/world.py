@@ -14,6 +14,7 @@ weights; it is compared with that of what `weft quantize` writes offline, at onc
 
 import json
 import os
+import resource
 import selectors
 import shutil
 import signal
@@ -82,7 +83,7 @@ class Rank:
         self.buffers = {CHANNEL: b"", MEETING: b""}
         ours, theirs = zip(*(socket.socketpair() for _ in range(2)))
         reading, self.writing = os.pipe()
-        arguments = [world.program, str(rank), world.trainer, world.rollout, world.scheme, *world.models]
+        arguments = [*world.wrap(rank), world.program, str(rank), world.trainer, world.rollout, world.scheme, *world.models]
 
         def arrange():
             saved = [os.dup2(fd, 50 + i) for i, fd in enumerate((theirs[0].fileno(), reading, theirs[1].fileno()))]
@@ -131,12 +132,31 @@ class Rank:
         return (len(os.listdir(f"/proc/{self.pid}/fd")), int(status["Threads"]),
                 int(status["VmRSS"].split()[0]) * 1024)
 
+    def ports(self):
+        """The TCP ports that it listens on."""
+        with open(f"/proc/{self.pid}/net/tcp", encoding="ascii") as file:
+            lines = [line.split() for line in file.read().splitlines()[1:]]
+        sockets = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{self.pid}/fd") if os.path.lexists(entry.path)}
+        return sorted(int(line[1].split(":")[1], 16) for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in sockets)
+
+    def limit(self, which, value):
+        """Lower a limit of the process, or give it back (None)."""
+        _, hard = resource.prlimit(self.pid, which)
+        resource.prlimit(self.pid, which, (hard if value is None else value, hard))
+
+    def poke(self, offset, data):
+        """Write into a trainer's shards behind its back."""
+        with open(f"/dev/shm/weft-faults-{self.pid}", "r+b") as file:
+            file.seek(offset)
+            file.write(data)
+
 
 class World:
-    def __init__(self, program, expected, models, trainer, rollout, scheme, environment=None, verbose=False):
+    def __init__(self, program, expected, models, trainer, rollout, scheme, environment=None, verbose=False, wrap=lambda rank: []):
         self.program, self.expected, self.models = program, expected, models
         self.trainer, self.rollout, self.scheme = trainer, rollout, scheme
         self.verbose = verbose
+        self.wrap = wrap  # what a rank's command line begins with, such as nsenter
         self.environment = environment or {}
         self.num_trainers = int(trainer.split(":")[1])
         self.tp, self.replicas = (int(x) for x in (rollout.split(":")[1] + "x1").split("x")[:2])
