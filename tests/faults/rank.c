@@ -4,7 +4,8 @@
  *     faults_rank RANK TRAINER ROLLOUT SCHEME MODEL MODEL        odd versions are the first model, even ones the second
  *
  * Commands: "open E" joins session E beside the one that serves; "publish V TIMEOUT_US"; "queue V W TIMEOUT_US" (publishes
- * W when V is on its way, and waits for both); "hold PLACE"; "clock SECONDS" (the time of day jumps); "quit".
+ * W when V is on its way, and waits for both); "hold PLACE"; "quit". SIGUSR1 and SIGUSR2 make the
+ * time of day jump, forward and back.
  * Places: "join:N" and "plan:N" (the N-th time that ranks meet), "rank:PREPARED" and the like (a machine has come to
  * that state), "span:quantize:N", "publish:V" (the shards are filled).
  *
@@ -28,6 +29,7 @@
 
 #define STEP_US   20000
 #define PATIENCE  10000000
+#define CLOCK_JUMP 3600 /* seconds */
 
 typedef struct life {
     meeting_t meeting;
@@ -49,7 +51,7 @@ typedef struct program {
     weft_plan_t *plan;
     void **shards; /* trainer: [tensors] */
     life_t lives[2];
-    life_t *now, *next; /* serves; comes after it */
+    life_t *now, *next, *past; /* serves; comes after it; a trainer's, to be closed with its next version */
     uint64_t step, version;
     uint32_t seen; /* checksum of the last step */
     weft_status_t said;
@@ -324,15 +326,28 @@ static void *open_life(void *user)
     return NULL;
 }
 
+static void close_past(program_t *p)
+{
+    if (!p->past)
+        return;
+    uint64_t start_us = weft_now_us();
+    uint32_t epoch = p->past->meeting.epoch;
+    close_life(p->past);
+    p->past = NULL;
+    report("closed %u %llu", epoch, (unsigned long long)(weft_now_us() - start_us));
+}
+
 static void begin_open(program_t *p, uint32_t epoch)
 {
+    close_past(p);
     life_t *life = p->lives[0].used ? &p->lives[1] : &p->lives[0];
     *life = (life_t){.meeting = {{&meeting_ops, p->rank, p->num_ranks, "host", -1}, epoch, "join", 0}, .used = true};
     p->next = life;
     pthread_create(&life->thread, NULL, open_life, life);
 }
 
-/* A trainer goes over to a session as soon as it is open; a rollout when a version is live there. */
+/* A trainer goes over to a session as soon as it is open, and leaves the one before when its version is live in the next, as
+ * rollouts do: all close together. */
 static bool may_go_over(const program_t *p)
 {
     weft_rollout_status_t status;
@@ -367,12 +382,9 @@ static void go_over(program_t *p)
     announce(next);
     if (p->rank + 1 == p->num_ranks && !before)
         report_names(next->rollout);
-    if (!before)
-        return;
-    uint64_t start_us = weft_now_us();
-    uint32_t epoch = before->meeting.epoch;
-    close_life(before);
-    report("closed %u %llu", epoch, (unsigned long long)(weft_now_us() - start_us));
+    p->past = before;
+    if (!p->is_trainer)
+        close_past(p);
 }
 
 /* ---- Commands ---- */
@@ -384,6 +396,7 @@ static void await(program_t *p, uint64_t version, uint64_t timeout_us)
     weft_status_t status = weft_trainer_wait(p->now->trainer, version, WEFT_PUBLISH_APPLIED, timeout_us, &error);
     check_time("wait", start_us, timeout_us);
     report("outcome %llu %s %s", (unsigned long long)version, weft_status_name(status), error.message);
+    close_past(p);
 }
 
 static bool begin_publish(program_t *p, uint64_t version)
@@ -434,21 +447,41 @@ static void obey(program_t *p, const char *line)
 {
     unsigned long long version, second, timeout_us;
     unsigned epoch;
-    long long jump;
     if (sscanf(line, "open %u", &epoch) == 1)
         begin_open(p, epoch);
     else if (sscanf(line, "publish %llu %llu", &version, &timeout_us) == 2)
         publish(p, version, timeout_us);
     else if (sscanf(line, "queue %llu %llu %llu", &version, &second, &timeout_us) == 3)
         queue(p, version, second, timeout_us);
-    else if (sscanf(line, "clock %lld", &jump) == 1)
-        jump_clock(jump), report("clock %lld", (long long)time(NULL));
     else if (strncmp(line, "hold ", 5) == 0)
         hold_at(line + 5), report("holds");
     else if (strcmp(line, "quit") == 0)
         quit(p);
     else
         report("failed command %s", line);
+}
+
+/* ---- The time of day ---- */
+
+static void on_signal(int number)
+{
+    jump_clock(number == SIGUSR1 ? CLOCK_JUMP : -2 * CLOCK_JUMP);
+}
+
+static void listen_for_jumps(void)
+{
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigaction(SIGUSR1, &action, NULL);
+    sigaction(SIGUSR2, &action, NULL);
+}
+
+static void note_jump(void)
+{
+    static long long seen;
+    long long jumped = clock_jumped_s;
+    if (jumped != seen)
+        report("clock %lld", jumped);
+    seen = jumped;
 }
 
 /* ---- All ---- */
@@ -482,6 +515,7 @@ int main(int argc, char **argv)
         return 2;
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    listen_for_jumps();
     make_crc_table();
     make_plan(&program, argv);
     program.rate = strtod(argument("WEFT_FAULTS_RATE", "0"), NULL);
@@ -490,6 +524,7 @@ int main(int argc, char **argv)
         bool serves = program.now && program.now->rollout;
         if (next_command(serves ? 0 : 5000, line))
             obey(&program, line);
+        note_jump();
         if (program.next)
             go_over(&program);
         if (serves)

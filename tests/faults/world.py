@@ -139,6 +139,14 @@ class Rank:
         sockets = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{self.pid}/fd") if os.path.lexists(entry.path)}
         return sorted(int(line[1].split(":")[1], 16) for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in sockets)
 
+    def used(self, which):
+        """The least limit at which nothing new is to be had; what is free inside its own memory stays so."""
+        if which == resource.RLIMIT_NOFILE:
+            taken = {int(name) for name in os.listdir(f"/proc/{self.pid}/fd")}
+            return next(number for number in range(len(taken) + 1) if number not in taken)
+        with open(f"/proc/{self.pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+
     def limit(self, which, value):
         """Lower a limit of the process, or give it back (None)."""
         _, hard = resource.prlimit(self.pid, which)
