@@ -215,7 +215,7 @@ static weft_status_t open_session(program_t *p, life_t *life, weft_error_t *erro
     config.rate_bytes_per_s = p->rate;
     config.dead_after_us = strtoull(argument("WEFT_FAULTS_DEAD_US", "1500000"), NULL, 10);
     config.transfer_timeout_us = PATIENCE;
-    config.commit_timeout_us = PATIENCE / 5;
+    config.commit_timeout_us = strtoull(argument("WEFT_FAULTS_COMMIT_US", "2000000"), NULL, 10);
     return weft_session_open(&config, &life->session, error);
 }
 
@@ -316,13 +316,13 @@ static void *open_life(void *user)
         status = open_session(&program, life, &error);
     if (status == WEFT_OK)
         status = open_role(&program, life, &error);
+    uint64_t took_us = weft_now_us() - start_us;
     uint32_t epoch = life->meeting.epoch;
-    if (status != WEFT_OK) {
-        report("unopened %u %s %llu %s", epoch, weft_status_name(status),
-               (unsigned long long)(weft_now_us() - start_us), error.message);
+    if (status != WEFT_OK)
         close_life(life);
-    }
     life->state = status == WEFT_OK ? OPEN : FAILED;
+    if (status != WEFT_OK) /* the last thing: the supervisor may ask for another session at once */
+        report("unopened %u %s %llu %s", epoch, weft_status_name(status), (unsigned long long)took_us, error.message);
     return NULL;
 }
 
@@ -337,9 +337,22 @@ static void close_past(program_t *p)
     report("closed %u %llu", epoch, (unsigned long long)(weft_now_us() - start_us));
 }
 
+/* It could not be opened, or not by all. */
+static void give_up_next(program_t *p)
+{
+    if (!p->next)
+        return;
+    pthread_join(p->next->thread, NULL);
+    if (p->next->state == OPEN)
+        close_life(p->next);
+    p->next->used = false;
+    p->next = NULL;
+}
+
 static void begin_open(program_t *p, uint32_t epoch)
 {
     close_past(p);
+    give_up_next(p);
     life_t *life = p->lives[0].used ? &p->lives[1] : &p->lives[0];
     *life = (life_t){.meeting = {{&meeting_ops, p->rank, p->num_ranks, "host", -1}, epoch, "join", 0}, .used = true};
     p->next = life;
