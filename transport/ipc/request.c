@@ -49,8 +49,8 @@ static weft_status_t lost(const weft_transport_t *transport, uint32_t rank, weft
 {
     return weft_fail(
         error, WEFT_ERR_PEER_LOST,
-        "rank %u: ipc: rank %u does not answer: its process has ended, has closed its transport, or runs as "
-        "another user",
+        "rank %u: ipc: rank %u does not answer: its process has ended, has closed its transport, has no file "
+        "descriptor left (ulimit -n), or runs as another user",
         transport->base.rank, rank);
 }
 
