@@ -163,8 +163,8 @@ static int open_process(pid_t pid)
     return -1;
 }
 
-/* A client that cannot be taken in for want of descriptors is cut off, so that it knows: it would wait for its deadline,
- * and the listener stay readable all the while. */
+/* A client that cannot be taken in for want of descriptors is cut off, so that it knows: it would wait for
+ * its deadline, and the listener stay readable all the while. */
 static int accept_or_cut_off(weft_ipc_server_t *server)
 {
     int connection = accept4(server->listener, NULL, NULL, SOCK_CLOEXEC);
