@@ -26,6 +26,8 @@ typedef struct request {
     int amax;         /* 0: find it; 1: given; 2: given, and too small for some rows */
     uint32_t piece_rows, piece_cols; /* cut into a grid of these first; 0: not */
     bool arranged = false; /* in another arrangement, if it can; else every other is */
+    bool inverse = false;  /* divisors that become multipliers */
+    uint32_t grain = 0;    /* elements that all places and widths are multiples of; 0: 8 where aligned, else 1 */
 } request_t;
 
 /* One unit, on the host and on the device. */
@@ -56,6 +58,17 @@ static inline bool is_plus_zero(const matrix_t *m, const weft_segment_t *s)
     return true;
 }
 
+static inline uint32_t grain_of(const request_t *request)
+{
+    return request->grain ? request->grain : request->aligned ? 8 : 1;
+}
+
+/* Codes are moved, never transposed. */
+static inline bool is_move(const matrix_t *m)
+{
+    return m->dtype != WEFT_DTYPE_F32 && m->dtype != WEFT_DTYPE_F16 && m->dtype != WEFT_DTYPE_BF16;
+}
+
 /* Give a segment device memory of its own. On the host it reads the matrix itself. */
 static inline void place_segment(trial_t *t, weft_segment_t segment)
 {
@@ -67,18 +80,16 @@ static inline void place_segment(trial_t *t, weft_segment_t segment)
     if (is_plus_zero(m, &segment)) {
         device.data = NULL;
     } else {
-        device.transposed = one_in(4);
-        const uint32_t length = device.transposed ? segment.rows : segment.cols;
+        device.transposed = !is_move(m) && one_in(4);
+        const uint32_t length = device.transposed ? segment.rows : segment.cols, grain = grain_of(&t->request);
         const uint32_t runs = device.transposed ? segment.cols : segment.rows;
-        uint32_t ld = length + random_in(0, 3);
-        if (t->request.aligned)
-            ld = (length + 7) / 8 * 8 + 8 * random_in(0, 1);
+        const uint32_t ld = (length + grain - 1) / grain * grain + grain * random_in(0, t->request.aligned ? 1 : 3);
         bytes_t bytes(((size_t)runs * ld) * elem, 0xFF);
         for (uint32_t row = 0; row < segment.rows; row++)
             for (uint32_t col = 0; col < segment.cols; col++)
                 memcpy(bytes.data() + (device.transposed ? (size_t)col * ld + row : (size_t)row * ld + col) * elem,
                        (const uint8_t *)host.data + ((size_t)row * m->cols + col) * elem, elem);
-        size_t shift = t->request.aligned ? 0 : random_in(0, 7) * elem;
+        size_t shift = t->request.aligned ? 0 : random_in(0, 7) * grain * elem;
         uint8_t *data = device_copy(bytes.data(), bytes.size(), shift);
         t->allocations.push_back(data - shift);
         device.data = data;
@@ -102,7 +113,7 @@ static inline void cut(trial_t *t)
     for (uint32_t i = 0; i < t->request.splits; i++) {
         uint32_t which = random_in(0, (uint32_t)list.size() - 1);
         weft_segment_t a = list[which], b = a;
-        uint32_t grain = t->request.aligned ? 8 : 1;
+        uint32_t grain = grain_of(&t->request);
         if (one_in(2) && a.rows > 1) {
             a.rows = random_in(1, a.rows - 1);
             b.row += a.rows, b.rows -= a.rows;
@@ -221,7 +232,7 @@ static inline void trial_begin(trial_t *t, request_t request, matrix_t matrix)
         .arrange = WEFT_ARRANGE_PLAIN,
         .matrix_row = 0,
         .matrix_rows = 0,
-        .inverse = false,
+        .inverse = request.inverse,
     };
     arrange(t);
     t->host_out.assign(codes_of(t), 0);
