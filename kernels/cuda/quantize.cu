@@ -12,7 +12,7 @@ extern "C" {
 
 enum {
     CLASS_CAST,
-    CLASS_WIDEN, /* casts to fp32 */
+    CLASS_WIDEN, /* casts to fp32, and from it to fp16 */
     CLASS_MOVE,  /* codes as they are */
     CLASS_BLOCK,
     CLASS_CHANNEL,
@@ -114,13 +114,19 @@ static bool moves(const weft_cuda_unit_t *u)
     return u->kernel == WEFT_KERNEL_CAST && !is_number(u->unit.dtype) && u->unit.dtype == u->unit.out_dtype;
 }
 
+/* Whether it is a cast that does not go through values of 16 bits. */
+static bool widens(const weft_cuda_unit_t *u)
+{
+    return u->unit.out_dtype == WEFT_DTYPE_F32 || (u->unit.dtype == WEFT_DTYPE_F32 && u->unit.out_dtype == WEFT_DTYPE_F16);
+}
+
 static uint32_t shape_of(const weft_cuda_unit_t *u)
 {
     if (moves(u))
         return CLASS_MOVE;
     switch (u->kernel) {
     case WEFT_KERNEL_CAST:
-        return u->unit.out_dtype == WEFT_DTYPE_F32 ? CLASS_WIDEN : CLASS_CAST;
+        return widens(u) ? CLASS_WIDEN : CLASS_CAST;
     case WEFT_KERNEL_FP8_BLOCK:
         return CLASS_BLOCK;
     case WEFT_KERNEL_FP8_CHANNEL:
