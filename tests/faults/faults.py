@@ -53,7 +53,8 @@ PHASES = {
 KNOW, NEXT = 2.0, 3.0  # seconds
 
 
-SHORT = ("kill coordinator quantize", "kill rollout quantize", "kill leader armed", "kill trainer prepared", "kill trainer plan")
+SHORT = ("kill coordinator quantize", "kill rollout quantize", "kill leader armed", "kill trainer prepared", "kill trainer plan",
+         "clock trainer begin", "fds leader join")
 
 
 FAULTS = ("kill", "stop", "slow", "return", "clock", "fds", "memory")

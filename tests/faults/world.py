@@ -175,6 +175,7 @@ class World:
         self.gathers = {}   # (epoch, label) -> {rank: hex}
         self.closed_epochs = set()
         self.faults = []
+        self.changed = set()  # versions whose bytes a scenario has changed behind everybody's back
         self.start = time.monotonic()
         for rank in range(self.num_ranks):
             self.launch(rank)
@@ -283,7 +284,7 @@ class World:
 
     def check_served(self, rank, text):
         _, version, crc = text.split()[:3]
-        if self.expected.checksums and int(crc, 16) != self.expected.checksum(int(version), self.tp_rank(rank.rank)):
+        if self.expected.checksums and int(version) not in self.changed and int(crc, 16) != self.expected.checksum(int(version), self.tp_rank(rank.rank)):
             self.faults.append(f"rank {rank.rank} serves {crc} as version {version}, which is not that version")
 
     def check_kept(self, rank, text):

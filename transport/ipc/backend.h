@@ -155,7 +155,6 @@ typedef struct weft_ipc_server {
     pthread_t thread;
     bool running;
     int listener, wake;
-    int spare; /* given up to take in, and cut off, a client that there is no descriptor for */
     struct weft_ipc_client *clients; /* [num_ranks - 1] */
     uint32_t num_clients;
 } weft_ipc_server_t;

@@ -255,7 +255,7 @@ static weft_transport_t *new_transport(const weft_transport_config_t *config)
         (weft_transport_base_t){&weft_ipc_ops, weft_transport_rank(config->bootstrap), num_ranks, "host", -1};
     made->bootstrap = config->bootstrap;
     made->timeout_us = weft_transport_timeout_us(config);
-    made->segment_fd = made->lent.table = made->server.listener = made->server.wake = made->server.spare = -1;
+    made->segment_fd = made->lent.table = made->server.listener = made->server.wake = -1;
     made->peers = calloc(num_ranks, sizeof *made->peers);
     if (!made->peers || pthread_mutex_init(&made->mutex, NULL)) {
         free(made->peers);

@@ -18,7 +18,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "src/base/clock.h"
 #include "src/base/error.h"
 #include "transport/ipc/backend.h"
 
@@ -163,29 +162,16 @@ static int open_process(pid_t pid)
     return -1;
 }
 
-/* A client that cannot be taken in for want of descriptors is cut off, so that it knows: it would wait for
- * its deadline, and the listener stay readable all the while. */
-static int accept_or_cut_off(weft_ipc_server_t *server)
-{
-    int connection = accept4(server->listener, NULL, NULL, SOCK_CLOEXEC);
-    if (connection >= 0 || (errno != EMFILE && errno != ENFILE))
-        return connection;
-    weft_ipc_close_fds(&server->spare, 1);
-    connection = accept4(server->listener, NULL, NULL, SOCK_CLOEXEC);
-    if (connection < 0)
-        weft_sleep_us(1000); /* others took what was given up */
-    weft_ipc_close_fds(&connection, 1);
-    server->spare = fcntl(server->wake, F_DUPFD_CLOEXEC, 0);
-    return -1;
-}
-
-/* Somebody connects: a rank, if it is of our user and one is still missing. */
+/* Somebody connects: a rank, if it is of our user and one is still missing. Without a descriptor for it this
+ * rank cannot take part: nobody is left waiting to be let in, and the listener not readable for ever. */
 static void accept_client(weft_transport_t *transport)
 {
     weft_ipc_server_t *server = &transport->server;
     struct ucred peer;
     socklen_t length = sizeof peer;
-    int connection = accept_or_cut_off(server);
+    int connection = accept4(server->listener, NULL, NULL, SOCK_CLOEXEC);
+    if (connection < 0 && (errno == EMFILE || errno == ENFILE))
+        weft_ipc_close_fds(&server->listener, 1);
     if (connection < 0)
         return;
     if (server->num_clients + 1 == transport->base.num_ranks ||
@@ -257,8 +243,7 @@ static weft_status_t make_listener(weft_transport_t *transport, const char *name
         listen(server->listener, (int)transport->base.num_ranks))
         return weft_ipc_fail(transport, WEFT_ERR_SYSTEM, "making a socket", error);
     server->wake = eventfd(0, EFD_CLOEXEC);
-    server->spare = server->wake < 0 ? -1 : fcntl(server->wake, F_DUPFD_CLOEXEC, 0);
-    if (server->spare < 0)
+    if (server->wake < 0)
         return weft_ipc_fail(transport, WEFT_ERR_SYSTEM, "eventfd", error);
     return WEFT_OK;
 }
@@ -302,7 +287,6 @@ void weft_ipc_server_stop(weft_transport_t *transport)
     }
     weft_ipc_close_fds(&server->listener, 1);
     weft_ipc_close_fds(&server->wake, 1);
-    weft_ipc_close_fds(&server->spare, 1);
     free(server->clients);
-    *server = (weft_ipc_server_t){.listener = -1, .wake = -1, .spare = -1};
+    *server = (weft_ipc_server_t){.listener = -1, .wake = -1};
 }
