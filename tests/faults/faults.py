@@ -21,7 +21,7 @@ The faults:
 
   kill, stop      SIGKILL; SIGSTOP, and SIGKILL before another takes its place
   return          SIGSTOP, and SIGCONT when all others have taken the rank for dead: it must find out that it is out (field
-                  `fenced`), and goes on into the next session as the process it is
+                  `fenced`), and goes on into the next session as the process it is. The coordinator loses nobody by it
   slow            stands still four fifths of the time: nobody is lost
   clock           the time of day is an hour later, then two hours earlier: nothing happens
   fds, memory     RLIMIT_NOFILE, RLIMIT_AS: nothing more to be had until the version is decided. The rank says so, or does without;
@@ -241,18 +241,22 @@ class Play:
             self.check_silence()
         else:
             self.hear_again()
-            self.row.fenced = time.monotonic() - start
+            self.row.next = world.publish() - start
+            return
         self.open_next(time.monotonic(), range(world.num_ranks))
 
     def hear_again(self):
-        """The coordinator knows that it stood still, and has lost nobody: those who were cut off are so no more."""
-        world = self.world
+        """The coordinator knows that it stood still, and has lost nobody: those who were cut off are so no more, the version in
+        hand is decided, and the session goes on."""
+        world, version = self.world, self.world.version
 
-        def heard(rank):
+        def settled(rank):
             last = [r for r in world.ranks[rank].reports if r[1] == "phase"][-1][2]
-            return not last.endswith("cut off")
+            return not last.endswith("cut off") and last.split()[1] == "idle"
+        report = world.wait(lambda: world.find(0, "outcome", f"{version} "), f"version {version} is decided", 15)
+        self.row.became = report[2].split()[1]
         for rank in world.rollouts():
-            world.wait(lambda r=rank: heard(r), f"rank {rank} hears the coordinator again", 15)
+            world.wait(lambda r=rank: settled(r), f"rank {rank} hears the coordinator again", 15)
 
     # ---- nothing more to be had ----
 
@@ -367,8 +371,10 @@ class Play:
 
 
 def run(row, options, expected, models):
+    # Ranks of a replica decode at their own pace here, and after seconds may be far apart: a commit then takes long.
+    environment = {"WEFT_FAULTS_COMMIT_US": "8000000"} if row.fault == "return" else {}
     world = w.World(f"{options.build}/tests/faults/faults_rank", expected, models, "fsdp:2", "tp:2x2", "fp8-block",
-                    verbose=options.verbose)
+                    environment=environment, verbose=options.verbose)
     try:
         Play(row, world).run()
         late = row.know is not None and row.know > KNOW or row.fenced is not None and row.fenced > KNOW
