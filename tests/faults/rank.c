@@ -11,6 +11,8 @@
  *
  * Weights travel by WEFT_FAULTS_TRANSPORT, ipc or zmq, the latter with keys; a rank listens on WEFT_FAULTS_HOST.
  *
+ * Ranks of a replica keep step, as an engine's do, while all of them move: by counters in the file WEFT_FAULTS_PACE.
+ *
  * A decode step is a checksum over all live weights, before step_end: what was read in it is reported whenever it
  * is not what the step before has read.
  */
@@ -44,6 +46,17 @@ typedef struct life {
 
 enum { OPENING, OPEN, FAILED };
 
+#define PACE_RANKS   64
+#define PACE_STEPS   2     /* nobody is further ahead */
+#define PACE_WAIT_US 50000 /* of one that does not move */
+
+/* How far a rank is, as others see it: its session in the upper half, its step in the lower. */
+typedef struct pace {
+    _Atomic uint64_t *shared; /* [PACE_RANKS]; NULL: everybody at his own */
+    uint64_t seen[PACE_RANKS], moved_us[PACE_RANKS];
+    uint32_t first, end; /* the ranks of this replica */
+} pace_t;
+
 typedef struct program {
     uint32_t rank, num_ranks;
     bool is_trainer;
@@ -57,6 +70,7 @@ typedef struct program {
     weft_status_t said;
     char phase[64];
     double rate;
+    pace_t pace;
 } program_t;
 
 static program_t program;
@@ -166,8 +180,34 @@ static void note_refusal(program_t *p, weft_status_t status, const weft_error_t 
     p->said = status;
 }
 
+static uint64_t place_of(const program_t *p)
+{
+    return (uint64_t)p->now->meeting.epoch << 32 | p->step;
+}
+
+/* Whether the next step would be too far ahead of a rank that moves. */
+static bool is_ahead(program_t *p)
+{
+    pace_t *pace = &p->pace;
+    bool ahead = false;
+    if (!pace->shared)
+        return false;
+    pace->shared[p->rank] = place_of(p);
+    for (uint32_t r = pace->first; r < pace->end; r++) {
+        uint64_t there = pace->shared[r], now_us = weft_now_us();
+        if (there != pace->seen[r])
+            pace->moved_us[r] = now_us;
+        pace->seen[r] = there;
+        bool behind = there >> 32 == p->now->meeting.epoch && there + PACE_STEPS < place_of(p);
+        ahead |= behind && now_us - pace->moved_us[r] < PACE_WAIT_US;
+    }
+    return ahead;
+}
+
 static void decode(program_t *p)
 {
+    if (is_ahead(p))
+        return;
     weft_error_t error = {.message = ""};
     uint64_t version = 0, start_us = weft_now_us();
     weft_status_t status = weft_rollout_step_begin(p->now->rollout, p->step + 1, STEP_US, &version, &error);
@@ -499,6 +539,22 @@ static void note_jump(void)
 
 /* ---- All ---- */
 
+static void keep_pace(program_t *p, const char *rollout)
+{
+    const char *path = argument("WEFT_FAULTS_PACE", NULL);
+    unsigned tp = 1;
+    uint32_t first = weft_plan_num_trainers(p->plan);
+    int fd = path && !p->is_trainer && p->num_ranks <= PACE_RANKS ? open(path, O_RDWR | O_CLOEXEC) : -1;
+    if (fd < 0)
+        return;
+    void *shared = mmap(NULL, PACE_RANKS * sizeof(uint64_t), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    sscanf(rollout, "tp:%u", &tp);
+    p->pace.first = p->rank - (p->rank - first) % tp;
+    p->pace.end = p->pace.first + tp;
+    p->pace.shared = shared == MAP_FAILED ? NULL : shared;
+}
+
 static void make_plan(program_t *p, char **argv)
 {
     weft_layout_t *trainer, *rollout;
@@ -531,6 +587,7 @@ int main(int argc, char **argv)
     listen_for_jumps();
     make_crc_table();
     make_plan(&program, argv);
+    keep_pace(&program, argv[3]);
     program.rate = strtod(argument("WEFT_FAULTS_RATE", "0"), NULL);
     report("ready");
     for (;;) {

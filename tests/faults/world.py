@@ -165,7 +165,9 @@ class World:
         self.trainer, self.rollout, self.scheme = trainer, rollout, scheme
         self.verbose = verbose
         self.wrap = wrap  # what a rank's command line begins with, such as nsenter
-        self.environment = environment or {}
+        self.pace = tempfile.NamedTemporaryFile(prefix="weft-faults-pace-", dir="/dev/shm")
+        self.pace.truncate(64 * 8)
+        self.environment = {"WEFT_FAULTS_PACE": self.pace.name, **(environment or {})}
         self.num_trainers = int(trainer.split(":")[1])
         self.tp, self.replicas = (int(x) for x in (rollout.split(":")[1] + "x1").split("x")[:2])
         self.num_ranks = self.num_trainers + self.tp * self.replicas
@@ -414,4 +416,5 @@ class World:
                 rank.process.kill()
                 rank.process.wait(PATIENCE)
             rank.forget()
+        self.pace.close()
         self.selector.close()
