@@ -177,7 +177,7 @@ static weft_quantize_unit_t unit_of(const operation_t *op, shape_t shape, uint32
     const weft_format_t *format = weft_kernel_format(op->scheme->kernel);
     bool spans = op->scheme->amax == WEFT_AMAX_TENSOR, cut = op->arrange == WEFT_ARRANGE_PLAIN;
     uint8_t *scale = cut ? to->scale + weft_format_scale_offset(format, row, shape.cols) : to->scale;
-    bool scaled = format->scale_rows && (format->scale_rows != WEFT_WHOLE || row == 0);
+    bool scaled = format->scale_rows && (!weft_arrange_one_scale(op->arrange, format) || row == 0);
     return (weft_quantize_unit_t){
         .segments = segment,
         .num_segments = 1,

@@ -88,6 +88,32 @@ static void check_marlin_codes(uint32_t rows, uint32_t cols)
     }
 }
 
+/* Codes of a byte: a thread of a warp has two words, of a row and of the one 8 below. */
+static void check_marlin_bytes(uint32_t rows, uint32_t cols)
+{
+    static const uint32_t rights[] = {0, 8, 1, 9};
+    for (uint32_t at = 0; at < rows * cols; at++) {
+        const uint32_t tile = at / 1024, word = at % 1024 / 4, thread = word / 8, warp = word % 8 / 2;
+        const uint32_t row = tile % (rows / 64) * 64 + warp * 16 + thread / 4 + word % 2 * 8;
+        const uint32_t col = tile / (rows / 64) * 16 + 2 * (thread % 4) + rights[at % 4];
+        assert_int_equal(weft_marlin_byte(row, col, rows), at);
+    }
+}
+
+/* Exact but for what bf16 cannot hold; integers' are rounded only. */
+static void test_marlin_numbers(void **state)
+{
+    (void)state;
+    assert_int_equal(weft_marlin_scale(WEFT_DTYPE_I8, 1.0f), 0x3F80);
+    assert_int_equal(weft_marlin_scale(WEFT_DTYPE_I8, 0x1.01p0f), 0x3F80); /* a tie: to even */
+    assert_int_equal(weft_marlin_scale(WEFT_DTYPE_I8, 0x1.03p0f), 0x3F82);
+    assert_int_equal(weft_marlin_scale(WEFT_DTYPE_F8_E4M3, 1.0f), (127 + 120) << 7);
+    assert_int_equal(weft_marlin_scale(WEFT_DTYPE_F8_E4M3, 0x1.02p-18f), ((127 + 102) << 7) + 1);
+    assert_int_equal(weft_marlin_scale(WEFT_DTYPE_F8_E4M3, 0x1p-130f), (127 - 10) << 7); /* bf16 has subnormals */
+    assert_int_equal(weft_marlin_scale(WEFT_DTYPE_F8_E4M3, 0x1.FEp7f), 0x7F7F);
+    assert_int_equal(weft_marlin_scale(WEFT_DTYPE_F8_E4M3, 0x1.FFp7f), WEFT_BF16_INF);
+}
+
 /* Its scales: the p-th of 64 (or of 32, where a row has one) is that of row 8 (p % 8) + p / 8 (or ...). */
 static void check_marlin_scales(uint32_t rows, uint32_t groups)
 {
@@ -103,14 +129,24 @@ static void test_marlin(void **state)
 {
     (void)state;
     check_marlin_codes(192, 80);
+    check_marlin_bytes(192, 80);
     check_marlin_scales(192, 5);
     check_marlin_scales(64, 1);
     uint64_t extent[2];
-    weft_arrange_codes(WEFT_ARRANGE_MARLIN, WEFT_KERNEL_INT4_GROUP_128, 256, 512, extent);
+    assert_int_equal(weft_arrange_codes(WEFT_ARRANGE_MARLIN, WEFT_KERNEL_INT4_GROUP_128, WEFT_DTYPE_I32, 256, 512, extent), WEFT_DTYPE_I32);
     assert_true(extent[0] == 32 && extent[1] == 512);
+    assert_int_equal(weft_arrange_codes(WEFT_ARRANGE_MARLIN, WEFT_KERNEL_FP8_BLOCK, WEFT_DTYPE_F8_E4M3, 256, 512, extent), WEFT_DTYPE_I32);
+    assert_true(extent[0] == 32 && extent[1] == 1024);
     assert_int_equal(weft_arrange_scales(WEFT_ARRANGE_MARLIN, WEFT_KERNEL_INT4_GROUP_128, 256, 512, extent),
                      WEFT_DTYPE_BF16);
     assert_true(extent[0] == 4 && extent[1] == 256);
+    for (weft_kernel_id_t kernel = WEFT_KERNEL_CAST; kernel < WEFT_KERNEL_COUNT; kernel++)
+        if (weft_arrange_takes(WEFT_ARRANGE_MARLIN, kernel, WEFT_PROFILE_DEFAULT))
+            assert_int_equal(weft_arrange_scales(WEFT_ARRANGE_MARLIN, kernel, 192, 512, extent), WEFT_DTYPE_BF16);
+    weft_arrange_scales(WEFT_ARRANGE_MARLIN, WEFT_KERNEL_FP8_BLOCK, 192, 512, extent);
+    assert_true(extent[0] == 4 && extent[1] == 192);
+    weft_arrange_scales(WEFT_ARRANGE_MARLIN, WEFT_KERNEL_FP8_TENSOR, 192, 512, extent);
+    assert_true(extent[0] == 1 && extent[1] == 192);
 }
 
 /* Units of marlin are whole tiles. */
@@ -193,6 +229,7 @@ int main(void)
         cmocka_unit_test(test_swizzle),
         cmocka_unit_test(test_deepgemm),
         cmocka_unit_test(test_marlin),
+        cmocka_unit_test(test_marlin_numbers),
         cmocka_unit_test(test_marlin_units),
         cmocka_unit_test(test_unit_in_a_matrix),
         cmocka_unit_test(test_refusals),
