@@ -343,6 +343,9 @@ static void give_tensor_amax(trial_t *t)
     t->device.global = t->device_global;
 }
 
+/* What a unit leaves as it is, of a larger matrix or of its padding, is this on both. */
+constexpr uint8_t LEFT = 0xA5;
+
 /* Prepare a unit and what the reference makes of it. */
 static void trial_begin(trial_t *t, request_t request, matrix_t matrix)
 {
@@ -369,9 +372,9 @@ static void trial_begin(trial_t *t, request_t request, matrix_t matrix)
         .inverse = false,
     };
     arrange(t);
-    t->host_out.assign(codes_of(t), 0);
+    t->host_out.assign(codes_of(t), LEFT);
     t->host.out = t->host_out.data();
-    t->host_scale.assign(scales_of(t), 0);
+    t->host_scale.assign(scales_of(t), LEFT);
     t->host.scale = t->host_scale.empty() ? NULL : t->host_scale.data();
     t->device = t->host;
     t->device.segments = t->device_segments.data();
@@ -430,14 +433,14 @@ static outputs_t place_outputs(std::vector<trial_t> *trials, bool odd)
 {
     outputs_t o;
     for (trial_t &t : *trials) {
-        const bool packs = weft_kernel_format(t.request.kernel)->codes > 1;
+        const bool packs = weft_kernel_format(t.request.kernel)->codes > 1 || weft_arrange_moves_codes(t.host.arrange);
         size_t shift = odd ? random_in(0, 20) * (packs ? 4 : elem_of(t.request.out_dtype)) : 0;
         o.out.push_back(guarded_create(t.host_out.size(), shift));
         o.scale.push_back(guarded_create(t.host_scale.size(), odd ? 4 * random_in(0, 3) : 0));
         if (t.host.arrange != WEFT_ARRANGE_PLAIN) /* padding, and of a larger matrix what other units write */
-            CUDA(cudaMemset(o.scale.back().data, 0, o.scale.back().bytes));
+            CUDA(cudaMemset(o.scale.back().data, LEFT, o.scale.back().bytes));
         if (weft_arrange_moves_codes(t.host.arrange))
-            CUDA(cudaMemset(o.out.back().data, 0, o.out.back().bytes));
+            CUDA(cudaMemset(o.out.back().data, LEFT, o.out.back().bytes));
         t.device.out = o.out.back().data;
         t.device.scale = t.host_scale.empty() ? NULL : (float *)(void *)o.scale.back().data;
         uint32_t tensor = (uint32_t)o.tensors.size();
@@ -761,6 +764,46 @@ static void test_marlin(void)
     printf("ok  marlin\n");
 }
 
+/* The same of its order of 8-bit codes: rows of one register's worth of columns, of less, and of several. */
+static void test_marlin_bytes(void)
+{
+    static const struct {
+        weft_kernel_id_t kernel;
+        weft_dtype_t out_dtype;
+        weft_profile_t profile;
+    } kinds[] = {
+        {WEFT_KERNEL_FP8_BLOCK, WEFT_DTYPE_F8_E4M3, WEFT_PROFILE_IEEE},
+        {WEFT_KERNEL_FP8_BLOCK, WEFT_DTYPE_F8_E4M3, WEFT_PROFILE_VLLM_POW2},
+        {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, WEFT_PROFILE_DEFAULT},
+        {WEFT_KERNEL_INT8_CHANNEL, WEFT_DTYPE_I8, WEFT_PROFILE_IEEE},
+        {WEFT_KERNEL_INT8_CHANNEL, WEFT_DTYPE_I8, WEFT_PROFILE_CT},
+        {WEFT_KERNEL_FP8_TENSOR, WEFT_DTYPE_F8_E4M3, WEFT_PROFILE_DEFAULT},
+    };
+    static const uint32_t widths[] = {16, 128, 1008, 2048, 2064, 4096, 6160};
+    static const weft_dtype_t dtypes[] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
+    for (unsigned extras = 0; extras <= WEFT_CUDA_ALL; extras++) {
+        std::vector<trial_t> trials;
+        for (uint32_t i = 0; i < (is_short ? 18u : 126u); i++) {
+            const bool checked = extras & WEFT_CUDA_FINITE;
+            request_t r = {};
+            r.kernel = kinds[i % 6].kernel, r.profile = kinds[i % 6].profile, r.out_dtype = kinds[i % 6].out_dtype;
+            r.splits = one_in(2) ? random_in(1, 6) : 0, r.aligned = !one_in(4), r.arranged = true;
+            r.amax = one_in(2) ? 0 : (int)random_in(1, 2);
+            const fill_t fill = one_in(3) ? FILL_WEIGHTS : (fill_t)random_in(0, FILL_COUNT - 1);
+            matrix_t m = random_matrix(dtypes[i / 6 % 3], 64 << random_in(0, 1), is_short ? 16 * random_in(1, 40) : widths[i / 18],
+                                       checked || (fill != FILL_BITS && fill != FILL_WEIGHTS) ? fill : FILL_FINITE);
+            const uint32_t rows = m.rows, cols = m.cols;
+            trials.emplace_back();
+            trial_begin(&trials.back(), r, std::move(m));
+            CHECK(trials.back().host.arrange == WEFT_ARRANGE_MARLIN, "a unit of %u x %u", rows, cols);
+        }
+        check_list_with(&trials, one_in(2), extras);
+        for (trial_t &t : trials)
+            trial_end(&t);
+    }
+    printf("ok  marlin of 8-bit codes\n");
+}
+
 /* Units in pieces as shards cut them, few and many; the right end and a strip of rows are padding. */
 static void test_shards(void)
 {
@@ -1080,6 +1123,7 @@ int main(int argc, char **argv)
     test_middle_rows();
     test_instances();
     test_marlin();
+    test_marlin_bytes();
     test_shards();
     test_pack();
     test_amax();
