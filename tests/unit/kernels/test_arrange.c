@@ -162,6 +162,8 @@ static void test_marlin_units(void **state)
     assert_false(weft_arrange_takes_unit(WEFT_KERNEL_INT4_GROUP_32, &unit));
     unit.matrix_row = 64, unit.matrix_rows = 200;
     assert_false(weft_arrange_takes_unit(WEFT_KERNEL_INT4_GROUP_32, &unit));
+    unit.matrix_rows = 192, unit.cols = 24;
+    assert_false(weft_arrange_takes_unit(WEFT_KERNEL_FP8_TENSOR, &unit));
 }
 
 /* A unit in the middle of a matrix writes its own scales and nothing else. */
@@ -198,6 +200,59 @@ static void test_unit_in_a_matrix(void **state)
     free(lies);
 }
 
+enum { MARLIN_ROWS = 64, MARLIN_COLS = 144, MARLIN_BEFORE = 64, MARLIN_ALL = 192, UNTOUCHED = 0xA5 };
+
+/* What a scheme makes of a unit in Marlin's order is what it makes of it plain, elsewhere, and nothing beside it is written. */
+static void check_marlin_unit(weft_kernel_id_t kernel, weft_dtype_t codes, weft_quantize_unit_t unit)
+{
+    static uint8_t plain[MARLIN_ROWS * MARLIN_COLS], lies[MARLIN_ALL * MARLIN_COLS];
+    static float scale[MARLIN_ROWS * 2];
+    static uint16_t scales[MARLIN_ALL * 2];
+    const uint32_t groups = kernel == WEFT_KERNEL_FP8_BLOCK ? 2 : 1;
+    const bool each = kernel == WEFT_KERNEL_FP8_CHANNEL || kernel == WEFT_KERNEL_INT8_CHANNEL;
+    const weft_quantize_fn quantize = weft_kernels_best()->quantize[kernel];
+    weft_quantize_result_t result;
+    memset(lies, UNTOUCHED, sizeof lies);
+    memset(scales, UNTOUCHED, sizeof scales);
+    unit.out_dtype = codes, unit.out = plain, unit.scale = scale;
+    assert_int_equal(quantize(&unit, &result), WEFT_OK);
+    unit.out = lies, unit.scale = scales, unit.arrange = WEFT_ARRANGE_MARLIN;
+    unit.matrix_row = MARLIN_BEFORE, unit.matrix_rows = MARLIN_ALL;
+    assert_int_equal(quantize(&unit, &result), WEFT_OK);
+    for (uint32_t row = 0; row < MARLIN_ROWS; row++) {
+        for (uint32_t col = 0; col < MARLIN_COLS; col++) {
+            uint8_t *code = &lies[weft_marlin_byte(MARLIN_BEFORE + row, col, MARLIN_ALL)];
+            assert_int_equal(*code ^ (codes == WEFT_DTYPE_I8 ? 0x80 : 0), plain[row * MARLIN_COLS + col]);
+            *code = UNTOUCHED;
+        }
+        for (uint32_t group = 0; group < groups; group++) {
+            uint16_t *its = &scales[weft_arrange_index(WEFT_ARRANGE_MARLIN, MARLIN_BEFORE + row, group, MARLIN_ALL, groups)];
+            assert_int_equal(*its, weft_marlin_scale(codes, scale[each ? row : group]));
+            *its = UNTOUCHED | UNTOUCHED << 8;
+        }
+    }
+    for (size_t i = 0; i < sizeof lies; i++)
+        assert_int_equal(lies[i], UNTOUCHED);
+    for (size_t i = 0; i < sizeof scales; i++)
+        assert_int_equal(((uint8_t *)scales)[i], UNTOUCHED);
+}
+
+static void test_unit_of_marlin(void **state)
+{
+    (void)state;
+    static uint16_t x[MARLIN_ROWS * MARLIN_COLS];
+    for (uint32_t i = 0; i < MARLIN_ROWS * MARLIN_COLS; i++)
+        x[i] = (uint16_t)((0x3D00 + i * 40503u % 0x0200) | (i * 7919u & 0x80) << 8);
+    const weft_segment_t segment = {.data = x, .ld_elems = MARLIN_COLS, .rows = MARLIN_ROWS, .cols = MARLIN_COLS};
+    weft_quantize_unit_t unit = {.segments = &segment, .num_segments = 1, .dtype = WEFT_DTYPE_BF16, .rows = MARLIN_ROWS, .cols = MARLIN_COLS};
+    check_marlin_unit(WEFT_KERNEL_FP8_BLOCK, WEFT_DTYPE_F8_E4M3, unit);
+    check_marlin_unit(WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, unit);
+    check_marlin_unit(WEFT_KERNEL_INT8_CHANNEL, WEFT_DTYPE_I8, unit);
+    check_marlin_unit(WEFT_KERNEL_FP8_TENSOR, WEFT_DTYPE_F8_E4M3, unit);
+    unit.profile = WEFT_PROFILE_VLLM_POW2;
+    check_marlin_unit(WEFT_KERNEL_FP8_BLOCK, WEFT_DTYPE_F8_E4M3, unit);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -232,6 +287,7 @@ int main(void)
         cmocka_unit_test(test_marlin_numbers),
         cmocka_unit_test(test_marlin_units),
         cmocka_unit_test(test_unit_in_a_matrix),
+        cmocka_unit_test(test_unit_of_marlin),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
