@@ -63,7 +63,7 @@ WEFT_HD uint64_t weft_marlin_byte(uint32_t row, uint32_t col, uint32_t rows)
 }
 
 /* What marlin stores for the fp32 scale of codes of 8 bits. Its kernels take the exponent of an e4m3 code for one of bf16,
- * and leave it to the scale to make up for that: 2^(127 - 7). Exact, but for Inf from a scale of 256 on. */
+ * and leave it to the scale to make up for that: 2^(127 - 7). Exact, but for Inf where `rounded` is 256 or more. */
 WEFT_HD uint16_t weft_marlin_scale(weft_dtype_t codes, float scale)
 {
     const uint16_t rounded = weft_bf16_from_f32(scale);
