@@ -76,6 +76,16 @@ def check_models(checks, weft, work, only):
                 checks.that(found > 0, f"{model} {scheme}: some layouts fit")
 
 
+def check_casts(checks, weft, work):
+    """What is not quantized there is cast as the map says."""
+    source, scheme = demo("tiny-qwen3", "v1"), "fp8-block; lm_head=fp32; layers.0.*norm*=fp16"
+    stored, direct, moved = (os.path.join(work, name) for name in ("cast-stored", "cast-direct", "cast-moved"))
+    checks.code(weft("quantize", source, stored, "--scheme", "fp8-block", "--format", "checkpoint"), OK, "casts")
+    for folder, out in ((source, direct), (stored, moved)):
+        checks.code(weft("quantize", folder, out, "--scheme", scheme, "--rollout", "tp:2"), OK, f"casts, from {folder}")
+    checks.that(files(direct) == files(moved), "casts beside what is moved: byte for byte", weft("verify", direct, moved))
+
+
 # ---- over a transport, and from disk ----
 
 
@@ -208,6 +218,7 @@ def main():
         if options.transport is None:
             check_models(checks, weft, work, options.only)
         if not options.only:
+            check_casts(checks, weft, work)
             check_ranks(checks, weft, work, transport)
         if not options.only and options.transport is None:
             check_refusals(checks, weft, work)
