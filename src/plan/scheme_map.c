@@ -220,6 +220,19 @@ weft_status_t weft_scheme_map_parse(const char *text, const char *profile, const
     return WEFT_OK;
 }
 
+/* The profile goes where it is written by hand, so that an arrangement that needs it finds it. */
+weft_status_t weft_scheme_map_read(const char *text, const char *profile, weft_scheme_map_t *map,
+                                   weft_error_t *error)
+{
+    size_t head = strcspn(text, "@;");
+    weft_text_t whole = {0};
+    weft_text_add(&whole, "%.*s:%s%s", (int)head, text, profile, text + head);
+    weft_status_t status = whole.failed ? weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the scheme map")
+                                        : weft_scheme_map_parse(whole.data, NULL, NULL, map, error);
+    weft_text_free(&whole);
+    return status;
+}
+
 void weft_scheme_map_free(weft_scheme_map_t *map)
 {
     for (uint32_t i = 0; i < map->count; i++) {

@@ -46,6 +46,11 @@ typedef struct weft_scheme_map {
  * **Ownership** free with weft_scheme_map_free. */
 weft_status_t weft_scheme_map_parse(const char *text, const char *profile, const weft_engine_t *engine,
                                     weft_scheme_map_t *map, weft_error_t *error);
+
+/* Read one as weft has written it (`map.text`), the default's profile beside it.
+ * **Returns** as weft_scheme_map_parse. */
+weft_status_t weft_scheme_map_read(const char *text, const char *profile, weft_scheme_map_t *map,
+                                   weft_error_t *error);
 void weft_scheme_map_free(weft_scheme_map_t *map);
 
 /* What a layer of that entry becomes: the entry's scheme, if that is a cast or the layer may be quantized. Else the map's
