@@ -213,14 +213,19 @@ def check_refusals(checks, weft, work):
     def put_nan(config, tensors):
         tensors[last][1][3, 5] = 0x7FC0
 
+    def put_large(config, tensors):
+        tensors[last][1][3, 5] = 0xC780  # -65536
+
     def say_quantized(config, tensors):
         config["quantization_config"] = {"quant_method": "fp8"}
 
     nan = copy_with(v1, os.path.join(work, "nan"), put_nan)
+    large = copy_with(v1, os.path.join(work, "large"), put_large)
     again = copy_with(v1, os.path.join(work, "again"), say_quantized)
     models = {name: scaled.write(name, os.path.join(work, name), 3, tensor_file) for name in ("gpt-oss", "qwen3-moe-stacked")}
     os.mkdir(os.path.join(work, "there"))
     refused(checks, weft, work, "a NaN", CHECK_FAILED, [last, "NaN"], nan, *fp8)
+    refused(checks, weft, work, "what fp16 cannot hold", CHECK_FAILED, [last, "too large for fp16", "index 3077"], large, "--scheme", "fp16")
     refused(checks, weft, work, "an empty folder in its place", ENVIRONMENT, ["there", "exists"], v1, *fp8, out="there")
     refused(checks, weft, work, "no folder to be in", ENVIRONMENT, ["none/out"], v1, *fp8, out="none/out")
     refused(checks, weft, work, "quantized already", CHECK_FAILED, ["quantization_config"], again, *fp8)
