@@ -209,6 +209,9 @@ static inline void give_tensor_amax(trial_t *t)
     t->device.global = t->device_global;
 }
 
+/* What a unit leaves as it is, of a larger matrix or of its padding, is this on both. */
+constexpr uint8_t LEFT = 0xA5;
+
 /* Prepare a unit and what the reference makes of it. */
 static inline void trial_begin(trial_t *t, request_t request, matrix_t matrix)
 {
@@ -235,9 +238,9 @@ static inline void trial_begin(trial_t *t, request_t request, matrix_t matrix)
         .inverse = request.inverse,
     };
     arrange(t);
-    t->host_out.assign(codes_of(t), 0);
+    t->host_out.assign(codes_of(t), LEFT);
     t->host.out = t->host_out.data();
-    t->host_scale.assign(scales_of(t), 0);
+    t->host_scale.assign(scales_of(t), LEFT);
     t->host.scale = t->host_scale.empty() ? NULL : t->host_scale.data();
     t->device = t->host;
     t->device.segments = t->device_segments.data();
@@ -296,14 +299,14 @@ static inline outputs_t place_outputs(std::vector<trial_t> *trials, bool odd)
 {
     outputs_t o;
     for (trial_t &t : *trials) {
-        const bool packs = weft_kernel_format(t.request.kernel)->codes > 1;
+        const bool packs = weft_kernel_format(t.request.kernel)->codes > 1 || weft_arrange_moves_codes(t.host.arrange);
         size_t shift = odd ? random_in(0, 20) * (packs ? 4 : elem_of(t.request.out_dtype)) : 0;
         o.out.push_back(guarded_create(t.host_out.size(), shift));
         o.scale.push_back(guarded_create(t.host_scale.size(), odd ? 4 * random_in(0, 3) : 0));
         if (t.host.arrange != WEFT_ARRANGE_PLAIN) /* padding, and of a larger matrix what other units write */
-            CUDA(cudaMemset(o.scale.back().data, 0, o.scale.back().bytes));
+            CUDA(cudaMemset(o.scale.back().data, LEFT, o.scale.back().bytes));
         if (weft_arrange_moves_codes(t.host.arrange))
-            CUDA(cudaMemset(o.out.back().data, 0, o.out.back().bytes));
+            CUDA(cudaMemset(o.out.back().data, LEFT, o.out.back().bytes));
         t.device.out = o.out.back().data;
         t.device.scale = t.host_scale.empty() ? NULL : (float *)(void *)o.scale.back().data;
         uint32_t tensor = (uint32_t)o.tensors.size();

@@ -34,6 +34,8 @@ SYNCS = (
      "BF16 F8_E4M3 F32 I32 U8", ["--swap", "copy"]),
     (EXPERTS, "tp:2", 2, "tp:2", 2, "int4-group-128@marlin; *.experts.*=int4-group-64:ct@marlin; *.o_proj=int4-group-32:qat@marlin; lm_head=bf16",
      "default", "BF16 I32 I64", []),
+    (EXPERTS, "fsdp:2", 2, "tp:2", 2, "fp8-block@marlin; *.w13=fp8-tensor@marlin; *.w2=fp8-channel@marlin; *.o_proj=int8-channel:ct@marlin; "
+     "layers.0.*_proj=fp8-tensor@marlin", "vllm-pow2", "BF16 I32", ["--swap", "copy"]),
     (DENSE, "fsdp:3", 3, "tp:1", 1, "fp8-block; *.down_proj=fp8-channel; layers.1.*=fp16; layers.2.*norm*=fp32; lm_head=fp32", "pow2",
      "BF16 F16 F8_E4M3 F32",
      ["--swap", "layerwise", "--eval", os.path.join(DEMO, "eval.txt"), "--eval-bytes", "1KiB"]),
