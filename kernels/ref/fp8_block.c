@@ -84,7 +84,7 @@ static float recode_block(codes_t codes, uint32_t rows, uint32_t cols, float sca
 
 void weft_ref_put_block_scale(const weft_quantize_unit_t *unit, uint32_t block, float scale)
 {
-    const uint32_t blocks = (unit->cols + WEFT_TILE - 1) / WEFT_TILE;
+    const uint32_t blocks = unit->matrix_cols / WEFT_TILE; /* of marlin */
     const bool deepgemm = unit->arrange == WEFT_ARRANGE_DEEPGEMM;
     if (!deepgemm && unit->arrange != WEFT_ARRANGE_MARLIN) {
         ((float *)unit->scale)[block] = scale;

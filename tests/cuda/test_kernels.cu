@@ -289,6 +289,7 @@ static void arrange(trial_t *t)
     for (unsigned wanted = WEFT_ARRANGE_DEEPGEMM; wanted < WEFT_ARRANGE_COUNT; wanted++) {
         weft_quantize_unit_t unit = t->host;
         unit.arrange = (weft_arrange_t)wanted;
+        unit.matrix_rows += wanted == WEFT_ARRANGE_MARLIN ? -unit.matrix_rows % 64 : 0; /* is padded below */
         if ((!t->request.arranged && one_in(2)) || !weft_arrange_takes_unit(t->request.kernel, &unit))
             continue;
         const uint32_t each = wanted == WEFT_ARRANGE_DEEPGEMM ? 128 : wanted == WEFT_ARRANGE_MARLIN ? 64 : 1;
@@ -298,21 +299,26 @@ static void arrange(trial_t *t)
         t->host.matrix_row = each * random_in(0, 300 / each);
         t->host.matrix_rows = t->host.matrix_row + t->matrix.rows + each * random_in(0, 70 / each);
     }
+    uint64_t extent[2];
+    weft_arrange_extent(t->host.arrange, t->request.kernel, t->host.matrix_rows, t->matrix.cols, extent);
+    t->host.matrix_rows = (uint32_t)extent[0], t->host.matrix_cols = (uint32_t)extent[1];
 }
 
 /* Bytes of codes: of the unit, or of the matrix where they are not one run. */
 static size_t codes_of(const trial_t *t)
 {
-    const uint32_t rows = weft_arrange_moves_codes(t->host.arrange) ? t->host.matrix_rows : t->matrix.rows;
-    return rows * weft_format_row_bytes(weft_kernel_format(t->request.kernel), t->request.out_dtype, t->matrix.cols);
+    const weft_format_t *format = weft_kernel_format(t->request.kernel);
+    if (weft_arrange_moves_codes(t->host.arrange))
+        return t->host.matrix_rows * weft_format_row_bytes(format, t->request.out_dtype, t->host.matrix_cols);
+    return t->matrix.rows * weft_format_row_bytes(format, t->request.out_dtype, t->matrix.cols);
 }
 
 /* Bytes. */
 static size_t scales_of(const trial_t *t)
 {
     uint64_t extent[2];
-    const weft_dtype_t dtype =
-        weft_arrange_scales(t->host.arrange, t->request.kernel, t->host.matrix_rows, t->matrix.cols, extent);
+    const uint32_t cols = t->host.arrange == WEFT_ARRANGE_MARLIN ? t->host.matrix_cols : t->matrix.cols;
+    const weft_dtype_t dtype = weft_arrange_scales(t->host.arrange, t->request.kernel, t->host.matrix_rows, cols, extent);
     return weft_kernel_format(t->request.kernel)->scale_rows ? extent[0] * extent[1] * weft_dtype_bytes(dtype) : 0;
 }
 
@@ -343,8 +349,12 @@ static void give_tensor_amax(trial_t *t)
     t->device.global = t->device_global;
 }
 
-/* What a unit leaves as it is, of a larger matrix or of its padding, is this on both. */
-constexpr uint8_t LEFT = 0xA5;
+/* What a unit leaves as it is, of a larger matrix or of its padding, is this on both: zero where it ends within one of
+ * Marlin's tiles, whose other rows may be written as zeros. */
+static uint8_t left_of(const trial_t *t)
+{
+    return t->host.arrange == WEFT_ARRANGE_MARLIN && t->host.rows % WEFT_MARLIN_ROWS ? 0 : 0xA5;
+}
 
 /* Prepare a unit and what the reference makes of it. */
 static void trial_begin(trial_t *t, request_t request, matrix_t matrix)
@@ -370,11 +380,12 @@ static void trial_begin(trial_t *t, request_t request, matrix_t matrix)
         .matrix_row = 0,
         .matrix_rows = 0,
         .inverse = false,
+        .matrix_cols = 0,
     };
     arrange(t);
-    t->host_out.assign(codes_of(t), LEFT);
+    t->host_out.assign(codes_of(t), left_of(t));
     t->host.out = t->host_out.data();
-    t->host_scale.assign(scales_of(t), LEFT);
+    t->host_scale.assign(scales_of(t), left_of(t));
     t->host.scale = t->host_scale.empty() ? NULL : t->host_scale.data();
     t->device = t->host;
     t->device.segments = t->device_segments.data();
@@ -438,9 +449,9 @@ static outputs_t place_outputs(std::vector<trial_t> *trials, bool odd)
         o.out.push_back(guarded_create(t.host_out.size(), shift));
         o.scale.push_back(guarded_create(t.host_scale.size(), odd ? 4 * random_in(0, 3) : 0));
         if (t.host.arrange != WEFT_ARRANGE_PLAIN) /* padding, and of a larger matrix what other units write */
-            CUDA(cudaMemset(o.scale.back().data, LEFT, o.scale.back().bytes));
+            CUDA(cudaMemset(o.scale.back().data, left_of(&t), o.scale.back().bytes));
         if (weft_arrange_moves_codes(t.host.arrange))
-            CUDA(cudaMemset(o.out.back().data, LEFT, o.out.back().bytes));
+            CUDA(cudaMemset(o.out.back().data, left_of(&t), o.out.back().bytes));
         t.device.out = o.out.back().data;
         t.device.scale = t.host_scale.empty() ? NULL : (float *)(void *)o.scale.back().data;
         uint32_t tensor = (uint32_t)o.tensors.size();
@@ -735,7 +746,13 @@ static void test_instances(void)
     printf("ok  every instance\n");
 }
 
-/* Every instance of Marlin's order: whole tiles, from whatever pieces, with and without what the quick way refuses. */
+/* Of a unit: whole tiles, or the last is padded. */
+static uint32_t marlin_rows(void)
+{
+    return one_in(3) ? random_in(1, 128) : 64 << random_in(0, 1);
+}
+
+/* Every instance of Marlin's order: tiles, whole or padded, from whatever pieces, with and without what the quick way refuses. */
 static void test_marlin(void)
 {
     static const weft_kernel_id_t kernels[] = {WEFT_KERNEL_INT4_GROUP_32, WEFT_KERNEL_INT4_GROUP_64,
@@ -751,7 +768,7 @@ static void test_marlin(void)
             r.kernel = kernels[kernel], r.profile = profiles[i / 3 % 3], r.out_dtype = WEFT_DTYPE_I32;
             r.splits = one_in(2) ? random_in(1, 6) : 0, r.aligned = !one_in(4), r.arranged = true;
             const fill_t fill = one_in(3) ? FILL_WEIGHTS : (fill_t)random_in(0, FILL_COUNT - 1);
-            matrix_t m = random_matrix(dtypes[i / 9 % 3], 64 << random_in(0, 1), group * groups,
+            matrix_t m = random_matrix(dtypes[i / 9 % 3], marlin_rows(), group * groups,
                                        checked || (fill != FILL_BITS && fill != FILL_WEIGHTS) ? fill : FILL_FINITE);
             trials.emplace_back();
             trial_begin(&trials.back(), r, std::move(m));
@@ -790,7 +807,7 @@ static void test_marlin_bytes(void)
             r.splits = one_in(2) ? random_in(1, 6) : 0, r.aligned = !one_in(4), r.arranged = true;
             r.amax = one_in(2) ? 0 : (int)random_in(1, 2);
             const fill_t fill = one_in(3) ? FILL_WEIGHTS : (fill_t)random_in(0, FILL_COUNT - 1);
-            matrix_t m = random_matrix(dtypes[i / 6 % 3], 64 << random_in(0, 1), is_short ? 16 * random_in(1, 40) : widths[i / 18],
+            matrix_t m = random_matrix(dtypes[i / 6 % 3], marlin_rows(), is_short ? 16 * random_in(1, 40) : widths[i / 18],
                                        checked || (fill != FILL_BITS && fill != FILL_WEIGHTS) ? fill : FILL_FINITE);
             const uint32_t rows = m.rows, cols = m.cols;
             trials.emplace_back();
@@ -862,7 +879,7 @@ static void test_tensor_of_units(void)
             segments[num_units + u] = {m.data.data() + first * 2, cols, 0, 0, here, cols, false};
             weft_quantize_unit_t host = {&segments[num_units + u], 1, WEFT_DTYPE_BF16, here, cols,
                                          WEFT_PROFILE_DEFAULT, false, NULL, WEFT_DTYPE_F8_E4M3,
-                                         host_out.data() + first, host_scale.data() + u * scale_row, NULL, NULL, WEFT_ARRANGE_PLAIN, 0, 0, false};
+                                         host_out.data() + first, host_scale.data() + u * scale_row, NULL, NULL, WEFT_ARRANGE_PLAIN, 0, 0, false, 0};
             weft_quantize_result_t result;
             WEFT(weft_kernels_find("ref")->quantize[kernel](&host, &result));
             host.segments = &segments[u];
@@ -1063,7 +1080,7 @@ static void test_refusals(void)
     weft_cuda_tensor_t tensor = {memory, 128 * 256};
     const weft_cuda_unit_t good = {WEFT_KERNEL_FP8_BLOCK,
                                    {&segment, 1, WEFT_DTYPE_BF16, 128, 256, WEFT_PROFILE_VLLM, false, NULL,
-                                    WEFT_DTYPE_F8_E4M3, memory, memory + 65536, NULL, NULL, WEFT_ARRANGE_PLAIN, 0, 0, false},
+                                    WEFT_DTYPE_F8_E4M3, memory, memory + 65536, NULL, NULL, WEFT_ARRANGE_PLAIN, 0, 0, false, 0},
                                    0};
     weft_cuda_quantize_t *q = NULL;
     WEFT(weft_cuda_quantize_create(&good, 1, &tensor, 1, &q));
