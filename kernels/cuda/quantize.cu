@@ -12,7 +12,7 @@ extern "C" {
 
 enum {
     CLASS_CAST,
-    CLASS_WIDEN, /* casts to fp32 */
+    CLASS_WIDEN, /* casts to fp32, and from it to fp16 */
     CLASS_MOVE,  /* codes as they are */
     CLASS_BLOCK,
     CLASS_CHANNEL,
@@ -135,6 +135,12 @@ static uint32_t marlin_shape(weft_kernel_id_t kernel)
     }
 }
 
+/* Whether it is a cast that does not go through values of 16 bits. */
+static bool widens(const weft_cuda_unit_t *u)
+{
+    return u->unit.out_dtype == WEFT_DTYPE_F32 || (u->unit.dtype == WEFT_DTYPE_F32 && u->unit.out_dtype == WEFT_DTYPE_F16);
+}
+
 static uint32_t shape_of(const weft_cuda_unit_t *u)
 {
     if (moves(u))
@@ -143,7 +149,7 @@ static uint32_t shape_of(const weft_cuda_unit_t *u)
         return marlin_shape(u->kernel);
     switch (u->kernel) {
     case WEFT_KERNEL_CAST:
-        return u->unit.out_dtype == WEFT_DTYPE_F32 ? CLASS_WIDEN : CLASS_CAST;
+        return widens(u) ? CLASS_WIDEN : CLASS_CAST;
     case WEFT_KERNEL_FP8_BLOCK:
         return CLASS_BLOCK;
     case WEFT_KERNEL_FP8_CHANNEL:

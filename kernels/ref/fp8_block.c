@@ -117,8 +117,7 @@ weft_status_t weft_ref_fp8_block(const weft_quantize_unit_t *unit, weft_quantize
 {
     if (!weft_tile_accepts(unit) || !weft_ref_block_profile(unit->profile))
         return WEFT_ERR_ARGUMENT;
-    if (unit->out_dtype != WEFT_DTYPE_F8_E4M3 ||
-        !weft_arrange_takes_unit(WEFT_KERNEL_FP8_BLOCK, unit))
+    if (unit->out_dtype != WEFT_DTYPE_F8_E4M3 || !weft_arrange_takes_unit(WEFT_KERNEL_FP8_BLOCK, unit))
         return WEFT_ERR_ARGUMENT;
     weft_quantize_result_t found = {0};
     for (uint32_t col = 0; col < unit->cols; col += WEFT_TILE) {

@@ -234,10 +234,11 @@ static weft_status_t check_shape(const operation_t *op, shape_t shape, weft_erro
             op->scheme->name, format->scale_cols, shape.cols);
     if (!weft_arrange_pads_codes(op->arrange, op->scheme->kernel, shape.rows, shape.cols))
         return WEFT_OK;
-    return weft_fail(error, WEFT_ERR_MISFIT,
-                     "%u x %u would be padded: of marlin measure multiples of 64 rows and columns, and of 128 "
-                     "of one of them; choose other --shapes",
-                     shape.rows, shape.cols);
+    return weft_fail(
+        error, WEFT_ERR_MISFIT,
+        "%u x %u would be padded: of marlin measure multiples of 64 rows and columns, and of 128 "
+        "of one of them; choose other --shapes",
+        shape.rows, shape.cols);
 }
 
 static weft_status_t make_list(const quantize_bench_t *b, operation_t *op, const sets_t *sets,
@@ -362,7 +363,8 @@ static weft_status_t compare_set(const quantize_bench_t *b, operation_t *op, con
     weft_quantize_result_t result;
     WEFT_TRY(ops->read(b->queue, sets->source, r->source, sets->elems * 2));
     WEFT_TRY(make_reference(b, op, sets, r));
-    memset(r->found, 0, sets->scale_bytes); /* the padding of scales, which other operations have written over */
+    memset(r->found, 0,
+           sets->scale_bytes); /* the padding of scales, which other operations have written over */
     WEFT_TRY(ops->write(b->queue, sets->scale, r->found, sets->scale_bytes));
     WEFT_TRY(start_pass(b, op, sets));
     WEFT_TRY(bench_settle(b->queue));

@@ -17,7 +17,8 @@ typedef struct choice {
 /* Columns of a rank that marlin's kernels take of experts; other layers are padded. */
 #define MARLIN_COLS 64u
 
-/* Marlin's tiles: parts of a layer begin with one, and the last, unless of experts, may end anywhere. A block, too. */
+/* Marlin's tiles: parts of a layer begin with one, and the last, unless of experts, may end anywhere. A
+ * block, too. */
 static void cut_tiles(weft_cut_t *cut, bool experts, bool last)
 {
     const bool blocks = cut->rows > 1;
@@ -64,7 +65,8 @@ static bool marlin_misfit(const weft_layer_t *layer, uint32_t tp, bool whole, ch
     if (cols % WEFT_MARLIN_COLS)
         snprintf(reason, 256, "a rank's %llu columns are no multiple of %u", cols, WEFT_MARLIN_COLS);
     else if (layer->num_experts && rows % WEFT_MARLIN_ROWS)
-        snprintf(reason, 256, "a rank's %llu rows are no whole number of tiles of %u", rows, WEFT_MARLIN_ROWS);
+        snprintf(reason, 256, "a rank's %llu rows are no whole number of tiles of %u", rows,
+                 WEFT_MARLIN_ROWS);
     else if (layer->num_experts && rows % (2 * WEFT_MARLIN_ROWS) && cols % (2 * MARLIN_COLS))
         snprintf(reason, 256,
                  "a rank's %llu rows x %llu columns are neither a multiple of 128 rows nor of 128 columns",

@@ -270,7 +270,8 @@ static weft_status_t clear_padded(weft_quantizer_t *q, uint32_t index, uint8_t *
 {
     const weft_layer_outputs_t *layer = &q->outputs->layers[index];
     const weft_pattern_t *pattern = weft_plan_pattern(q->program->plan, index);
-    const weft_output_t *weight = &q->outputs->items[layer->weight], *scale = &q->outputs->items[layer->scale];
+    const weft_output_t *weight = &q->outputs->items[layer->weight],
+                        *scale = &q->outputs->items[layer->scale];
     const weft_kernel_id_t kernel = pattern->scheme->kernel;
     if (weft_arrange_pads_codes(pattern->arrange, kernel, layer->rows, layer->cols))
         WEFT_TRY(write_zeros(q, range + weight->offset, weight->bytes));

@@ -40,6 +40,26 @@ def cast_f16(x):
     return np.where(np.isnan(x), 0x7FFF, bits).astype(np.uint16)
 
 
+def cast_f32(w):
+    """bf16 bits, float16 or float32 to float32, exactly; a NaN keeps its bits."""
+    if w.dtype == np.uint16:
+        return bf16_to_f32(w)
+    if w.dtype == np.float32:
+        return w
+    bits = w.view(np.uint16).astype(np.uint32)
+    nan = (bits & 0x8000) << 16 | 0x7F800000 | (bits & 0x3FF) << 13
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isnan(w), nan, w.astype(np.float32).view(np.uint32)).astype(np.uint32).view(np.float32)
+
+
+def cast(w, dtype):
+    """The weights as "BF16", "F16" or "F32": as they are where they are that, else rounded once."""
+    if {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}[dtype] == w.dtype:
+        return w
+    x = cast_f32(w)
+    return x if dtype == "F32" else cast_bf16(x) if dtype == "BF16" else cast_f16(x).view(np.float16)
+
+
 def as_f32(w):
     """What every scheme starts from: the weights as float32, exactly."""
     if w.dtype == np.uint16:

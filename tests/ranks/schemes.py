@@ -16,7 +16,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 ORACLE = os.path.join(HERE, "..", "oracle")
 sys.path.insert(0, os.path.join(HERE, "..", "support"))
-from command import DEMO, Checks, Weft, demo, scratch, skip_unless  # noqa: E402
+from command import DEMO, Checks, Weft, demo, needs_gpu, scratch, skip_unless  # noqa: E402
 
 OK, CHECK_FAILED = 0, 1
 DENSE, EXPERTS = "tiny-qwen3", "tiny-qwen3-moe"
@@ -143,10 +143,6 @@ def check_disagreement(t):
     t.that(len(result.messages) == 1 and "plan" in result.messages[0], "another map: one rank says so", result)
 
 
-def has_gpu():
-    return shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weft")
@@ -154,9 +150,7 @@ def main():
     parser.add_argument("--options", default="")
     arguments = parser.parse_args()
     skip_unless(numpy=True, mpirun=True)
-    if (arguments.transport == "nccl" or "--memory cuda" in arguments.options) and not has_gpu():
-        print("skipped: there is no GPU")
-        sys.exit(77)
+    skip_unless(gpu=needs_gpu(arguments.transport, arguments.options))
     with scratch("schemes") as folder:
         t = Test(Weft(arguments.weft), folder, ["--transport", arguments.transport, *arguments.options.split()])
         check_syncs(t)
