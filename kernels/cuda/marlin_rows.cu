@@ -32,9 +32,15 @@ typedef struct row {
     uint32_t bias;
 } row_t;
 
+/* What all loads but the first want of the tile's record. All fields are words, as those of unit_t are. */
+typedef struct again {
+    const uint8_t *src;
+    uint32_t ld_elems, first_segment, num_segments, cols, rows;
+} again_t;
+
 typedef struct shared {
     unit_t unit;
-    unit_tile_t tile; /* for all loads but the first */
+    again_t tile;
     row_t rows[MARLIN_EACH];
     uint32_t warp_max[SIZE / WARP][2][2]; /* rows 0 and 2, 4 and 6; 1 and 3, 5 and 7 */
     uint64_t warp_sums[SIZE / WARP][2];
@@ -70,6 +76,19 @@ typedef struct origin {
     uint32_t place;
 } origin_t;
 
+static __device__ __forceinline__ unit_tile_t tile_again(const again_t *again)
+{
+    return unit_tile_t{.src = again->src,
+                       .ld_elems = again->ld_elems,
+                       .unit = 0,
+                       .place = 0,
+                       .first_segment = again->first_segment,
+                       .num_segments = again->num_segments,
+                       .cols = (uint16_t)again->cols,
+                       .rows = (uint8_t)again->rows,
+                       .log_row_threads = 0};
+}
+
 /* Whether it has rows, and the thread columns from `begin` on: all four of a quad, or none. */
 static __device__ __forceinline__ bool stores(const shared_t *shared, uint32_t place, uint32_t begin)
 {
@@ -83,7 +102,8 @@ static __device__ __forceinline__ void load_chunk(const origin_t *from, const sh
 {
     const groups_t g = groups_of(from->place, begin);
     if (DIRECT) {
-        (void)load_tile<D>(from->work, &shared->tile, &g, v);
+        const unit_tile_t tile = tile_again(&shared->tile);
+        (void)load_tile<D>(from->work, &tile, &g, v);
         return;
     }
     const bool right = g.col < shared->unit.cols;
@@ -106,7 +126,12 @@ static __device__ __forceinline__ void load_first(const origin_t *from, shared_t
     const groups_t g = groups_of(from->place, 0);
     (void)load_tile<D>(from->work, from->tile, &g, v);
     if (threadIdx.x == 0)
-        shared->tile = *from->tile;
+        shared->tile = again_t{.src = from->tile->src,
+                               .ld_elems = from->tile->ld_elems,
+                               .first_segment = from->tile->first_segment,
+                               .num_segments = from->tile->num_segments,
+                               .cols = from->tile->cols,
+                               .rows = from->tile->rows};
     unit_brought();
     weft_sync<SIZE>();
 }
