@@ -38,6 +38,7 @@ typedef struct shared {
     unit_t unit;
     float tensor_scale;
     weft_nvfp4_t domain;
+    bool is_quick;                  /* modelopt: whether all divisions are for codes.h */
     weft_inverse_t by_domain;       /* modelopt: of domain.to_scale */
     weft_inverse_t factors[SCALES]; /* nvfp4, direct: of elements, by the scale of their group */
     uint64_t warp_sums[SIZE / WARP][2];
@@ -152,24 +153,28 @@ static __device__ __forceinline__ void begin_tensor(const unit_t *unit, shared_t
             *unit->scale = shared->tensor_scale;
     } else if (unit->kernel == WEFT_KERNEL_NVFP4) {
         shared->domain = weft_nvfp4_domain((weft_profile_t)unit->profile, value_f32<D>(*unit->row_amax));
+        shared->is_quick = !shared->domain.modelopt || weft_quick_scale(shared->domain.to_scale);
         if (unit->global)
             *unit->global = shared->domain.global;
     }
 }
 
-/* The divisions of nvfp4, once a block, a thread each: there are fewer scales than groups. False where some are not for
- * codes.h. */
-static __device__ __forceinline__ bool fill_factors(shared_t *shared)
+/* The divisions of nvfp4, once a block, a thread each: there are fewer scales than groups. */
+static __device__ __forceinline__ void fill_factors(shared_t *shared)
 {
     const weft_nvfp4_t d = shared->domain;
     if (threadIdx.x < SCALES) {
         const float by = weft_nvfp4_factor(&d, (uint8_t)threadIdx.x);
-        shared->factors[threadIdx.x] = d.modelopt ? weft_inverse_of(by) : weft_inverse_t{by, 0};
-        return !d.modelopt || threadIdx.x == 0 || threadIdx.x > E4M3_LARGEST || weft_quick_scale(by);
-    }
-    if (threadIdx.x == SCALES)
+        weft_inverse_t inverse = {by, 0};
+        if (d.modelopt && threadIdx.x > 0 && threadIdx.x <= E4M3_LARGEST) {
+            if (!weft_quick_scale(by))
+                shared->is_quick = false;
+            inverse = weft_inverse_of(by);
+        }
+        shared->factors[threadIdx.x] = inverse;
+    } else if (threadIdx.x == SCALES) {
         shared->by_domain = weft_inverse_of(d.to_scale);
-    return !d.modelopt || weft_quick_scale(d.to_scale);
+    }
 }
 
 /* Store the codes of a thread: 8 bytes of each row, or a word of them in two rows. All lanes of a warp. */
@@ -436,8 +441,10 @@ static __device__ __forceinline__ bool direct_tile(const work_t *work, const uni
             begin_tensor<D>(unit, shared);
     }
     weft_sync<SIZE>();
-    if (unit->kernel == WEFT_KERNEL_NVFP4 && weft_sync_or<SIZE>(!fill_factors(shared)))
-        return false;
+    if (unit->kernel == WEFT_KERNEL_NVFP4) {
+        fill_factors(shared);
+        weft_sync<SIZE>();
+    }
     weft_digest_t sums = {{0, 0}};
     bool done = false;
     switch (unit->kind) {
@@ -460,7 +467,7 @@ static __device__ __forceinline__ bool direct_tile(const work_t *work, const uni
         done = encode_tile<D, DIGEST, NV4>(&g, real, v, shared, &sums);
         break;
     case NV4_MODELOPT:
-        done = encode_tile<D, DIGEST, NV4_MODELOPT>(&g, real, v, shared, &sums);
+        done = shared->is_quick && encode_tile<D, DIGEST, NV4_MODELOPT>(&g, real, v, shared, &sums);
         break;
     }
     if (DIGEST && done && unit->flags & UNIT_RIDES)

@@ -119,6 +119,12 @@ static bool moves(const weft_cuda_unit_t *u)
     return u->kernel == WEFT_KERNEL_CAST && !is_number(u->unit.dtype) && u->unit.dtype == u->unit.out_dtype;
 }
 
+/* Whether it is a cast that does not go through values of 16 bits. */
+static bool widens(const weft_cuda_unit_t *u)
+{
+    return u->unit.out_dtype == WEFT_DTYPE_F32 || (u->unit.dtype == WEFT_DTYPE_F32 && u->unit.out_dtype == WEFT_DTYPE_F16);
+}
+
 static uint32_t marlin_shape(weft_kernel_id_t kernel)
 {
     switch (kernel) {
@@ -133,12 +139,6 @@ static uint32_t marlin_shape(weft_kernel_id_t kernel)
     default:
         return CLASS_MARLIN;
     }
-}
-
-/* Whether it is a cast that does not go through values of 16 bits. */
-static bool widens(const weft_cuda_unit_t *u)
-{
-    return u->unit.out_dtype == WEFT_DTYPE_F32 || (u->unit.dtype == WEFT_DTYPE_F32 && u->unit.out_dtype == WEFT_DTYPE_F16);
 }
 
 static uint32_t shape_of(const weft_cuda_unit_t *u)

@@ -7,6 +7,8 @@
 #include "launch/weft/shards.h"
 #include "src/base/error.h"
 
+#define WAIT_US 100000
+
 /* The version failed, others may follow: what ended it may be mended by then. */
 static bool goes_on(weft_status_t status)
 {
@@ -14,11 +16,27 @@ static bool goes_on(weft_status_t status)
            status == WEFT_ERR_TIMEOUT || status == WEFT_ERR_TRANSPORT;
 }
 
+/* While the coordinator is silent nothing is decided: the version, and the shards that are still read for it, wait until it is
+ * heard again, or patience is over. */
+static weft_status_t await(run_job_t *job, weft_trainer_t *trainer, uint64_t version, weft_error_t *error)
+{
+    bool said = false;
+    for (;;) {
+        weft_status_t status =
+            weft_trainer_wait(trainer, version, WEFT_PUBLISH_APPLIED, job->options.timeout_us, error);
+        if (status == WEFT_OK || join_stopped() || !weft_trainer_in_flight(trainer, version))
+            return status;
+        if (!said)
+            fprintf(stderr, "weft join: %s\n", error->message);
+        said = true;
+        join_rest(WAIT_US);
+    }
+}
+
 static weft_status_t publish(run_job_t *job, weft_trainer_t *trainer, uint64_t version, weft_error_t *error)
 {
     WEFT_TRY(weft_trainer_publish(trainer, version, error));
-    WEFT_TRY(weft_trainer_wait(trainer, version, WEFT_PUBLISH_RELEASED, job->options.timeout_us, error));
-    return weft_trainer_wait(trainer, version, WEFT_PUBLISH_APPLIED, job->options.timeout_us, error);
+    return await(job, trainer, version, error);
 }
 
 static weft_status_t publish_all(run_job_t *job, const join_options_t *options, weft_trainer_t *trainer,
