@@ -66,6 +66,7 @@ typedef struct alignas(16) unit {
     uint32_t kind; /* groups.cu: groups_kind_t */
     uint32_t arrange;
     uint32_t matrix_row, matrix_rows; /* where `arrange` is not plain */
+    uint32_t matrix_cols;             /* of marlin */
 } unit_t;
 
 static_assert(sizeof(unit_t) == 96, "six 16-byte loads");

@@ -206,6 +206,7 @@ static weft_quantize_unit_t unit_of(const operation_t *op, shape_t shape, uint32
         .arrange = op->arrange,
         .matrix_row = row,
         .matrix_rows = shape.rows,
+        .matrix_cols = shape.cols,
     };
 }
 
@@ -239,18 +240,18 @@ static void list_set(const operation_t *op, const sets_t *sets, uint32_t set, we
 static weft_status_t check_shape(const operation_t *op, shape_t shape, weft_error_t *error)
 {
     const weft_format_t *format = weft_kernel_format(op->scheme->kernel);
-    const bool tiles = op->arrange == WEFT_ARRANGE_MARLIN;
     if (format->whole_groups && shape.cols % format->scale_cols)
         return weft_fail(
             error, WEFT_ERR_MISFIT,
             "scheme %s groups %u columns: %u are no whole number of groups; choose other --shapes",
             op->scheme->name, format->scale_cols, shape.cols);
-    if (tiles && (shape.rows % WEFT_MARLIN_ROWS || shape.cols % WEFT_MARLIN_COLS))
-        return weft_fail(error, WEFT_ERR_MISFIT,
-                         "marlin has tiles of %u rows x %u columns: %u x %u is no whole number of them; "
-                         "choose other --shapes",
-                         WEFT_MARLIN_ROWS, WEFT_MARLIN_COLS, shape.rows, shape.cols);
-    return WEFT_OK;
+    if (!weft_arrange_pads_codes(op->arrange, op->scheme->kernel, shape.rows, shape.cols))
+        return WEFT_OK;
+    return weft_fail(
+        error, WEFT_ERR_MISFIT,
+        "%u x %u would be padded: of marlin measure multiples of 64 rows and columns, and of 128 "
+        "of one of them; choose other --shapes",
+        shape.rows, shape.cols);
 }
 
 static weft_status_t make_list(const quantize_bench_t *b, operation_t *op, const sets_t *sets,

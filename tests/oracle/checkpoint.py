@@ -228,6 +228,18 @@ class Scheme:
         """What vllm-pow2 requantizes: no powers of two, so their exponents alone do not do."""
         return Scheme(self.name, "vllm", "plain" if self.arrange == "deepgemm" else self.arrange)
 
+    def padded(self, scales, codes):
+        """Marlin pads a matrix, and its scales along; of experts it takes none that would be."""
+        if self.arrange != "marlin":
+            return scales, codes
+        codes, each = quantize.marlin_unsigned(codes), CODES.get(self.name, 1)
+        group = self.grid[1] or 1
+        if codes.ndim == 3:
+            return scales, codes
+        rows, cols = quantize.marlin_extent(len(codes), codes.shape[1] * each, group)
+        groups = cols // group if self.grid[1] else 1
+        return Scales(quantize.pad_to(scales.grid, rows, groups), None), quantize.pad_to(codes, rows, cols // each)
+
     def of_rows(self, scales, codes):
         """Marlin has a scale of bf16 for every row, whatever it is for."""
         grid, rows = scales.grid, codes.shape[-2]
@@ -355,14 +367,14 @@ def emit(scheme, rank, base, quantized):
     if not scheme.grid:
         yield rank, base + "weight", dtype_name(codes), codes
         return
-    scales = scheme.of_rows(scales, codes)
+    shape = np.array([codes.shape[-2], codes.shape[-1] * CODES.get(scheme.name, 1)], np.int64)
+    scales, codes = scheme.padded(scheme.of_rows(scales, codes), codes)
     yield rank, base + WEIGHT_NAMES.get(scheme.name, "weight"), *scheme.arranged_codes(codes)
     if scales.grid is not None:
         yield rank, base + scheme.scale_name, *scheme.arranged(scales.grid, codes)
     if scales.whole is not None:
         yield rank, base + WHOLE_NAMES[scheme.name], "F32", np.atleast_1d(scales.whole)
     if scheme.name in INT4:
-        shape = np.array([codes.shape[-2], codes.shape[-1] * CODES[scheme.name]], np.int64)
         yield rank, base + "weight_shape", "I64", np.tile(shape, (len(codes), 1)) if codes.ndim == 3 else shape
 
 
