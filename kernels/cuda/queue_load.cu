@@ -53,7 +53,7 @@ static weft_unit_job_t unit_of(uint32_t index, uint8_t *scratch, weft_segment_t 
     job.unit.num_segments = 1;
     job.unit.dtype = moves ? shape.out_dtype : dtypes[index % NUM_DTYPES];
     job.unit.rows = job.unit.matrix_rows = shape.rows;
-    job.unit.cols = shape.cols;
+    job.unit.cols = job.unit.matrix_cols = shape.cols;
     job.unit.arrange = shape.arrange;
     job.unit.out_dtype = shape.out_dtype;
     job.unit.out = scratch + SOURCE_BYTES;
