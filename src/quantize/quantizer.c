@@ -329,9 +329,12 @@ static weft_status_t refuse_nonfinite(const weft_quantizer_t *q, const weft_unit
         uint64_t row_elems = tensor->num_dims > 1 ? tensor->shape[tensor->num_dims - 1] : tensor->shape[0];
         uint64_t lying_row = f->rect.row + (f->transposed ? right : down);
         uint64_t flat = lying_row * row_elems + f->rect.col + (f->transposed ? down : right);
+        bool narrows = weft_plan_pattern(q->program->plan, unit->layer)->dtype == WEFT_DTYPE_F16 &&
+                       tensor->dtype != WEFT_DTYPE_F16;
         return weft_fail(error, WEFT_ERR_NONFINITE,
-                         "tensor %s holds NaN or Inf at flat index %llu (layer %s)", tensor->name,
-                         (unsigned long long)flat, q->program->plan->layers->items[unit->layer].name);
+                         "tensor %s holds NaN or Inf%s at flat index %llu (layer %s)", tensor->name,
+                         narrows ? ", or what is too large for fp16," : "", (unsigned long long)flat,
+                         q->program->plan->layers->items[unit->layer].name);
     }
     return weft_fail(error, WEFT_ERR_INTERNAL, "a non-finite element outside of every fragment");
 }

@@ -25,8 +25,8 @@ LEAST = "least"
 # model, trainer, its ranks, rollout, its ranks, map, profile, its kernel-format dtypes, further options
 SYNCS = (
     (EXPERTS, "fsdp:2", 2, "tp:2", 2, "fp8-block; *.experts.*=nvfp4; layers.0.*=bf16; lm_head=bf16", "vllm", "BF16 F8_E4M3 F32 U8", []),
-    (EXPERTS, "ep:2", 2, "tp:2,ep", 2, "bf16; *.w13=fp8-tensor; *.w2=int8-channel:ct; *.o_proj=fp8-channel; *.[qkv]_proj=int4-group-32; "
-     "layers.1.*=mxfp8", "default", "BF16 F8_E4M3 F32 I32 I64 I8 U8", ["--budget", LEAST]),
+    (EXPERTS, "ep:2", 2, "tp:2,ep", 2, "fp16; *.w13=fp8-tensor; *.w2=int8-channel:ct; *.o_proj=fp8-channel; *.[qkv]_proj=int4-group-32; "
+     "layers.1.*=mxfp8", "default", "F16 BF16 F8_E4M3 F32 I32 I64 I8 U8", ["--budget", LEAST]),
     (DENSE, "tp:2", 2, "tp:2x2", 4, "fp8-channel; *.o_proj=int8-channel; *.down_proj=mxfp4; layers.0.*=bf16; layers.1.mlp.*=nvfp4:modelopt", "default",
      "BF16 F8_E4M3 F32 I8 U8", ["--swap", "copy", "--max-groups", "0"]),
     (EXPERTS, "fsdp:1", 1, "tp:2", 2, "fp8-block; layers.0.mlp.*=fp8-channel", "vllm-pow2", "BF16 F8_E4M3 F32", ["--engine", "vllm-hopper"]),
@@ -36,7 +36,8 @@ SYNCS = (
      "default", "BF16 I32 I64", []),
     (EXPERTS, "fsdp:2", 2, "tp:2", 2, "fp8-block@marlin; *.w13=fp8-tensor@marlin; *.w2=fp8-channel@marlin; *.o_proj=int8-channel:ct@marlin; "
      "layers.0.*_proj=fp8-tensor@marlin", "vllm-pow2", "BF16 I32", ["--swap", "copy"]),
-    (DENSE, "fsdp:3", 3, "tp:1", 1, "fp8-block; *.down_proj=fp8-channel; layers.1.*=bf16", "pow2", "BF16 F8_E4M3 F32",
+    (DENSE, "fsdp:3", 3, "tp:1", 1, "fp8-block; *.down_proj=fp8-channel; layers.1.*=fp16; layers.2.*norm*=fp32; lm_head=fp32", "pow2",
+     "BF16 F16 F8_E4M3 F32",
      ["--swap", "layerwise", "--eval", os.path.join(DEMO, "eval.txt"), "--eval-bytes", "1KiB"]),
 )
 
