@@ -373,7 +373,7 @@ def check_usage(t):
         (plan + ["-xy"], "-x"), (plan + ["--json=3"], "--json"), (plan + ["--budget"], "--budget"), (plan + ["--budget", "many"], "many"),
         (plan + ["--budget", "-1"], "-1"), (plan + ["--budget", "0"], "--budget"), (plan + ["--bucket", "0"], "--bucket"),
         (plan + ["--link", "0"], "--link"), (plan + ["--max-groups", "1.5"], "1.5"), (["quantize", V1, "--scheme", "bf16"], "OUT"),
-        (plan + ["--scheme", "fp8-block@marlin"], "they can as plain, padded"), (plan + ["--scheme", "fp8-block:ieee@deepgemm"], "profile ieee"),
+        (plan + ["--scheme", "fp8-block@128x4"], "they can as plain, padded, marlin"), (plan + ["--scheme", "fp8-block:ieee@deepgemm"], "profile ieee"),
         (plan + ["--scheme", "bf16; *.o_proj=int4-group-32@"], "plain, marlin"), (plan + ["--scheme", "mxfp8@128"], "plain, 128x4"),
         (["quantize", V1, t.path("out"), "--rollout", "tp:1"], "--scheme"), (["verify", V1], "missing argument"),
     ):
