@@ -14,6 +14,7 @@
 
 #define REST_US          10000u
 #define IPC_BUDGET_BYTES (UINT64_C(1) << 40)
+#define ZMQ_BUCKET_BYTES (16u << 20) /* as in weft run without workers */
 
 static volatile sig_atomic_t stopped;
 
@@ -78,9 +79,12 @@ static int parse(join_arguments_t *a, int argc, char **argv)
         {"profile", OPTION_TEXT, &o->plan.profile, "NAME",
          "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
         {"engine", OPTION_TEXT, &o->plan.engine, "NAME", OPTION_ENGINES},
-        {"memory", OPTION_TEXT, &o->memory, "KIND", "where weights are, cuda (default with a GPU) or host"},
+        {"transport", OPTION_TEXT, &o->transport, "NAME",
+         "ipc (default: one node, read in place) or zmq (host memory over TCP, encrypted); the same on all"},
+        {"memory", OPTION_TEXT, &o->memory, "KIND",
+         "ipc: where weights are, cuda (default with a GPU) or host"},
         {"host", OPTION_TEXT, &o->host, "ADDRESS",
-         "address of this node for control messages (default 127.0.0.1)"},
+         "address of this node for control messages and zmq (default 127.0.0.1)"},
         {"timeout", OPTION_COUNT, &a->timeout_s, "SECONDS",
          "for the coordinator to answer, and for ranks to meet (default 30)"},
         {"updates", OPTION_COUNT, &o->updates, "N",
@@ -130,8 +134,13 @@ static weft_status_t make_plan(run_job_t *job, char *models, weft_error_t *error
     WEFT_TRY(run_split_models(o, models, error));
     if (strcmp(o->swap, "flip") != 0 && strcmp(o->swap, "copy") != 0)
         return weft_fail(error, WEFT_ERR_UNKNOWN_NAME, "--swap %s: flip or copy", o->swap);
-    o->plan.max_groups = UINT32_MAX; /* as in weft run: ipc needs no communicators, and stages nothing */
-    o->plan.budget_bytes = IPC_BUDGET_BYTES;
+    if (strcmp(o->transport, "zmq") == 0 && o->memory && strcmp(o->memory, "host") != 0)
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "--memory %s: zmq moves host memory", o->memory);
+    o->plan.max_groups = UINT32_MAX; /* neither has communicators, and relays could be absent */
+    if (strcmp(o->transport, "zmq") == 0)
+        o->plan.bucket_bytes = ZMQ_BUCKET_BYTES;
+    else
+        o->plan.budget_bytes = IPC_BUDGET_BYTES; /* as in weft run: nothing is staged */
     WEFT_TRY(weft_model_open(o->model_dirs[0], &job->model, error));
     return plan_from_arguments(job->model, &o->plan, &job->plan, error);
 }
@@ -140,6 +149,7 @@ static weft_status_t open_session(run_job_t *job, const join_arguments_t *a, wef
 {
     weft_session_config_t config = WEFT_SESSION_CONFIG;
     weft_service_config_t service = a->service;
+    service.transport = job->options.transport;
     service.memory = job->options.memory;
     service.timeout_us = (uint64_t)a->timeout_s * 1000000;
     config.plan = job->plan;
@@ -180,7 +190,8 @@ static int run_rank(run_job_t *job, const join_arguments_t *a)
 int command_join(int argc, char **argv)
 {
     join_arguments_t a = {
-        .run = {.plan = PLAN_ARGUMENTS, .swap = "flip", .updates = RUN_EACH_ONCE, .timeout_us = 120000000},
+        .run = {.plan = PLAN_ARGUMENTS, .swap = "flip", .transport = "ipc", .updates = RUN_EACH_ONCE,
+                .timeout_us = 120000000},
         .own = {.first = 1, .step_us = 1000, .grace_s = 10},
         .service = WEFT_SERVICE_CONFIG,
         .timeout_s = 30};

@@ -184,6 +184,11 @@ static bool is_present(const weft_transport_t *transport, uint32_t rank)
            weft_members_has(s->members, weft_topology_replica(&s->join.topology, rank));
 }
 
+static bool meeting_is_given_up(const weft_transport_t *transport)
+{
+    return is_given_up(((const bootstrap_t *)transport)->service);
+}
+
 static weft_status_t gather(weft_transport_t *transport, const void *mine, size_t bytes, void *all,
                             weft_error_t *error)
 {
@@ -213,6 +218,7 @@ static const weft_transport_ops_t bootstrap_ops = {
     .name = "service",
     .allgather = gather,
     .present = is_present,
+    .given_up = meeting_is_given_up,
 };
 
 weft_transport_t *weft_service_bootstrap(weft_service_t *s)

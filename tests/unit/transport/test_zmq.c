@@ -410,18 +410,18 @@ static void test_introductions(void **state)
 {
     (void)state;
     weft_error_t error;
-    weft_zmq_introduction_t all[2] = {{.endpoint = "tcp://127.0.0.1:1"}, {.endpoint = "tcp://127.0.0.1:2"}};
-    assert_int_equal(weft_zmq_check_introductions(all, 2, false, &error), WEFT_OK);
-    assert_int_equal(weft_zmq_check_introductions(all, 2, true, &error), WEFT_ERR_PROTOCOL);
-    memset(all[1].endpoint, 'x', sizeof all[1].endpoint);
-    assert_int_equal(weft_zmq_check_introductions(all, 2, false, &error), WEFT_ERR_PROTOCOL);
-    strcpy(all[1].endpoint, "ipc:///tmp/x");
-    assert_int_equal(weft_zmq_check_introductions(all, 2, false, &error), WEFT_ERR_PROTOCOL);
-    strcpy(all[1].endpoint, "tcp://127.0.0.1:2");
-    memset(all[1].key, 'k', sizeof all[1].key);
-    assert_int_equal(weft_zmq_check_introductions(all, 2, false, &error), WEFT_ERR_PROTOCOL);
-    all[1].failed = 1;
-    assert_int_equal(weft_zmq_check_introductions(all, 2, false, &error), WEFT_ERR_PEER_LOST);
+    weft_zmq_introduction_t of = {.endpoint = "tcp://127.0.0.1:2"};
+    assert_int_equal(weft_zmq_check_introduction(&of, 1, false, &error), WEFT_OK);
+    assert_int_equal(weft_zmq_check_introduction(&of, 1, true, &error), WEFT_ERR_PROTOCOL);
+    memset(of.endpoint, 'x', sizeof of.endpoint);
+    assert_int_equal(weft_zmq_check_introduction(&of, 1, false, &error), WEFT_ERR_PROTOCOL);
+    strcpy(of.endpoint, "ipc:///tmp/x");
+    assert_int_equal(weft_zmq_check_introduction(&of, 1, false, &error), WEFT_ERR_PROTOCOL);
+    strcpy(of.endpoint, "tcp://127.0.0.1:2");
+    memset(of.key, 'k', sizeof of.key);
+    assert_int_equal(weft_zmq_check_introduction(&of, 1, false, &error), WEFT_ERR_PROTOCOL);
+    of.failed = 1;
+    assert_int_equal(weft_zmq_check_introduction(&of, 1, false, &error), WEFT_ERR_PEER_LOST);
 }
 
 int main(void)
