@@ -85,7 +85,10 @@ static int parse(run_options_t *o, int argc, char **argv, bool quiet)
         {"json", OPTION_TEXT, &o->json, "FILE", "write the closing table as JSON"},
         {"trace", OPTION_TEXT, &o->trace, "FILE", "write a timeline of all ranks that Perfetto opens"},
         {"host", OPTION_TEXT, &o->host, "ADDRESS",
-         "address of this node for control messages (default 127.0.0.1)"},
+         "address of this node for control messages and zmq (default 127.0.0.1)"},
+        {"keys", OPTION_TEXT, &o->keys, "DIR",
+         "zmq: the key that all ranks have (weft keygen); needed unless --host is a loopback address"},
+        {"key-name", OPTION_TEXT, &o->key_name, "NAME", "of the key: NAME.key (default client)"},
         {"quiet", OPTION_FLAG, &o->quiet, NULL, "do not print the decoded text"},
         {"verbose", OPTION_FLAG, &o->verbose, NULL, "print what the library logs"},
     };

@@ -2,7 +2,7 @@
 """Service mode with real processes, without mpirun: a coordinator, ranks that join it by address, what they serve against
 `weft quantize`, who is let in and who is not, ranks that come late, leave and come back, a coordinator that does.
 
-    service.py WEFT [--only TEXT]"""
+    service.py WEFT [--only TEXT] [--transport ipc|zmq]"""
 
 import argparse
 import os
@@ -83,9 +83,12 @@ class Process:
 class Session:
     """A coordinator and its ranks, in a folder of their own."""
 
-    def __init__(self, weft, folder, trainer="fsdp:2", rollout="tp:2", trainers=2, rollouts=2, tp=2, scheme="fp8-block", wait=30):
+    transport = "ipc"
+
+    def __init__(self, weft, folder, trainer="fsdp:2", rollout="tp:2", trainers=2, rollouts=2, tp=2, scheme="fp8-block", wait=30, transport=None):
         self.weft, self.folder = weft.path, folder
-        self.layout = ["--trainer", trainer, "--rollout", rollout, "--scheme", scheme, "--memory", "host"]
+        self.transport = transport or self.transport
+        self.layout = ["--trainer", trainer, "--rollout", rollout, "--scheme", scheme, "--memory", "host", "--transport", self.transport]
         self.scheme, self.rollout_layout = scheme, rollout
         self.topology = ["--trainers", trainers, "--rollouts", rollouts, "--tp", tp]
         self.keys = os.path.join(folder, "keys")
@@ -94,6 +97,7 @@ class Session:
         self.address = f"127.0.0.1:{self.port}"
         self.waits = wait
         self.processes = []
+        os.makedirs(folder, exist_ok=True)
         subprocess.run([self.weft, "keygen", "--out", self.keys], check=True, stdout=subprocess.DEVNULL)
 
     def __enter__(self):
@@ -137,6 +141,13 @@ def served(t, session, dump, model, what):
     t.that(result.code == OK and "equal" in result.out, f"{what}: the bytes of weft quantize", f"{result}\n{session}")
 
 
+def grows(count, to, seconds=PATIENCE):
+    end = time.monotonic() + seconds
+    while count() < to and time.monotonic() < end:
+        time.sleep(0.02)
+    return count() >= to
+
+
 def version_says(rollouts, version, seconds=PATIENCE):
     return all(process.says(f"version {version} is live", seconds) for process in rollouts)
 
@@ -161,6 +172,29 @@ def check_sync(t, folder):
         start = time.monotonic()
         t.that(coordinator.wait(5) == OK and time.monotonic() - start < 2, "the coordinator ends within 2 s of SIGTERM", s)
         t.that(os.stat(s.state).st_mode & 0o777 == 0o600, "the state file is private")
+
+
+def check_zmq(t, folder):
+    """Weights over TCP: the same bytes; and a rank that is killed in the middle comes back, while another goes on."""
+    with Session(t.weft, folder, transport="zmq") as s:
+        s.coordinator()
+        rollouts = [s.join(rank, "--until", 2, "--dump", s.dump("dump")) for rank in (2, 3)]
+        trainers = [s.join(rank) for rank in (0, 1)]
+        if t.that([process.wait() for process in trainers + rollouts] == [OK] * 4, "two trainers, two rollouts over zmq", s):
+            served(t, s, s.dump("dump"), V3, "over zmq")
+    with Session(t.weft, os.path.join(folder, "again"), trainer="fsdp:1", rollout="tp:1x2", trainers=1, rollouts=2, tp=1, transport="zmq") as s:
+        coordinator = s.coordinator()
+        rollouts = [s.join(rank) for rank in (1, 2)]
+        trainer = s.join(0, "--updates", 100000)
+        t.that(version_says(rollouts, 2), "two replicas over zmq", s)
+        rollouts[1].send(signal.SIGKILL)
+        t.that(coordinator.says("rank 2 was silent", where="err"), "one of them is killed", s)
+        again = s.join(2)
+        t.that(again.says("incarnation 2") and again.says("is live"), "and comes back", s)
+        live = rollouts[0].out.count("is live")
+        t.that(grows(lambda: rollouts[0].out.count("is live"), live + 3), "the other goes on", s)
+        again.send(signal.SIGTERM)
+        t.that(again.wait(10) == OK and "left" in again.out, "it leaves on SIGTERM", s)
 
 
 # ---- Ranks that come and go ----
@@ -467,7 +501,9 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("weft")
     parser.add_argument("--only", default="")
+    parser.add_argument("--transport", default="ipc", choices=["ipc", "zmq"])
     arguments = parser.parse_args()
+    Session.transport = arguments.transport
     t = Run(Weft(arguments.weft))
     for name, check in CHECKS.items():
         if arguments.only in name:

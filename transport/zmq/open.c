@@ -156,7 +156,7 @@ static weft_status_t listen_on(weft_transport_t *t, const char *address, char *e
         return weft_fail(
             error, WEFT_ERR_ARGUMENT,
             "rank %u: zmq: without keys it listens on loopback addresses only, not on %s: give keys "
-            "(weft_zmq_options_t), so that others on the network can neither read nor send",
+            "(weft_zmq_options_t, weft run --keys), so that others on the network can neither read nor send",
             t->base.rank, endpoint);
     return WEFT_OK;
 }
