@@ -30,6 +30,7 @@
 
 #include "transport/transport.h"
 #include "transport/zmq/frame.h"
+#include "transport/zmq/gate.h"
 
 #define WEFT_ZMQ_ENDPOINT_BYTES 128
 #define WEFT_ZMQ_KEY_BYTES      41 /* a key in Z85, with its NUL */
@@ -111,6 +112,7 @@ struct weft_transport {
     bool new_keys; /* made with each meeting */
     char public[WEFT_ZMQ_KEY_BYTES], secret[WEFT_ZMQ_KEY_BYTES], server[WEFT_ZMQ_KEY_BYTES];
     bool curve;
+    weft_zmq_gate_t *gate; /* with keys */
     void *context, *inbox;
     weft_zmq_peer_t *peers;             /* [num_ranks] */
     uint32_t *connected, num_connected; /* ranks that have a socket */

@@ -46,7 +46,8 @@ static weft_status_t check_key(uint32_t rank, const char *name, const char *text
 static bool is_address(const char *text)
 {
     size_t length = strlen(text);
-    bool plain = length > 0 && length < sizeof((weft_transport_t *)0)->address && strcmp(text, "0.0.0.0") != 0;
+    bool plain =
+        length > 0 && length < sizeof((weft_transport_t *)0)->address && strcmp(text, "0.0.0.0") != 0;
     for (size_t i = 0; i < length; i++)
         plain = plain && (isalnum((unsigned char)text[i]) || strchr(".-_@", text[i]));
     return plain;
@@ -145,6 +146,9 @@ static weft_status_t listen_on(weft_transport_t *t, const char *address, char *e
     if (!t->context)
         return fail_system(t, "starting", "ZeroMQ", error);
     zmq_ctx_set(t->context, ZMQ_MAX_SOCKETS, (int)(3 * t->base.num_ranks + 16));
+    t->gate = t->curve ? weft_zmq_gate_open(t->context) : NULL;
+    if (t->curve && !t->gate)
+        return fail_system(t, "asking", "who connects", error);
     t->inbox = new_socket(t, ZMQ_PULL, NULL);
     if (!t->inbox)
         return fail_system(t, "making", "a socket", error);
@@ -215,6 +219,8 @@ static void shut(weft_transport_t *t, int linger_ms)
     }
     if (t->inbox)
         zmq_close(t->inbox);
+    weft_zmq_gate_close(t->gate);
+    t->gate = NULL;
     while (t->context && zmq_ctx_term(t->context) != 0 && errno == EINTR)
         ;
     t->inbox = t->context = NULL;
@@ -267,6 +273,20 @@ static void list_present(weft_transport_t *t)
             t->present[t->num_present++] = i;
 }
 
+/* The keys of those that are present may connect. */
+static weft_status_t admit_present(weft_transport_t *t, weft_error_t *error)
+{
+    if (!t->curve)
+        return WEFT_OK;
+    char(*keys)[WEFT_ZMQ_KEY_BYTES] = malloc(t->num_present * sizeof *keys);
+    if (!keys)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "rank %u: zmq: out of memory", t->base.rank);
+    for (uint32_t i = 0; i < t->num_present; i++)
+        memcpy(keys[i], t->all[t->present[i]].key, sizeof keys[i]);
+    weft_zmq_gate_admit(t->gate, keys, t->num_present);
+    return WEFT_OK;
+}
+
 /* Exchange addresses. A rank that could not listen says so: nobody waits for it. */
 static weft_status_t introduce(weft_transport_t *t, weft_zmq_introduction_t *mine, weft_status_t status,
                                weft_error_t *error)
@@ -282,7 +302,7 @@ static weft_status_t introduce(weft_transport_t *t, weft_zmq_introduction_t *min
     memcpy(t->world.generation, t->all[t->present[0]].generation, sizeof t->world.generation);
     for (uint32_t i = 0; i < t->num_present; i++)
         WEFT_TRY(weft_zmq_check_introduction(&t->all[t->present[i]], t->present[i], t->curve, error));
-    return WEFT_OK;
+    return admit_present(t, error);
 }
 
 /* What this rank makes by itself: random bytes, keys, a socket that listens. */
