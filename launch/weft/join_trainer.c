@@ -5,7 +5,11 @@
 #include "launch/weft/join.h"
 #include "launch/weft/options.h"
 #include "launch/weft/shards.h"
+#include "launch/weft/stop.h"
+#include "src/base/clock.h"
 #include "src/base/error.h"
+
+#define LOOK_US 100000
 
 /* The version failed, others may follow: what ended it may be mended by then. */
 static bool goes_on(weft_status_t status)
@@ -14,11 +18,30 @@ static bool goes_on(weft_status_t status)
            status == WEFT_ERR_TIMEOUT || status == WEFT_ERR_TRANSPORT;
 }
 
-static weft_status_t publish(run_job_t *job, weft_trainer_t *trainer, uint64_t version, weft_error_t *error)
+/* Until it is decided, but after a signal no longer than the grace. */
+static weft_status_t await(const run_job_t *job, const join_options_t *options, weft_trainer_t *trainer,
+                           uint64_t version, weft_error_t *error)
+{
+    uint64_t deadline_us = weft_now_us() + job->options.timeout_us;
+    for (;;) {
+        uint64_t before_us = weft_now_us();
+        weft_status_t status = weft_trainer_wait(trainer, version, WEFT_PUBLISH_APPLIED, LOOK_US, error);
+        uint64_t now_us = weft_now_us();
+        bool decided =
+            status != WEFT_ERR_TIMEOUT || now_us - before_us < LOOK_US; /* its outcome can be a timeout */
+        if (decided || now_us >= deadline_us)
+            return status;
+        uint64_t bound_us = now_us + (uint64_t)options->grace_s * 1000000;
+        if (stop_asked() && bound_us < deadline_us)
+            deadline_us = bound_us;
+    }
+}
+
+static weft_status_t publish(const run_job_t *job, const join_options_t *options, weft_trainer_t *trainer,
+                             uint64_t version, weft_error_t *error)
 {
     WEFT_TRY(weft_trainer_publish(trainer, version, error));
-    WEFT_TRY(weft_trainer_wait(trainer, version, WEFT_PUBLISH_RELEASED, job->options.timeout_us, error));
-    return weft_trainer_wait(trainer, version, WEFT_PUBLISH_APPLIED, job->options.timeout_us, error);
+    return await(job, options, trainer, version, error);
 }
 
 static weft_status_t publish_all(run_job_t *job, const join_options_t *options, weft_trainer_t *trainer,
@@ -26,10 +49,10 @@ static weft_status_t publish_all(run_job_t *job, const join_options_t *options, 
 {
     const run_options_t *o = &job->options;
     uint32_t updates = o->updates == RUN_EACH_ONCE ? o->num_models : o->updates;
-    for (uint32_t i = 0; i < updates && !join_stopped(); i++) {
+    for (uint32_t i = 0; i < updates && !stop_asked(); i++) {
         uint64_t version = (uint64_t)options->first + i;
         WEFT_TRY(shards_load(shards, o->model_dirs[i % o->num_models], error));
-        weft_status_t status = publish(job, trainer, version, error);
+        weft_status_t status = publish(job, options, trainer, version, error);
         if (status != WEFT_OK && !goes_on(status))
             return status;
         printf("version %llu: %s\n", (unsigned long long)version,

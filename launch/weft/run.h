@@ -23,6 +23,7 @@ typedef struct run_options {
     const char *load; /* a directory that rollouts start from, as version 1; NULL: none */
     const char *transport, *memory, *swap, *dump, *prompt, *json, *trace, *eval, *host;
     const char *keys, *key_name; /* zmq: the pair that all ranks have */
+    uint32_t grace_s;    /* from a signal to the end of what is orderly */
     double rate, pace;   /* bytes a second, tokens a second; 0: as fast as it goes */
     uint32_t updates;    /* versions to publish, cycling through the models; RUN_EACH_ONCE */
     uint32_t tokens;     /* on each version before the next is published */
@@ -81,13 +82,17 @@ typedef struct run_job {
     run_record_t *records; /* rollout: [num_versions] */
     run_account_t account;
     run_trace_t trace;
+    bool told_stop;
 } run_job_t;
 
 /* Messages of the command itself, on job->world. */
 enum {
     RUN_TAG_GO = 1, /* first leader -> trainers: publish this version (uint32_t index) */
     RUN_TAG_RESULT, /* trainer 0 -> leaders: run_result_t */
+    RUN_TAG_STOP,   /* who was signalled -> first leader: no bytes */
 };
+
+#define RUN_NO_MORE UINT32_MAX /* instead of a version's index: after the one in hand the job ends */
 
 typedef struct run_result {
     uint32_t index; /* of the version, from 0 */
@@ -120,6 +125,9 @@ void run_free(run_job_t *job, uint8_t *memory);
 
 /* Note how much memory is in use: for the first time after a tenth of the versions, and now. */
 void run_sample_memory(run_job_t *job, uint64_t version);
+
+/* Tell the first leader that this rank was asked to stop; once, and nothing when it was not. */
+void run_tell_stop(run_job_t *job);
 
 /* Where version `index`, counted from 0, comes from. */
 const char *run_source(const run_job_t *job, uint32_t index);

@@ -103,7 +103,8 @@ weft_status_t run_read_keys(run_job_t *job, weft_error_t *error)
     if (!o->keys)
         return WEFT_OK;
     if (strcmp(o->transport, "zmq") != 0)
-        return weft_fail(error, WEFT_ERR_ARGUMENT, "--keys are for --transport zmq; %s takes none", o->transport);
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "--keys are for --transport zmq; %s takes none",
+                         o->transport);
     return weft_keys_read(o->keys, o->key_name ? o->key_name : WEFT_KEYS_CLIENT, &job->key_pair, error);
 }
 

@@ -107,6 +107,19 @@ static bool is_local(const char *host)
     return !strncmp(host, local, length) && (host[length] == 0 || host[length] == ':');
 }
 
+/* Every interface: listening where nobody meant to, at an address that no peer can be told. */
+static bool is_wildcard(const char *host)
+{
+    static const char *const all[] = {"*", "0.0.0.0", "[::]", "::"};
+    bool wildcard = *host == '\0';
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        size_t length = strlen(all[i]);
+        wildcard = wildcard || (strncmp(host, all[i], length) == 0 &&
+                                (host[length] == '\0' || (host[length] == ':' && all[i][0] != ':')));
+    }
+    return wildcard;
+}
+
 /* One key pair serves all members of a session. A CURVE server without an authenticator accepts whoever knows
  * its public key, and that can only be computed from the secret one. */
 static bool set_options(const weft_mailbox_t *mailbox, void *socket, int type)
@@ -206,6 +219,11 @@ static weft_status_t bind_router(weft_mailbox_t *mailbox, const char *host, weft
     int length = snprintf(wanted, sizeof wanted, strchr(host, ':') ? "tcp://%s" : "tcp://%s:*", host);
     if (length < 0 || (size_t)length >= sizeof wanted)
         return weft_fail(error, WEFT_ERR_ARGUMENT, "rank %u: mailbox: the host is too long", mailbox->rank);
+    if (is_wildcard(host))
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "rank %u: \"%s\" would listen on every interface: name the address of one, such as "
+                         "127.0.0.1",
+                         mailbox->rank, host);
     if (!mailbox->curve && !is_local(host))
         return weft_fail(error, WEFT_ERR_UNSUPPORTED,
                          "rank %u: mailbox: this libzmq has no CURVE, so it may serve 127.0.0.1 only, not %s",
