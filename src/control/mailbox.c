@@ -121,18 +121,22 @@ static bool is_wildcard(const char *host)
 }
 
 /* One key pair serves all members of a session. A CURVE server without an authenticator accepts whoever knows
- * its public key, and that can only be computed from the secret one. */
+ * its public key, and that can only be computed from the secret one. A router, which is watched, sends no
+ * heartbeats: with them libzmq 4.3.4 ends the process (!_io_error, its issue 4364) when a message was changed
+ * on its way and its connection then breaks. Dealers send them, and say how long to wait for the next. */
 static bool set_options(const weft_mailbox_t *mailbox, void *socket, int type)
 {
     const weft_socket_int_t options[] = {
-        {ZMQ_LINGER, LINGER_MS},           {ZMQ_SNDHWM, QUEUE_MESSAGES},  {ZMQ_RCVHWM, QUEUE_MESSAGES},
-        {ZMQ_HEARTBEAT_IVL, 250},          {ZMQ_HEARTBEAT_TIMEOUT, 1500}, {ZMQ_HEARTBEAT_TTL, 1500},
-        {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS}, {ZMQ_RECONNECT_IVL, 50},       {ZMQ_RECONNECT_IVL_MAX, 1000},
+        {ZMQ_LINGER, LINGER_MS},           {ZMQ_SNDHWM, QUEUE_MESSAGES}, {ZMQ_RCVHWM, QUEUE_MESSAGES},
+        {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS}, {ZMQ_RECONNECT_IVL, 50},      {ZMQ_RECONNECT_IVL_MAX, 1000},
     };
+    const weft_socket_int_t of_dealers[] = {
+        {ZMQ_HEARTBEAT_IVL, 250}, {ZMQ_HEARTBEAT_TIMEOUT, 1500}, {ZMQ_HEARTBEAT_TTL, 1500}};
     const weft_socket_int_t of_routers[] = {{ZMQ_ROUTER_MANDATORY, 1}, {ZMQ_ROUTER_HANDOVER, 1}};
     const bool router = type == ZMQ_ROUTER;
     if (!weft_socket_set(socket, options, sizeof options / sizeof *options, MAX_WIRE_BYTES) ||
-        (router && !weft_socket_set(socket, of_routers, 2, MAX_WIRE_BYTES)))
+        !(router ? weft_socket_set(socket, of_routers, 2, MAX_WIRE_BYTES)
+                 : weft_socket_set(socket, of_dealers, 3, MAX_WIRE_BYTES)))
         return false;
     if (!mailbox->curve)
         return true;

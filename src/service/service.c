@@ -247,6 +247,7 @@ static bool set_options(const weft_service_t *s)
         {ZMQ_LINGER, 0},           {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS},
         {ZMQ_RECONNECT_IVL, 50},   {ZMQ_RECONNECT_IVL_MAX, 1000},
         {ZMQ_HEARTBEAT_IVL, 1000}, {ZMQ_HEARTBEAT_TIMEOUT, 5000},
+        {ZMQ_HEARTBEAT_TTL, 5000},
     };
     return weft_socket_set(s->socket, options, sizeof options / sizeof *options, (int64_t)s->answer_bytes);
 }

@@ -180,6 +180,11 @@ def check_zmq(t, folder):
         rollouts = [s.join(rank) for rank in (1, 2)]
         trainer = s.join(0, "--updates", 100000)
         t.that(version_says(rollouts, 2), "two replicas over zmq", s)
+        places = listening(rollouts[0])
+        t.that(len(places) == 2 and all(address == "127.0.0.1" for address, _ in places), "a rank listens on loopback, for control and for weights", places)
+        for _, port in places:
+            told = talk(port, GREETING + b"NULL".ljust(20, b"\0") + bytes(32) + b"\x04\x05\x05READY")
+            t.that(told is not None and len(told) <= 64, "who has no keys gets no further than ZeroMQ's greeting at a rank", told)
         rollouts[1].send(signal.SIGKILL)
         t.that(coordinator.says("rank 2 was silent", where="err"), "one of them is killed", s)
         again = s.join(2)
@@ -293,10 +298,11 @@ def talk(port, data, seconds=4.0):
 
 
 class Recorder(threading.Thread):
-    """Passes one connection on to `port`, and keeps what the client said."""
+    """Passes one connection on to `port`, and keeps what the client said; the bit at byte `flip` of it is turned round."""
 
-    def __init__(self, port):
+    def __init__(self, port, flip=None):
         super().__init__(daemon=True)
+        self.flip = flip
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port, self.to, self.said = self.listener.getsockname()[1], port, b""
         self.start()
@@ -313,7 +319,11 @@ class Recorder(threading.Thread):
         try:
             while piece := source.recv(65536):
                 if keep:
+                    at = len(self.said)
                     self.said += piece
+                    if self.flip is not None and at <= self.flip < at + len(piece):
+                        piece = bytearray(piece)
+                        piece[self.flip - at] ^= 4
                 target.sendall(piece)
         except OSError:
             pass
@@ -324,11 +334,52 @@ class Recorder(threading.Thread):
                 pass
 
 
+FLIPS = (300, 640)  # in the handshake, in what follows it
+
+
+def heard(connection, seconds):
+    """What a connection is told until it is cut, None when it is not."""
+    told = b""
+    connection.settimeout(seconds)
+    try:
+        while piece := connection.recv(4096):
+            told += piece
+    except socket.timeout:
+        return None
+    except OSError:
+        pass
+    return told
+
+
+def secrets_of(s):
+    words = [open(os.path.join(s.keys, f"{name}.key")).read().split()[1] for name in ("server", "client")]
+    return words + [line.split()[1] for line in open(s.state) if line.startswith("token ")]
+
+
+def listening(process):
+    """[(address, port)] that a process listens on, IPv4."""
+    inodes = set()
+    for fd in os.listdir(f"/proc/{process.process.pid}/fd"):
+        try:
+            target = os.readlink(f"/proc/{process.process.pid}/fd/{fd}")
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            inodes.add(target[8:-1])
+    rows = [line.split() for line in open("/proc/net/tcp")][1:]
+    found = [row[1].split(":") for row in rows if row[3] == "0A" and row[9] in inodes]
+    return [(".".join(map(str, bytes.fromhex(address)[::-1])), int(port, 16)) for address, port in found]
+
+
 def check_strangers(t, folder):
     """Who has no key on the list is told nothing, is logged, and does no harm; nor does what was recorded and is said again."""
     with Session(t.weft, folder) as s:
         coordinator = s.coordinator()
         before = open(s.state).read()
+        silent = [socket.create_connection(("127.0.0.1", port)) for port in (s.port, s.port + 1)]
+        flips = [Recorder(s.port, flip) for flip in FLIPS]
+        changed = [s.start("changed", ["join", "--coordinator", f"127.0.0.1:{flip.port}", "--keys", s.keys, "--rank", 1, "--timeout", 2, "--model", V1, *s.layout])
+                   for flip in flips]
         wrong = s.join(0, "--timeout", 5, keys=keys_of(t, s, "stranger", s.keys))
         t.that(wrong.wait(20) == ENVIRONMENT and "refuses the key" in wrong.err, "a key that is not on the list is refused", s)
         t.that(coordinator.says("a key that is not on the list", where="err"), "and logged", s)
@@ -342,7 +393,12 @@ def check_strangers(t, folder):
             told = talk(port, GREETING + b"CURVE".ljust(20, b"\0") + bytes(32) + b"\x06" + b"\xff" * 8 + bytes(100))
             t.that(told is not None and len(told) <= 64, f"a handshake of 2^64 bytes is cut at {what}", told)
         t.that(coordinator.says("failed its handshake", where="err"), "connections without keys are logged", s)
+        t.that([process.wait() for process in changed] == [PEER] * len(FLIPS), "a message that was changed on its way is no message", s)
+        t.that(all(len(flip.said) > flip.flip for flip in flips), "and one was", [len(flip.said) for flip in flips])
         t.that(open(s.state).read() == before, "nobody has come in", s)
+        for connection in silent:
+            told = heard(connection, 8)
+            t.that(told is not None and len(told) <= 64, "a connection that says nothing is cut", told)
         recorder = Recorder(s.port)
         first = s.start("recorded", ["join", "--coordinator", f"127.0.0.1:{recorder.port}", "--keys", s.keys, "--rank", 2, "--model", V1, *s.layout])
         t.that(first.says("incarnation 1") or coordinator.says("rank 2 has come", where="err"), "a rank joins through a proxy", s)
@@ -360,6 +416,9 @@ def check_strangers(t, folder):
         t.that(all(process.says("incarnation 2") for process in rollouts), "ranks of a replica agree on which life it is", s)
         trainers = [s.join(rank) for rank in (0, 1)]
         t.that([process.wait() for process in trainers + rollouts] == [OK] * 4, "the session goes its way", s)
+        said = "".join(process.out + process.err + " ".join(map(str, process.process.args)) for process in s.processes)
+        found = [word for word in secrets_of(s) if word in said]
+        t.that(len(secrets_of(s)) == 3 and "incarnation" in said and not found, "no secret stands in a log or a command line", s)
 
 
 def check_keys(t, folder):
