@@ -377,12 +377,12 @@ def check_strangers(t, folder):
         coordinator = s.coordinator()
         before = open(s.state).read()
         silent = [socket.create_connection(("127.0.0.1", port)) for port in (s.port, s.port + 1)]
-        flips = [Recorder(s.port, flip) for flip in FLIPS]
-        changed = [s.start("changed", ["join", "--coordinator", f"127.0.0.1:{flip.port}", "--keys", s.keys, "--rank", 1, "--timeout", 2, "--model", V1, *s.layout])
-                   for flip in flips]
         wrong = s.join(0, "--timeout", 5, keys=keys_of(t, s, "stranger", s.keys))
         t.that(wrong.wait(20) == ENVIRONMENT and "refuses the key" in wrong.err, "a key that is not on the list is refused", s)
         t.that(coordinator.says("a key that is not on the list", where="err"), "and logged", s)
+        flips = [Recorder(s.port, flip) for flip in FLIPS]
+        changed = [s.start("changed", ["join", "--coordinator", f"127.0.0.1:{flip.port}", "--keys", s.keys, "--rank", 1, "--timeout", 2, "--model", V1, *s.layout])
+                   for flip in flips]
         lost = s.join(0, "--timeout", 2, keys=keys_of(t, s, "elsewhere"))
         t.that(lost.wait(20) == PEER and "did not answer" in lost.err, "a coordinator with another key is not believed", s)
         for port, what in ((s.port, "the door"), (s.port + 1, "the control port")):
