@@ -29,6 +29,7 @@
 #define WEFT_F32_MAGNITUDE 0x7FFFFFFF
 #define WEFT_BF16_INF      0x7F80
 #define WEFT_F16_INF       0x7C00
+#define WEFT_BF16_OVERFLOW 0x4780 /* the least bf16 that becomes Inf in fp16: 65536 */
 #define WEFT_NAN16         0x7FFF /* the one NaN that weft writes, in bf16 and in fp16 */
 #define WEFT_E4M3_NAN      0x7F
 #define WEFT_E4M3_MAX      0x7E
@@ -143,6 +144,13 @@ WEFT_HD uint16_t weft_f16_from_f32(float x)
     int32_t code = weft_select(clamped < least_normal, subnormal, normal);
     int32_t sign = (int32_t)(bits >> 16 & 0x8000);
     return (uint16_t)weft_select(magnitude > WEFT_F32_INF, WEFT_NAN16, sign | code);
+}
+
+/* A divisor as a multiplier, both as bits: 1/x. Processors differ in the NaN that a division makes of one. */
+WEFT_HD uint32_t weft_inverted(uint32_t bits)
+{
+    uint32_t inverse = weft_f32_bits(weft_div(1.0f, weft_f32(bits)));
+    return (bits & WEFT_F32_MAGNITUDE) > WEFT_F32_INF ? WEFT_F32_NAN : inverse;
 }
 
 /* ---- e4m3 ---- */

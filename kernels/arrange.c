@@ -23,7 +23,9 @@ bool weft_arrange_takes(weft_arrange_t arrange, weft_kernel_id_t kernel, weft_pr
     case WEFT_ARRANGE_SWIZZLE:
         return kernel == WEFT_KERNEL_MXFP8 || kernel == WEFT_KERNEL_MXFP4 || kernel == WEFT_KERNEL_NVFP4;
     case WEFT_ARRANGE_MARLIN:
-        return kernel >= WEFT_KERNEL_INT4_GROUP_32 && kernel <= WEFT_KERNEL_INT4_GROUP_128;
+        return (kernel >= WEFT_KERNEL_INT4_GROUP_32 && kernel <= WEFT_KERNEL_INT4_GROUP_128) ||
+               kernel == WEFT_KERNEL_INT8_CHANNEL || kernel == WEFT_KERNEL_FP8_BLOCK ||
+               kernel == WEFT_KERNEL_FP8_CHANNEL || kernel == WEFT_KERNEL_FP8_TENSOR;
     default:
         return false;
     }
@@ -64,10 +66,15 @@ weft_dtype_t weft_arrange_scales(weft_arrange_t arrange, weft_kernel_id_t kernel
     case WEFT_ARRANGE_MARLIN:
         extent[0] = extent[1];
         extent[1] = rows;
-        return format->scale_dtype;
+        return WEFT_DTYPE_BF16;
     default:
         return format->scale_dtype;
     }
+}
+
+bool weft_arrange_one_scale(weft_arrange_t arrange, const weft_format_t *format)
+{
+    return format->scale_rows == WEFT_WHOLE && arrange != WEFT_ARRANGE_MARLIN;
 }
 
 bool weft_arrange_pads(weft_arrange_t arrange)
@@ -80,11 +87,15 @@ bool weft_arrange_moves_codes(weft_arrange_t arrange)
     return arrange == WEFT_ARRANGE_MARLIN;
 }
 
-void weft_arrange_codes(weft_arrange_t arrange, weft_kernel_id_t kernel, uint64_t rows, uint64_t cols,
-                        uint64_t extent[2])
+weft_dtype_t weft_arrange_codes(weft_arrange_t arrange, weft_kernel_id_t kernel, weft_dtype_t dtype,
+                                uint64_t rows, uint64_t cols, uint64_t extent[2])
 {
     const uint32_t codes = weft_kernel_format(kernel)->codes;
-    const bool marlin = arrange == WEFT_ARRANGE_MARLIN;
-    extent[0] = marlin ? cols / WEFT_MARLIN_COLS : rows;
-    extent[1] = marlin ? rows * WEFT_MARLIN_COLS / codes : cols / codes;
+    extent[0] = rows;
+    extent[1] = cols / codes;
+    if (arrange != WEFT_ARRANGE_MARLIN)
+        return dtype;
+    extent[0] = cols / WEFT_MARLIN_COLS;
+    extent[1] = rows * WEFT_MARLIN_COLS / (codes > 1 ? codes : 4);
+    return WEFT_DTYPE_I32;
 }

@@ -68,7 +68,7 @@ typedef struct weft_quantize_unit {
     const weft_segment_t *segments;
     uint32_t num_segments;
     weft_dtype_t dtype;  /* of the source: F32, F16 or BF16; F32 is rounded to bf16 before anything else, unless
-                            it is cast to F32. CAST: also codes (F8, I8, U8, I32, I64), which stay as they are */
+                            it is cast to F32 or F16. CAST: also codes (F8, I8, U8, I32, I64), which stay as they are */
     uint32_t rows, cols; /* rows <= 128 */
     weft_profile_t profile;
     bool allow_nonfinite;
@@ -88,7 +88,7 @@ typedef struct weft_quantize_unit {
 
 /* What a unit's pass found besides its output. */
 typedef struct weft_quantize_result {
-    bool nonfinite;                        /* a NaN or Inf was met */
+    bool nonfinite; /* a NaN or Inf was met; CAST: came out, of an overflow to fp16 too */
     uint32_t nonfinite_row, nonfinite_col; /* the first in row-major order of the unit */
 } weft_quantize_result_t;
 

@@ -506,6 +506,15 @@ weft_status_t weft_trainer_wait(weft_trainer_t *t, uint64_t version, weft_publis
     return status;
 }
 
+bool weft_trainer_in_flight(const weft_trainer_t *t, uint64_t version)
+{
+    weft_session_t *s = t->session;
+    pthread_mutex_lock(&s->mutex);
+    bool open = !s->fenced && in_flight(s, version);
+    pthread_mutex_unlock(&s->mutex);
+    return open;
+}
+
 void weft_trainer_get_stats(const weft_trainer_t *t, weft_trainer_stats_t *stats)
 {
     pthread_mutex_lock(&t->session->mutex);

@@ -135,7 +135,7 @@ colocated=(mpirun -n 2 "$weft" bench sync --trainer fsdp:1 --rollout tp:1 --tran
 shared=(--transport nccl --shared-gpu)
 
 if wants sanitize && command -v compute-sanitizer >/dev/null; then
-    for name in cuda_test_kernels cuda_test_queue test_cuda_decoder; do
+    for name in cuda_test_{elements,units,casts,arrange,runs,queue} test_cuda_decoder; do
         sanitize memcheck "$name"
         sanitize racecheck "$name"
     done

@@ -70,7 +70,8 @@ WEFT_API weft_status_t weft_session_open(const weft_session_config_t *config, we
 WEFT_API weft_status_t weft_session_leave(weft_session_t *session, uint64_t timeout_us, weft_error_t *error);
 
 /* Close it; destroy the trainer or rollout first. NULL is accepted. **Collective** over all ranks that still
- * live; with a service over none. */
+ * live; with a service over none. **Blocks** until they come to close it too, at most for the transport's deadline: where a
+ * session is opened beside one that serves, all close the old one when a version is live in the new one. */
 WEFT_API void weft_session_close(weft_session_t *session);
 
 /* Write one line into `text` [bytes] that says where this rank's GPU is and what was placed next to it; complete once the

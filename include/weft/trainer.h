@@ -96,6 +96,10 @@ WEFT_API weft_status_t weft_trainer_wait(weft_trainer_t *trainer, uint64_t versi
                                          weft_publish_state_t state, uint64_t timeout_us,
                                          weft_error_t *error);
 
+/* Say whether `version` is undecided, or its memory still read: after a wait that ended for want of time, or of the coordinator,
+ * it is; wait again before the memory is written. **Threads** any. */
+WEFT_API bool weft_trainer_in_flight(const weft_trainer_t *trainer, uint64_t version);
+
 /* What this rank did for the last version that was released. */
 typedef struct weft_trainer_stats {
     uint64_t version;

@@ -1,4 +1,4 @@
-/* Weight-only casts, and copies where source and output are of one type.
+/* Weight-only casts between bf16 and fp16 (fp32 that becomes bf16 too), and copies where source and output are of one type.
  *
  *     tile 128 x 128 as in fp8_block.cu; a group of 8 becomes 16 bytes, two words of the digest
  *
@@ -56,20 +56,39 @@ typedef struct shared {
     listing_t listing;
 } shared_t;
 
-/* NaN and Inf of a thread's groups are noted; their codes stay. */
+/* ---- NaN and Inf: what comes out as such ---- */
+
+/* The least magnitude of a value that does. */
+template <weft_dtype_t D> static __device__ __forceinline__ uint32_t overflow_bits(bool to_f16)
+{
+    return D != WEFT_DTYPE_F16 && to_f16 ? WEFT_BF16_OVERFLOW : inf_bits<D>();
+}
+
+/* `values` of the output. */
+static __device__ __forceinline__ void note_values(const work_t *work, uint32_t index, const unit_t *unit, uint32_t row,
+                                                   uint32_t col, uint4 values, bool to_f16)
+{
+    if (to_f16)
+        note_nonfinite<WEFT_DTYPE_F16>(work, index, unit, row, col, values);
+    else
+        note_nonfinite<WEFT_DTYPE_BF16>(work, index, unit, row, col, values);
+}
+
+/* Those of a thread's groups are noted; their codes stay. */
 template <weft_dtype_t D>
 static __device__ __forceinline__ void note_groups(const work_t *work, uint32_t index, const groups_t *g,
-                                                   const uint4 (&v)[GROUPS])
+                                                   const uint4 (&v)[GROUPS], bool to_f16)
 {
     uint32_t max = 0;
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++)
         max = group_magnitude(max, v[i]);
-    if (larger_half(max) < inf_bits<D>())
+    if (larger_half(max) < overflow_bits<D>(to_f16))
         return;
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++)
-        note_nonfinite<D>(work, index, &work->units[index], g->row + i * STEP, g->left + g->col, v[i]);
+        note_values(work, index, &work->units[index], g->row + i * STEP, g->left + g->col, cast_group<D>(v[i], to_f16),
+                    to_f16);
 }
 
 template <weft_dtype_t D, bool DIGEST, bool FINITE>
@@ -89,7 +108,7 @@ static __device__ __forceinline__ void direct_tile(const work_t *work, const uni
     const uint32_t col = g.left + g.col;
     weft_digest_t sums = {{0, 0}};
     if (FINITE)
-        note_groups<D>(work, tile->unit, &g, v);
+        note_groups<D>(work, tile->unit, &g, v, to_f16);
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++) {
         const uint32_t row = g.row + i * STEP;
@@ -121,7 +140,7 @@ static __device__ __noinline__ void gathered_tile(const work_t *work, shared_t *
         const uint32_t count = min(unit->cols - col, GROUP);
         const uint4 v = gather_group<D>(sources, row, col, count), values = cast_group<D>(v, to_f16);
         if (FINITE)
-            note_nonfinite<D>(work, index, unit, row, col, v);
+            note_values(work, index, unit, row, col, values, to_f16);
         store_values(unit, (size_t)row * unit->cols + col, count, values);
         if (DIGEST)
             digest_values(unit, row, col, values, &sums);

@@ -11,14 +11,8 @@
  * Longer rows have kernels of 1024 that gather always; what does not fit their registers is read twice. Where
  * columns are split over ranks the row's amax has come ahead.
  *
- * What a code is, CODE says (fp8_channel.cu, int8_channel.cu):
- *
- *     CODE::scale(profile, amax)                 of a row; stored
- *     CODE::QUICK_ALWAYS, CODE::quick(scale)     whether `encode` may be asked, if no |x| is above the amax
- *     CODE::encode<D>(word, inverse, profile)    two codes, without a division
- *     CODE::divide<D>(word, scale, profile)      the same of any two elements
- *
- * Rows for which `encode` is not allowed (a NaN or Inf in them, an amax that does not cover them) divide.
+ * What a code is, CODE says (channel_codes.cuh). Rows for which `encode` is not allowed (a NaN or Inf in
+ * them, an amax that does not cover them) divide.
  *
  * 2 (4) bytes read, 1 written, an element; 4 more for the scale, a row; 16 for the digest and 32 of its
  * record, a tile.
@@ -26,25 +20,8 @@
 #ifndef WEFT_KERNELS_CUDA_CHANNEL_CUH
 #define WEFT_KERNELS_CUDA_CHANNEL_CUH
 
+#include "kernels/cuda/channel_codes.cuh"
 #include "kernels/cuda/direct.cuh"
-#include "kernels/cuda/quotient.h"
-
-template <weft_dtype_t D, typename CODE>
-static __device__ __forceinline__ uint2 encode_group(uint4 v, weft_inverse_t inverse, weft_profile_t profile)
-{
-    return make_uint2(CODE::template encode<D>(v.x, inverse, profile) |
-                          CODE::template encode<D>(v.y, inverse, profile) << 16,
-                      CODE::template encode<D>(v.z, inverse, profile) |
-                          CODE::template encode<D>(v.w, inverse, profile) << 16);
-}
-
-template <weft_dtype_t D, typename CODE>
-static __device__ __forceinline__ uint2 divide_group(uint4 v, float s, weft_profile_t profile)
-{
-    return make_uint2(
-        CODE::template divide<D>(v.x, s, profile) | CODE::template divide<D>(v.y, s, profile) << 16,
-        CODE::template divide<D>(v.z, s, profile) | CODE::template divide<D>(v.w, s, profile) << 16);
-}
 
 template <uint32_t SIZE> struct shared_t {
     unit_t unit;

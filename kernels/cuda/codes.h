@@ -69,16 +69,35 @@ WEFT_HD float weft_quick_saturate(float x, float by, float plus)
 #endif
 }
 
-/* The low three bits are the code of |x|, which may be Inf but not NaN; all other bits are those of
- * WEFT_QUICK_E2M1.
+#define WEFT_QUICK_E2M1 0x4B400000u
+
+/* The low three bits are the code of |x|, below 7; all other bits are those of WEFT_QUICK_E2M1.
+ *
+ *     min(2 |x|, |x| + 2, |x| / 2 + 4)      three lines that meet at 2 and at 4; the slope of each says how many codes there are
+ *
+ * Each is rounded as it is added up, once and to even, and the least of them is then what the least would be rounded to. */
+WEFT_HD uint32_t weft_quick_e2m1(float x)
+{
+    const float magnitude = fabsf(x); /* 12582912 is 1.5 * 2^23: one ulp is 1 */
+    const uint32_t steep = weft_f32_bits(weft_fma(magnitude, 2.0f, 12582912.0f));
+    const uint32_t middle = weft_f32_bits(weft_add(magnitude, 12582914.0f));
+    const uint32_t flat = weft_f32_bits(weft_fma(magnitude, 0.5f, 12582916.0f));
+#if defined(__CUDA_ARCH__)
+    return __vimin3_u32(steep, middle, flat);
+#else
+    const uint32_t least = steep < middle ? steep : middle;
+    return least < flat ? least : flat;
+#endif
+}
+
+/* The same of any |x| but NaN.
  *
  *     0 .. 2  in steps of 1/2: 4 codes      2 .. 4  of 1: 2      4 .. 6  of 2: 1
  *
  * Each range becomes 0 .. 1, of which those above |x| are 0 and those below it 1. Their steps are rounded one range
  * after the other as they are added up: a sum is odd only where no range after it adds anything, so all ties
  * are those of its own. */
-#define WEFT_QUICK_E2M1 0x4B400000u
-WEFT_HD uint32_t weft_quick_e2m1(float x)
+WEFT_HD uint32_t weft_saturating_e2m1(float x)
 {
     const float magnitude = fabsf(x);
     const float low = weft_quick_saturate(magnitude, 0.5f, 0.0f);

@@ -6,14 +6,12 @@
  *     | 16       | ...                 |               +-+     in 4 rows, 32 apart
  *     +--------------------------------+
  *
+ * In the order of Marlin a warp has 16 columns eight times, of eight rows 8 apart (marlin_bytes.cuh), and every row its scale.
+ *
  * 2 (4) bytes read, 1 written, an element; 4 more for the scale, 16 for the digest and 32 of its record, a
  * tile.
  */
-#include "kernels/cuda/direct.cuh"
-
-extern "C" {
-#include "kernels/arrange.h"
-}
+#include "kernels/cuda/marlin_bytes.cuh"
 
 constexpr uint32_t WARPS = THREADS / WARP;
 constexpr uint32_t ROW_GROUPS = BLOCK / GROUP;
@@ -108,10 +106,14 @@ static __device__ __forceinline__ uint32_t finite_amax(const uint4 (&v)[GROUPS],
     return shared->finite_max;
 }
 
-/* Of a block; of deepgemm for each of its rows. All threads. */
+/* Of a block; of deepgemm and marlin for each of its rows. All threads. */
+template <bool MARLIN>
 static __device__ __forceinline__ void store_scale(const unit_t *unit, uint32_t block, float scale)
 {
-    if (unit->arrange != WEFT_ARRANGE_DEEPGEMM) {
+    if (MARLIN) {
+        if (threadIdx.x < unit->rows)
+            marlin_store_scale(unit, threadIdx.x, block, (unit->cols + BLOCK - 1) / BLOCK, scale);
+    } else if (unit->arrange != WEFT_ARRANGE_DEEPGEMM) {
         if (threadIdx.x == 0)
             unit->scale[block] = scale;
     } else if (threadIdx.x < unit->rows) {
@@ -119,6 +121,23 @@ static __device__ __forceinline__ void store_scale(const unit_t *unit, uint32_t 
                                                   unit->matrix_rows, 0);
         ((uint8_t *)unit->scale)[index] = (uint8_t)(weft_f32_bits(scale) >> 23);
     }
+}
+
+template <bool MARLIN> static __device__ __forceinline__ groups_t groups_of(uint32_t place)
+{
+    const uint32_t warp = threadIdx.x / WARP;
+    groups_t g = {.top = 0,
+                  .left = place * BLOCK,
+                  .row = threadIdx.x / ROW_GROUPS,
+                  .col = threadIdx.x % ROW_GROUPS * GROUP,
+                  .down = STEP,
+                  .right = 0};
+    if (MARLIN) {
+        g.row = warp / MARLIN_EACH * WEFT_MARLIN_ROWS + warp % MARLIN_EACH + marlin_row();
+        g.col = marlin_col() % BLOCK;
+        g.down = MARLIN_STEP;
+    }
+    return g;
 }
 
 /* The larger of a thread's packed maxima over all threads. */
@@ -131,10 +150,21 @@ static __device__ __forceinline__ uint32_t tile_max(uint32_t max, uint32_t *warp
     return __reduce_max_sync(ALL_LANES, warp_max[threadIdx.x % WARPS]);
 }
 
+/* Codes of a thread in the order of Marlin: four rows, or none. All lanes of a warp. */
+template <bool DIGEST>
+static __device__ __forceinline__ void store_marlin(const unit_t *unit, const groups_t *g, bool real,
+                                                    const uint2 (&codes)[GROUPS], weft_digest_t *sums)
+{
+    uint4 words[2];
+    marlin_trade(codes, words);
+    if (real)
+        marlin_store<DIGEST>(unit, g->row - marlin_row(), g->left + g->col / WEFT_MARLIN_COLS * WEFT_MARLIN_COLS, words, sums);
+}
+
 /* ---- Direct ---- */
 
 /* Codes of a tile in registers, with their digest. */
-template <weft_dtype_t D, bool DIGEST, bool TWICE>
+template <weft_dtype_t D, bool DIGEST, bool TWICE, bool MARLIN>
 static __device__ __forceinline__ weft_digest_t encode_tile(const unit_t *unit, const groups_t *g,
                                                             uint32_t real, const scales_t *scales,
                                                             const uint4 (&v)[GROUPS])
@@ -144,29 +174,27 @@ static __device__ __forceinline__ weft_digest_t encode_tile(const unit_t *unit, 
     const uint32_t row_words = unit->cols / GROUP;
     const uint32_t word = unit->word + g->row * row_words + (g->left + g->col) / GROUP;
     weft_digest_t sums = {{0, 0}};
+    uint2 codes[GROUPS];
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++) {
-        const uint2 codes = encode_group<D, TWICE>(v[i], scales);
-        if (!(real >> i & 1))
+        codes[i] = encode_group<D, TWICE>(v[i], scales);
+        if (MARLIN || !(real >> i & 1))
             continue;
-        weft_store8(to + i * step, codes);
+        weft_store8(to + i * step, codes[i]);
         if (DIGEST)
-            weft_digest_add(codes.x | (uint64_t)codes.y << 32, word + i * STEP * row_words, &sums);
+            weft_digest_add(codes[i].x | (uint64_t)codes[i].y << 32, word + i * STEP * row_words, &sums);
     }
+    if (MARLIN)
+        store_marlin<DIGEST>(unit, g, real, codes, &sums);
     return sums;
 }
 
 /* False, before anything is written, if the tile holds a NaN or Inf. */
-template <weft_dtype_t D, bool DIGEST, bool FINITE>
+template <weft_dtype_t D, bool DIGEST, bool FINITE, bool MARLIN>
 static __device__ __forceinline__ bool direct_tile(const work_t *work, const unit_tile_t *tile,
                                                    shared_t *shared)
 {
-    const groups_t g = {.top = 0,
-                        .left = tile->place * BLOCK,
-                        .row = threadIdx.x / ROW_GROUPS,
-                        .col = threadIdx.x % ROW_GROUPS * GROUP,
-                        .down = STEP,
-                        .right = 0};
+    const groups_t g = groups_of<MARLIN>(tile->place);
     uint4 v[GROUPS];
     const uint32_t real = load_tile<D>(work, tile, &g, v);
     uint32_t max = 0;
@@ -180,9 +208,9 @@ static __device__ __forceinline__ bool direct_tile(const work_t *work, const uni
     const unit_t *unit = &shared->unit;
     const scales_t scales = scales_of(unit->profile, value_f32<D>(amax), false);
     const bool twice = unit->profile == WEFT_PROFILE_VLLM_POW2;
-    store_scale(unit, tile->place, twice ? scales.pow2 : scales.scale);
-    const weft_digest_t sums = twice ? encode_tile<D, DIGEST, true>(unit, &g, real, &scales, v)
-                                     : encode_tile<D, DIGEST, false>(unit, &g, real, &scales, v);
+    store_scale<MARLIN>(unit, tile->place, twice ? scales.pow2 : scales.scale);
+    const weft_digest_t sums = twice ? encode_tile<D, DIGEST, true, MARLIN>(unit, &g, real, &scales, v)
+                                     : encode_tile<D, DIGEST, false, MARLIN>(unit, &g, real, &scales, v);
     if (DIGEST && unit->flags & UNIT_RIDES)
         weft_block_partial<THREADS>(&sums, shared->warp_sums, &work->partials[unit->partial + tile->place]);
     return true;
@@ -196,13 +224,14 @@ static __device__ __forceinline__ uint2 encode_either(uint4 v, const scales_t *s
     return twice ? encode_group<D, true>(v, s) : encode_group<D, false>(v, s);
 }
 
-template <weft_dtype_t D, bool DIGEST, bool FINITE>
+template <weft_dtype_t D, bool DIGEST, bool FINITE, bool MARLIN>
 static __device__ __noinline__ void gathered_tile(const work_t *work, shared_t *shared)
 {
     const uint32_t index = work->tiles[blockIdx.x].unit, place = work->tiles[blockIdx.x].place;
     const unit_t unit_here = work->units[index], *unit = &unit_here;
     const uint32_t rows = unit->rows, cols = unit->cols;
-    const uint32_t row = threadIdx.x / ROW_GROUPS, col = place * BLOCK + threadIdx.x % ROW_GROUPS * GROUP;
+    const groups_t g = groups_of<MARLIN>(place);
+    const uint32_t row = g.row, col = g.left + g.col, step = g.down;
     const uint32_t count = col < cols ? min(cols - col, GROUP) : 0;
     const sources_t sources =
         list_sources<THREADS>(work, unit, 0, rows, place * BLOCK, BLOCK, &shared->listing);
@@ -210,7 +239,7 @@ static __device__ __noinline__ void gathered_tile(const work_t *work, shared_t *
     uint32_t max = 0;
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++) {
-        v[i] = row + i * STEP < rows && count ? gather_group<D>(sources, row + i * STEP, col, count)
+        v[i] = row + i * step < rows && count ? gather_group<D>(sources, row + i * step, col, count)
                                               : make_uint4(0, 0, 0, 0);
         max = group_magnitude(max, v[i]);
     }
@@ -219,27 +248,30 @@ static __device__ __noinline__ void gathered_tile(const work_t *work, shared_t *
     if (FINITE && amax >= inf_bits<D>()) {
 #pragma unroll
         for (uint32_t i = 0; i < GROUPS; i++)
-            note_nonfinite<D>(work, index, unit, row + i * STEP, col, v[i]);
+            note_nonfinite<D>(work, index, unit, row + i * step, col, v[i]);
         amax = finite_amax<D>(v, shared, &any_inf);
     }
     const scales_t scales = scales_of(unit->profile, value_f32<D>(amax), any_inf);
     const bool twice = unit->profile == WEFT_PROFILE_VLLM_POW2;
-    store_scale(unit, place, twice ? scales.pow2 : scales.scale);
+    store_scale<MARLIN>(unit, place, twice ? scales.pow2 : scales.scale);
     weft_digest_t sums = {{0, 0}};
+    uint2 codes[GROUPS];
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++) {
-        if (row + i * STEP >= rows || count == 0)
+        codes[i] = encode_either<D>(v[i], &scales, twice);
+        if (MARLIN || row + i * step >= rows || count == 0)
             continue;
-        uint2 codes = encode_either<D>(v[i], &scales, twice);
-        store_codes(unit, (size_t)(row + i * STEP) * cols + col, count, codes);
+        store_codes(unit, (size_t)(row + i * step) * cols + col, count, codes[i]);
         if (DIGEST)
-            digest_codes(unit, row + i * STEP, col, codes, &sums);
+            digest_codes(unit, row + i * step, col, codes[i], &sums);
     }
+    if (MARLIN)
+        store_marlin<DIGEST>(unit, &g, row < rows && count, codes, &sums);
     if (DIGEST && unit->flags & UNIT_RIDES)
         weft_block_partial<THREADS>(&sums, shared->warp_sums, &work->partials[unit->partial + place]);
 }
 
-template <weft_dtype_t D, bool DIGEST, bool FINITE>
+template <weft_dtype_t D, bool DIGEST, bool FINITE, bool MARLIN>
 static __global__ void __launch_bounds__(THREADS, resident_threads<D> / THREADS)
     fp8_block(const __grid_constant__ work_t work)
 {
@@ -247,16 +279,18 @@ static __global__ void __launch_bounds__(THREADS, resident_threads<D> / THREADS)
     let_follower_launch(&work);
     const unit_tile_t tile = read_tile(&work);
     bring_unit(&work, &tile, &shared.unit);
-    if (!tile.num_segments || !direct_tile<D, DIGEST, FINITE>(&work, &tile, &shared)) {
+    if (!tile.num_segments || !direct_tile<D, DIGEST, FINITE, MARLIN>(&work, &tile, &shared)) {
         unit_brought();
         wait_before(&work);
-        gathered_tile<D, DIGEST, FINITE>(&work, &shared);
+        gathered_tile<D, DIGEST, FINITE, MARLIN>(&work, &shared);
     }
     wait_after(&work);
 }
 
-weft_status_t weft_cuda_launch_fp8_block(const work_t *work, weft_dtype_t dtype, unsigned extras,
+weft_status_t weft_cuda_launch_fp8_block(const work_t *work, weft_dtype_t dtype, bool marlin, unsigned extras,
                                          cudaStream_t stream)
 {
-    return launch_tiles(WEFT_CUDA_PICK(fp8_block, dtype, extras), work, THREADS, stream);
+    void (*kernel)(const work_t) = marlin ? WEFT_CUDA_PICK(fp8_block, dtype, extras, true)
+                                          : WEFT_CUDA_PICK(fp8_block, dtype, extras, false);
+    return launch_tiles(kernel, work, THREADS, stream);
 }

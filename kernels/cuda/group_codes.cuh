@@ -60,12 +60,13 @@ typedef struct scaling {
     weft_inverse_t factor;
     uint32_t stored;
     bool quick;
+    bool saturates; /* e2m1: elements of 7 and more may come by */
 } scaling_t;
 
 static __device__ __forceinline__ scaling_t int4_scaling(weft_profile_t profile, float amax)
 {
     const float scale = weft_int4_scale(profile, amax);
-    return scaling_t{weft_inverse_of(scale), weft_bf16_from_f32(scale), weft_quick_scale(scale)};
+    return scaling_t{weft_inverse_of(scale), weft_bf16_from_f32(scale), weft_quick_scale(scale), false};
 }
 
 /* The signs of 8 values, each the highest of four bits. */
@@ -76,7 +77,14 @@ static __device__ __forceinline__ uint32_t signs_of(uint4 v)
     return (even >> 4 & 0x08080808u) | (odd & 0x80808080u);
 }
 
-template <weft_dtype_t D, groups_kind_t K>
+template <groups_kind_t K, bool SATURATE> static __device__ __forceinline__ uint32_t quick_code(float x)
+{
+    if (is_int4<K>)
+        return weft_quick_int4(x);
+    return SATURATE ? weft_saturating_e2m1(x) : weft_quick_e2m1(x);
+}
+
+template <weft_dtype_t D, groups_kind_t K, bool SATURATE = false>
 static __device__ __forceinline__ uint32_t quick_codes(uint4 v, weft_inverse_t factor)
 {
     const uint32_t words[4] = {v.x, v.y, v.z, v.w};
@@ -88,9 +96,7 @@ static __device__ __forceinline__ uint32_t quick_codes(uint4 v, weft_inverse_t f
                               : make_float2(weft_mul(x.x, factor.hi), weft_mul(x.y, factor.hi));
         if (K == INT4_CT)
             q = unpack<WEFT_DTYPE_BF16>(bf16_pair(q.x, q.y));
-        const uint32_t low = is_int4<K> ? weft_quick_int4(q.x) : weft_quick_e2m1(q.x);
-        const uint32_t high = is_int4<K> ? weft_quick_int4(q.y) : weft_quick_e2m1(q.y);
-        codes += (low << 8 * i) + (high << (8 * i + 4));
+        codes += (quick_code<K, SATURATE>(q.x) << 8 * i) + (quick_code<K, SATURATE>(q.y) << (8 * i + 4));
     }
     return is_int4<K> ? codes : codes | signs_of(v);
 }

@@ -31,14 +31,16 @@ static_assert(TILE_ROWS * TILES_DOWN == 128, "of a unit, if not of them all");
 constexpr uint32_t PAIR = 2 * GROUP;            /* columns of a word of 4-bit codes */
 
 constexpr uint32_t SCALES = 128; /* that a group of nvfp4 can have: e4m3 codes without a sign */
+constexpr uint32_t E4M3_NORMAL = 0x08, E4M3_LARGEST = 0x7E;
+static_assert(SIZE > SCALES, "a thread each, and one more");
 
 typedef struct shared {
     unit_t unit;
     float tensor_scale;
     weft_nvfp4_t domain;
+    bool is_quick;                  /* modelopt: whether all divisions are for codes.h */
     weft_inverse_t by_domain;       /* modelopt: of domain.to_scale */
-    weft_inverse_t factors[SCALES]; /* nvfp4, direct: of elements, by the scale of their group; what is not for
-                                       codes.h is negative */
+    weft_inverse_t factors[SCALES]; /* nvfp4, direct: of elements, by the scale of their group */
     uint64_t warp_sums[SIZE / WARP][2];
     listing_t listing;
 } shared_t;
@@ -96,16 +98,20 @@ static __device__ __forceinline__ encoded_t encode(const unit_t *unit, uint4 v, 
 
 /* ---- A tile ---- */
 
-/* `log_lanes`: of the lanes that share it. */
+/* `log_lanes`: of the lanes that share a scale. */
+static __device__ __forceinline__ size_t scale_index(const unit_t *unit, uint32_t row, uint32_t col, uint32_t log_lanes)
+{
+    const uint32_t shift = log_lanes + LOG_GROUP, right = col >> shift, across = unit->cols >> shift;
+    return unit->arrange == WEFT_ARRANGE_PLAIN
+               ? (size_t)row * across + right
+               : weft_arrange_index(WEFT_ARRANGE_SWIZZLE, unit->matrix_row + row, right, 0, across);
+}
+
 template <typename SCALE>
 static __device__ __forceinline__ void store_scale(const unit_t *unit, uint32_t row, uint32_t col,
                                                    uint32_t log_lanes, uint32_t scale)
 {
-    const uint32_t shift = log_lanes + LOG_GROUP, right = col >> shift, across = unit->cols >> shift;
-    const size_t index = unit->arrange == WEFT_ARRANGE_PLAIN
-                             ? (size_t)row * across + right
-                             : weft_arrange_index(WEFT_ARRANGE_SWIZZLE, unit->matrix_row + row, right, 0, across);
-    ((SCALE *)unit->scale)[index] = (SCALE)scale;
+    ((SCALE *)unit->scale)[scale_index(unit, row, col, log_lanes)] = (SCALE)scale;
 }
 
 static __device__ __forceinline__ bool is_int4_unit(const unit_t *unit)
@@ -147,24 +153,28 @@ static __device__ __forceinline__ void begin_tensor(const unit_t *unit, shared_t
             *unit->scale = shared->tensor_scale;
     } else if (unit->kernel == WEFT_KERNEL_NVFP4) {
         shared->domain = weft_nvfp4_domain((weft_profile_t)unit->profile, value_f32<D>(*unit->row_amax));
+        shared->is_quick = !shared->domain.modelopt || weft_quick_scale(shared->domain.to_scale);
         if (unit->global)
             *unit->global = shared->domain.global;
     }
 }
 
-/* The divisions of nvfp4, once a block: there are fewer scales than groups. A warp, behind begin_tensor. */
+/* The divisions of nvfp4, once a block, a thread each: there are fewer scales than groups. */
 static __device__ __forceinline__ void fill_factors(shared_t *shared)
 {
     const weft_nvfp4_t d = shared->domain;
-    for (uint32_t code = threadIdx.x; code < SCALES; code += WARP) {
-        const float by = weft_nvfp4_factor(&d, (uint8_t)code);
+    if (threadIdx.x < SCALES) {
+        const float by = weft_nvfp4_factor(&d, (uint8_t)threadIdx.x);
         weft_inverse_t inverse = {by, 0};
-        if (d.modelopt)
-            inverse = weft_quick_scale(by) ? weft_inverse_of(by) : weft_inverse_t{-1, 0};
-        shared->factors[code] = inverse;
-    }
-    if (threadIdx.x == 0)
+        if (d.modelopt && threadIdx.x > 0 && threadIdx.x <= E4M3_LARGEST) {
+            if (!weft_quick_scale(by))
+                shared->is_quick = false;
+            inverse = weft_inverse_of(by);
+        }
+        shared->factors[threadIdx.x] = inverse;
+    } else if (threadIdx.x == SCALES) {
         shared->by_domain = weft_inverse_of(d.to_scale);
+    }
 }
 
 /* Store the codes of a thread: 8 bytes of each row, or a word of them in two rows. All lanes of a warp. */
@@ -233,7 +243,8 @@ static __device__ __forceinline__ scaling_t scaling_of(const shared_t *shared, f
         s = int4_scaling((weft_profile_t)shared->unit.profile, amax);
     } else if (is_nvfp4<K>) {
         s.stored = nvfp4_scale<K>(shared, amax);
-        s.quick = K == NV4 || (shared->factors[s.stored].hi > 0 && weft_quick_scale(shared->domain.to_scale));
+        s.quick = true;
+        s.saturates = s.stored < E4M3_NORMAL || s.stored >= E4M3_LARGEST;
     } else {
         s.stored = K == MX8 ? weft_mxfp8_exponent(amax) : weft_mxfp4_exponent(amax);
         s.factor.hi = weft_mx_factor((uint8_t)s.stored);
@@ -245,7 +256,7 @@ static __device__ __forceinline__ scaling_t scaling_of(const shared_t *shared, f
 /* ---- Scales ---- */
 
 /* The amax of the group that lane `l` scales, of the groups that it shares: of row l % sharers or of that and every
- * further such row. */
+ * further such row. `amax` and `mine` are of two magnitudes each, of which the larger counts. */
 template <groups_kind_t K>
 static __device__ __forceinline__ void share_amax(uint32_t log_lanes, const uint32_t (&amax)[GROUPS], uint32_t (&mine)[2])
 {
@@ -254,17 +265,17 @@ static __device__ __forceinline__ void share_amax(uint32_t log_lanes, const uint
 #pragma unroll
     for (uint32_t i = 0; i < 2; i++) {
         const uint32_t even_row = amax[2 * i], odd_row = amax[2 * i + 1];
-        half[i] = max(odd ? odd_row : even_row, __shfl_xor_sync(ALL_LANES, odd ? even_row : odd_row, 1));
+        half[i] = __vmaxu2(odd ? odd_row : even_row, __shfl_xor_sync(ALL_LANES, odd ? even_row : odd_row, 1));
     }
     if (sharers<K> == 2) {
         mine[0] = half[0], mine[1] = half[1];
         return;
     }
-    mine[0] = max(high ? half[1] : half[0], __shfl_xor_sync(ALL_LANES, high ? half[0] : half[1], 2));
+    mine[0] = __vmaxu2(high ? half[1] : half[0], __shfl_xor_sync(ALL_LANES, high ? half[0] : half[1], 2));
     if (is_int4<K> && log_lanes > 2)
-        mine[0] = max(mine[0], __shfl_xor_sync(ALL_LANES, mine[0], 4));
+        mine[0] = __vmaxu2(mine[0], __shfl_xor_sync(ALL_LANES, mine[0], 4));
     if (is_int4<K> && log_lanes > 3)
-        mine[0] = max(mine[0], __shfl_xor_sync(ALL_LANES, mine[0], 8));
+        mine[0] = __vmaxu2(mine[0], __shfl_xor_sync(ALL_LANES, mine[0], 8));
     mine[1] = 0;
 }
 
@@ -296,14 +307,32 @@ static __device__ __forceinline__ bool find_scales(const shared_t *shared, const
     bool quick = true;
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++)
-        amax[i] = larger_half(group_magnitude(0, v[i]));
+        amax[i] = group_magnitude(0, v[i]);
     share_amax<K>(shared->unit.log_row_threads, amax, mine);
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS / sharers<K>; i++) {
-        found[i] = scaling_of<K>(shared, value_f32<D>(mine[i]));
-        quick &= found[i].quick && mine[i] < inf_bits<D>();
+        const uint32_t magnitude = larger_half(mine[i]);
+        found[i] = scaling_of<K>(shared, value_f32<D>(magnitude));
+        quick &= found[i].quick && magnitude < inf_bits<D>();
     }
     return quick;
+}
+
+/* nvfp4: those of a row and of the one two steps below, which lie a fixed way apart where both are of 32 that interleave. */
+static __device__ __forceinline__ bool is_run_of_32(const unit_t *unit)
+{
+    return unit->arrange == WEFT_ARRANGE_PLAIN || unit->matrix_row % TILE_ROWS == 0;
+}
+
+static __device__ __forceinline__ void store_two_scales(const unit_t *unit, uint32_t row, uint32_t col, uint32_t real,
+                                                        const scaling_t (&found)[FOUND])
+{
+    const bool plain = unit->arrange == WEFT_ARRANGE_PLAIN;
+    uint8_t *to = (uint8_t *)unit->scale + scale_index(unit, row, col, 1);
+    if (real & 1)
+        to[0] = (uint8_t)found[0].stored;
+    if (real & 4)
+        to[plain ? unit->cols / PAIR * 2 * STEP : 16 * 2 * STEP] = (uint8_t)found[1].stored;
 }
 
 template <groups_kind_t K>
@@ -313,6 +342,10 @@ static __device__ __forceinline__ void store_scales(const unit_t *unit, uint32_t
     const uint32_t log_lanes = is_int4<K> ? unit->log_row_threads : sharers<K> / 2;
     if (threadIdx.x & ((1u << log_lanes) - 1) & ~(sharers<K> - 1))
         return;
+    if (is_nvfp4<K> && is_run_of_32(unit)) {
+        store_two_scales(unit, row + threadIdx.x % 2 * STEP, col, real >> threadIdx.x % 2, found);
+        return;
+    }
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS / sharers<K>; i++) {
         const uint32_t group = threadIdx.x % sharers<K> + i * sharers<K>, at = row + group * STEP;
@@ -327,6 +360,20 @@ static __device__ __forceinline__ void store_scales(const unit_t *unit, uint32_t
 
 /* ---- Codes ---- */
 
+/* Of 8 elements in each row of a thread. An element is below 7 times its scale, but in nvfp4 where that is subnormal or the
+ * largest: 6.4 times. */
+template <weft_dtype_t D, groups_kind_t K, bool SATURATE>
+static __device__ __forceinline__ void four_bit_words(const shared_t *shared, const uint4 (&v)[GROUPS],
+                                                      const scaling_t (&found)[FOUND], uint32_t (&words)[GROUPS])
+{
+    const uint32_t scales = is_nvfp4<K> ? pair_scales(found) : 0;
+#pragma unroll
+    for (uint32_t i = 0; i < GROUPS; i++) {
+        const weft_inverse_t factor = is_nvfp4<K> ? shared->factors[scales >> 8 * i & 0xFF] : factor_of<K>(found, i);
+        words[i] = quick_codes<D, K, SATURATE>(v[i], factor);
+    }
+}
+
 /* False, before anything is written, if some group of the tile is not for codes.h. */
 template <weft_dtype_t D, bool DIGEST, groups_kind_t K>
 static __device__ __forceinline__ bool encode_tile(const groups_t *g, uint32_t real, const uint4 (&v)[GROUPS],
@@ -338,20 +385,20 @@ static __device__ __forceinline__ bool encode_tile(const groups_t *g, uint32_t r
     if (weft_sync_or<SIZE>(!find_scales<D, K>(shared, v, found)))
         return false;
     store_scales<K>(unit, row, col, real, found);
-    const uint32_t scales = is_nvfp4<K> ? pair_scales(found) : 0;
-    uint2 bytes[GROUPS];
-    uint32_t words[GROUPS];
+    if (K == MX8) {
+        uint2 bytes[GROUPS];
 #pragma unroll
-    for (uint32_t i = 0; i < GROUPS; i++) {
-        const weft_inverse_t factor =
-            is_nvfp4<K> ? shared->factors[scales >> 8 * i & 0xFF] : factor_of<K>(found, i);
-        if (K == MX8)
-            bytes[i] = e4m3_times<D>(v[i], factor.hi);
+        for (uint32_t i = 0; i < GROUPS; i++)
+            bytes[i] = e4m3_times<D>(v[i], factor_of<K>(found, i).hi);
+        *sums = store_bytes<DIGEST>(unit, row, col, real, bytes);
+    } else {
+        uint32_t words[GROUPS];
+        if (is_nvfp4<K> && __any_sync(ALL_LANES, found[0].saturates || found[1].saturates))
+            four_bit_words<D, K, true>(shared, v, found, words);
         else
-            words[i] = quick_codes<D, K>(v[i], factor);
+            four_bit_words<D, K, false>(shared, v, found, words);
+        *sums = store_words<DIGEST, true>(unit, row, col, real, words);
     }
-    *sums = K == MX8 ? store_bytes<DIGEST>(unit, row, col, real, bytes)
-                     : store_words<DIGEST, true>(unit, row, col, real, words);
     return true;
 }
 
@@ -392,11 +439,12 @@ static __device__ __forceinline__ bool direct_tile(const work_t *work, const uni
         __syncwarp();
         if (threadIdx.x == 0)
             begin_tensor<D>(unit, shared);
-        __syncwarp();
-        if (unit->kernel == WEFT_KERNEL_NVFP4)
-            fill_factors(shared);
     }
     weft_sync<SIZE>();
+    if (unit->kernel == WEFT_KERNEL_NVFP4) {
+        fill_factors(shared);
+        weft_sync<SIZE>();
+    }
     weft_digest_t sums = {{0, 0}};
     bool done = false;
     switch (unit->kind) {
@@ -419,7 +467,7 @@ static __device__ __forceinline__ bool direct_tile(const work_t *work, const uni
         done = encode_tile<D, DIGEST, NV4>(&g, real, v, shared, &sums);
         break;
     case NV4_MODELOPT:
-        done = encode_tile<D, DIGEST, NV4_MODELOPT>(&g, real, v, shared, &sums);
+        done = shared->is_quick && encode_tile<D, DIGEST, NV4_MODELOPT>(&g, real, v, shared, &sums);
         break;
     }
     if (DIGEST && done && unit->flags & UNIT_RIDES)

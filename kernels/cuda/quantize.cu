@@ -12,7 +12,7 @@ extern "C" {
 
 enum {
     CLASS_CAST,
-    CLASS_WIDEN, /* casts to fp32 */
+    CLASS_WIDEN, /* casts to fp32, and from it to fp16 */
     CLASS_MOVE,  /* codes as they are */
     CLASS_BLOCK,
     CLASS_CHANNEL,
@@ -24,7 +24,11 @@ enum {
     CLASS_INT8_LONG,
     CLASS_INT8_WIDE,
     CLASS_GROUPS, /* and fp8-tensor */
-    CLASS_MARLIN,
+    CLASS_MARLIN, /* int4-group */
+    CLASS_MARLIN_BLOCK,
+    CLASS_MARLIN_FP8, /* channels */
+    CLASS_MARLIN_INT8,
+    CLASS_MARLIN_TENSOR,
     NUM_SHAPES
 };
 
@@ -99,7 +103,8 @@ static uint32_t channel_class(uint32_t cols)
 
 static bool is_channel(const weft_cuda_unit_t *u)
 {
-    return u->kernel == WEFT_KERNEL_FP8_CHANNEL || u->kernel == WEFT_KERNEL_INT8_CHANNEL;
+    return (u->kernel == WEFT_KERNEL_FP8_CHANNEL || u->kernel == WEFT_KERNEL_INT8_CHANNEL) &&
+           u->unit.arrange != WEFT_ARRANGE_MARLIN;
 }
 
 static bool is_number(weft_dtype_t dtype)
@@ -114,13 +119,37 @@ static bool moves(const weft_cuda_unit_t *u)
     return u->kernel == WEFT_KERNEL_CAST && !is_number(u->unit.dtype) && u->unit.dtype == u->unit.out_dtype;
 }
 
+/* Whether it is a cast that does not go through values of 16 bits. */
+static bool widens(const weft_cuda_unit_t *u)
+{
+    return u->unit.out_dtype == WEFT_DTYPE_F32 || (u->unit.dtype == WEFT_DTYPE_F32 && u->unit.out_dtype == WEFT_DTYPE_F16);
+}
+
+static uint32_t marlin_shape(weft_kernel_id_t kernel)
+{
+    switch (kernel) {
+    case WEFT_KERNEL_FP8_BLOCK:
+        return CLASS_MARLIN_BLOCK;
+    case WEFT_KERNEL_FP8_CHANNEL:
+        return CLASS_MARLIN_FP8;
+    case WEFT_KERNEL_INT8_CHANNEL:
+        return CLASS_MARLIN_INT8;
+    case WEFT_KERNEL_FP8_TENSOR:
+        return CLASS_MARLIN_TENSOR;
+    default:
+        return CLASS_MARLIN;
+    }
+}
+
 static uint32_t shape_of(const weft_cuda_unit_t *u)
 {
     if (moves(u))
         return CLASS_MOVE;
+    if (u->unit.arrange == WEFT_ARRANGE_MARLIN)
+        return marlin_shape(u->kernel);
     switch (u->kernel) {
     case WEFT_KERNEL_CAST:
-        return u->unit.out_dtype == WEFT_DTYPE_F32 ? CLASS_WIDEN : CLASS_CAST;
+        return widens(u) ? CLASS_WIDEN : CLASS_CAST;
     case WEFT_KERNEL_FP8_BLOCK:
         return CLASS_BLOCK;
     case WEFT_KERNEL_FP8_CHANNEL:
@@ -128,8 +157,15 @@ static uint32_t shape_of(const weft_cuda_unit_t *u)
     case WEFT_KERNEL_INT8_CHANNEL:
         return CLASS_INT8 + channel_class(u->unit.cols);
     default:
-        return u->unit.arrange == WEFT_ARRANGE_MARLIN ? CLASS_MARLIN : CLASS_GROUPS;
+        return CLASS_GROUPS;
     }
+}
+
+/* Whether its tiles are those of marlin_rows.cu. */
+static bool is_marlin_rows(const weft_cuda_unit_t *u)
+{
+    const uint32_t shape = shape_of(u);
+    return shape == CLASS_MARLIN_FP8 || shape == CLASS_MARLIN_INT8 || shape == CLASS_MARLIN_TENSOR;
 }
 
 static uint32_t class_of(const weft_cuda_unit_t *u)
@@ -167,6 +203,8 @@ static uint32_t tiles_of(const weft_cuda_unit_t *u)
         return (uint32_t)(((uint64_t)cols + GROUPS_COLS - 1) / GROUPS_COLS) * TILES_DOWN;
     if (shape_of(u) == CLASS_MARLIN)
         return (uint32_t)(((uint64_t)cols + MARLIN_TILE_COLS - 1) / MARLIN_TILE_COLS) * MARLIN_TILES_DOWN;
+    if (is_marlin_rows(u))
+        return rows / MARLIN_TILE_ROWS * 8;
     if (moves(u))
         return (uint32_t)((cols * elem_size(u->unit.dtype) + MOVE_BYTES - 1) / MOVE_BYTES);
     if (!is_channel(u))
@@ -234,11 +272,14 @@ static bool accepts_format(const weft_cuda_unit_t *u)
         return false;
     if (f->scale_rows && q->rows && !q->scale && !elsewhere)
         return false;
-    if (f->scale_rows && !is_aligned(q->scale, weft_dtype_bytes(f->scale_dtype)))
+    uint64_t extent[2];
+    if (f->scale_rows && !is_aligned(q->scale, weft_dtype_bytes(weft_arrange_scales(q->arrange, u->kernel, q->rows,
+                                                                                    q->cols, extent))))
         return false;
     if (!is_aligned(q->global, sizeof(float)) || !is_aligned(q->tensor_amax, sizeof(uint16_t)))
         return false;
-    return (!packs(u) || is_aligned(q->out, sizeof(uint32_t))) && (!f->whole_groups || q->cols % f->scale_cols == 0);
+    const bool words = packs(u) || weft_arrange_moves_codes(q->arrange);
+    return (!words || is_aligned(q->out, sizeof(uint32_t))) && (!f->whole_groups || q->cols % f->scale_cols == 0);
 }
 
 static bool accepts_segment(const weft_quantize_unit_t *q, const weft_segment_t *s)
@@ -269,7 +310,7 @@ static bool accepts(const weft_cuda_unit_t *u, uint32_t num_tensors)
 /* Whether the codes of a group, or of two where they share bytes, are stored at once. */
 static bool stores_groups(const weft_cuda_unit_t *u)
 {
-    if (shape_of(u) == CLASS_MARLIN)
+    if (weft_arrange_moves_codes(u->unit.arrange))
         return is_aligned(u->unit.out, sizeof(uint4));
     if (packs(u))
         return u->unit.cols % (2 * GROUP) == 0 && is_aligned(u->unit.out, GROUP);
@@ -304,7 +345,7 @@ static segment_t segment_record(const weft_quantize_unit_t *q, const weft_segmen
 static bool is_direct(const weft_cuda_unit_t *u, const segment_t *segments)
 {
     const bool wide = is_channel(u) && channel_threads(u->unit.cols) == WIDE_THREADS;
-    if (!stores_groups(u) || wide)
+    if (!stores_groups(u) || wide || (is_marlin_rows(u) && u->unit.cols > UINT16_MAX))
         return false;
     for (uint32_t i = 0; i < u->unit.num_segments; i++) {
         if (!segments[i].aligned || segments[i].cols % GROUP)
@@ -421,6 +462,8 @@ static rect_t rect_of(const weft_cuda_unit_t *u, uint32_t place)
         const uint32_t below = rows > top ? rows - top : 0, rest = cols - left;
         return rect_t{top, left, below < high ? below : high, rest < wide ? rest : wide};
     }
+    if (is_marlin_rows(u))
+        return rect_t{place / 8 * MARLIN_TILE_ROWS + place % 8, 0, MARLIN_RECT_ROWS, cols};
     if (!is_channel(u)) {
         uint32_t rest = cols - place * BLOCK;
         return rect_t{0, place * BLOCK, rows, rest < BLOCK ? rest : BLOCK};
@@ -677,11 +720,18 @@ static weft_status_t launch(const work_t *work, uint32_t index, unsigned extras,
     case CLASS_MOVE:
         return weft_cuda_launch_move(work, stream);
     case CLASS_BLOCK:
-        return weft_cuda_launch_fp8_block(work, dtype, extras, stream);
+    case CLASS_MARLIN_BLOCK:
+        return weft_cuda_launch_fp8_block(work, dtype, shape == CLASS_MARLIN_BLOCK, extras, stream);
     case CLASS_GROUPS:
         return weft_cuda_launch_groups(work, dtype, extras, stream);
     case CLASS_MARLIN:
         return weft_cuda_launch_marlin(work, dtype, extras, stream);
+    case CLASS_MARLIN_FP8:
+        return weft_cuda_launch_marlin_rows(work, WEFT_KERNEL_FP8_CHANNEL, dtype, extras, stream);
+    case CLASS_MARLIN_INT8:
+        return weft_cuda_launch_marlin_rows(work, WEFT_KERNEL_INT8_CHANNEL, dtype, extras, stream);
+    case CLASS_MARLIN_TENSOR:
+        return weft_cuda_launch_marlin_rows(work, WEFT_KERNEL_FP8_TENSOR, dtype, extras, stream);
     }
     if (shape >= CLASS_INT8)
         return weft_cuda_launch_int8_channel(work, dtype, class_threads[shape - CLASS_INT8], extras, stream);

@@ -10,38 +10,44 @@ constexpr uint32_t COLS = 128;
 /* fp8-channel: other kernels for longer rows */
 constexpr uint32_t MIDDLE_COLS = 8192 + 128, LONG_COLS = 12288 + 128, WIDE_COLS = 16384 + 128;
 constexpr size_t SOURCE_BYTES = 4 * WIDE_COLS, OUT_BYTES = 2 * WIDE_COLS, SMALL_BYTES = 1024;
-constexpr uint32_t NUM_DTYPES = 3, NUM_SHAPES = 9, NUM_UNITS = NUM_DTYPES * NUM_SHAPES;
+constexpr uint32_t NUM_DTYPES = 3, NUM_SHAPES = 11, NUM_UNITS = NUM_DTYPES * NUM_SHAPES;
 
 static const weft_dtype_t dtypes[NUM_DTYPES] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
 
 static const struct {
     weft_kernel_id_t kernel;
     weft_dtype_t out_dtype;
-    uint32_t cols;
+    uint32_t rows, cols;
+    weft_arrange_t arrange = WEFT_ARRANGE_PLAIN;
 } shapes[NUM_SHAPES] = {
-    {WEFT_KERNEL_CAST, WEFT_DTYPE_BF16, COLS},
-    {WEFT_KERNEL_CAST, WEFT_DTYPE_F32, COLS},
-    {WEFT_KERNEL_FP8_BLOCK, WEFT_DTYPE_F8_E4M3, COLS},
-    {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, COLS},
-    {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, MIDDLE_COLS},
-    {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, LONG_COLS},
-    {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, WIDE_COLS},
-    {WEFT_KERNEL_INT8_CHANNEL, WEFT_DTYPE_I8, COLS},
-    {WEFT_KERNEL_MXFP8, WEFT_DTYPE_F8_E4M3, COLS},
+    {WEFT_KERNEL_CAST, WEFT_DTYPE_BF16, 1, COLS},
+    {WEFT_KERNEL_CAST, WEFT_DTYPE_F32, 1, COLS},
+    {WEFT_KERNEL_CAST, WEFT_DTYPE_U8, 1, COLS}, /* of U8: a move */
+    {WEFT_KERNEL_FP8_BLOCK, WEFT_DTYPE_F8_E4M3, 1, COLS},
+    {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, 1, COLS},
+    {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, 1, MIDDLE_COLS},
+    {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, 1, LONG_COLS},
+    {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, 1, WIDE_COLS},
+    {WEFT_KERNEL_INT8_CHANNEL, WEFT_DTYPE_I8, 1, COLS},
+    {WEFT_KERNEL_MXFP8, WEFT_DTYPE_F8_E4M3, 1, COLS},
+    {WEFT_KERNEL_INT4_GROUP_128, WEFT_DTYPE_I32, 64, COLS, WEFT_ARRANGE_MARLIN},
 };
+static_assert(64 * COLS * 4 <= SOURCE_BYTES && 64 * COLS / 2 <= OUT_BYTES && 64 * 2 <= SMALL_BYTES, "a tile of marlin");
 
 static weft_unit_job_t unit_of(uint32_t index, uint8_t *scratch, weft_segment_t *segment)
 {
     const auto &shape = shapes[index / NUM_DTYPES];
-    *segment = weft_segment_t{scratch, shape.cols, 0, 0, 1, shape.cols, false};
+    const bool moves = shape.kernel == WEFT_KERNEL_CAST && shape.out_dtype == WEFT_DTYPE_U8;
+    *segment = weft_segment_t{scratch, shape.cols, 0, 0, shape.rows, shape.cols, false};
     weft_unit_job_t job = {};
     job.kernel = shape.kernel;
     job.tensor = WEFT_RUN_NONE;
     job.unit.segments = segment;
     job.unit.num_segments = 1;
-    job.unit.dtype = dtypes[index % NUM_DTYPES];
-    job.unit.rows = 1;
+    job.unit.dtype = moves ? shape.out_dtype : dtypes[index % NUM_DTYPES];
+    job.unit.rows = job.unit.matrix_rows = shape.rows;
     job.unit.cols = shape.cols;
+    job.unit.arrange = shape.arrange;
     job.unit.out_dtype = shape.out_dtype;
     job.unit.out = scratch + SOURCE_BYTES;
     if (shape.kernel != WEFT_KERNEL_CAST)

@@ -351,19 +351,24 @@ constexpr uint32_t GROUPS_THREADS = 256, GROUPS_COLS = WARP * GROUP, TILES_DOWN 
 /* The same of marlin.cu. */
 constexpr uint32_t MARLIN_TILE_ROWS = 64, MARLIN_TILE_COLS = 128, MARLIN_TILES_DOWN = 2;
 
+/* Rows from the first to the last of a tile of marlin_rows.cu, which are 8 apart; eight such tiles are 64 rows. */
+constexpr uint32_t MARLIN_RECT_ROWS = 57;
+
 weft_status_t weft_cuda_launch_cast(const work_t *work, weft_dtype_t dtype, unsigned extras,
                                     cudaStream_t stream);
 constexpr uint32_t MOVE_BYTES = 1024; /* of each row in a tile of a move */
 weft_status_t weft_cuda_launch_move(const work_t *work, cudaStream_t stream);
 weft_status_t weft_cuda_launch_widen(const work_t *work, weft_dtype_t dtype, unsigned extras,
                                      cudaStream_t stream);
-weft_status_t weft_cuda_launch_fp8_block(const work_t *work, weft_dtype_t dtype, unsigned extras,
+weft_status_t weft_cuda_launch_fp8_block(const work_t *work, weft_dtype_t dtype, bool marlin, unsigned extras,
                                          cudaStream_t stream);
 weft_status_t weft_cuda_launch_fp8_channel(const work_t *work, weft_dtype_t dtype, uint32_t threads,
                                            unsigned extras, cudaStream_t stream);
 
 weft_status_t weft_cuda_launch_groups(const work_t *work, weft_dtype_t dtype, unsigned extras, cudaStream_t stream);
 weft_status_t weft_cuda_launch_marlin(const work_t *work, weft_dtype_t dtype, unsigned extras, cudaStream_t stream);
+weft_status_t weft_cuda_launch_marlin_rows(const work_t *work, weft_kernel_id_t kernel, weft_dtype_t dtype,
+                                           unsigned extras, cudaStream_t stream);
 weft_status_t weft_cuda_launch_int8_channel(const work_t *work, weft_dtype_t dtype, uint32_t threads,
                                             unsigned extras, cudaStream_t stream);
 

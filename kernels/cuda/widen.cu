@@ -1,10 +1,11 @@
-/* Casts to fp32: what an engine keeps in fp32 (a router's bias) is small, so this goes element by element.
+/* Casts to fp32, and from it to fp16, which is rounded once and not by way of bf16. Element by element: what an engine keeps
+ * in fp32 (a router's bias) is small, and whole models in fp32 are rare.
  *
  *     tile 128 x 128; fp32 as it is, fp16 and bf16 exactly
  *
  * What a unit inverts becomes 1/x, divided with rounding to nearest.
  *
- * 2 (4) bytes read, 4 written, an element. The digest is of a pass of its own.
+ * 2 (4) bytes read, 4 (2) written, an element. The digest is of a pass of its own.
  */
 #include "kernels/cuda/direct.cuh"
 
@@ -27,6 +28,19 @@ static __device__ __forceinline__ uint32_t widened_element(sources_t sources, ui
     return widened<D>(s->data + at * elem_bytes<D>());
 }
 
+/* Store what an element becomes; returns whether that, and what it is inverted from, is finite. */
+static __device__ __forceinline__ bool store_element(const unit_t *unit, size_t at, uint32_t bits)
+{
+    if (unit->out_dtype == WEFT_DTYPE_F16) {
+        const uint16_t half = weft_f16_from_f32(__uint_as_float(bits));
+        ((uint16_t *)unit->out)[at] = half;
+        return (half & 0x7FFFu) < WEFT_F16_INF;
+    }
+    const uint32_t out = unit->flags & UNIT_INVERTS ? weft_inverted(bits) : bits;
+    ((uint32_t *)unit->out)[at] = out;
+    return max(bits & WEFT_F32_MAGNITUDE, out & WEFT_F32_MAGNITUDE) < WEFT_F32_INF;
+}
+
 template <weft_dtype_t D, bool DIGEST, bool FINITE>
 static __global__ void __launch_bounds__(THREADS) widen(const __grid_constant__ work_t work)
 {
@@ -40,9 +54,8 @@ static __global__ void __launch_bounds__(THREADS) widen(const __grid_constant__ 
         if (col >= unit.cols)
             continue;
         const uint32_t bits = widened_element<D>(sources, row, col);
-        const uint32_t out = unit.flags & UNIT_INVERTS ? __float_as_uint(weft_div(1.0f, __uint_as_float(bits))) : bits;
-        ((uint32_t *)unit.out)[(size_t)row * unit.cols + col] = out;
-        if (FINITE && max(bits & 0x7FFFFFFFu, out & 0x7FFFFFFFu) >= WEFT_F32_INF) {
+        const bool finite = store_element(&unit, (size_t)row * unit.cols + col, bits);
+        if (FINITE && !finite) {
             atomicMin(&work.keys[index], (unsigned long long)row << 32 | col);
             if (!(unit.flags & UNIT_ALLOWS))
                 atomicMin(work.refused, index);

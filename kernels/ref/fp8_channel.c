@@ -11,13 +11,12 @@
  *
  * 2 bytes read twice, 1 written, an element (and 4 bytes a row).
  */
-#include <string.h>
-
 #include "kernels/arith.h"
+#include "kernels/arrange.h"
 #include "kernels/ref/ref.h"
 #include "kernels/ref/tile.h"
 
-static void encode_tile(const weft_tile_t *tile, const float *scale, uint8_t *out, size_t ld)
+static void encode_tile(const weft_tile_t *tile, const weft_quantize_unit_t *unit, const float *scale)
 {
     for (uint32_t row = 0; row < tile->rows; row++) {
         float x[WEFT_TILE];
@@ -25,13 +24,14 @@ static void encode_tile(const weft_tile_t *tile, const float *scale, uint8_t *ou
         weft_tile_row_f32(tile, row, x);
         for (int i = 0; i < WEFT_TILE; i++)
             code[i] = weft_channel_code(x[i], scale[row]);
-        memcpy(out + row * ld, code, tile->cols);
+        weft_ref_put_codes(unit, row, tile->col, code, tile->cols);
     }
 }
 
 weft_status_t weft_ref_fp8_channel(const weft_quantize_unit_t *unit, weft_quantize_result_t *result)
 {
-    if (!weft_tile_accepts(unit) || unit->profile != WEFT_PROFILE_DEFAULT || unit->arrange)
+    if (!weft_tile_accepts(unit) || unit->profile != WEFT_PROFILE_DEFAULT ||
+        !weft_arrange_takes_unit(WEFT_KERNEL_FP8_CHANNEL, unit))
         return WEFT_ERR_ARGUMENT;
     if (unit->out_dtype != WEFT_DTYPE_F8_E4M3)
         return WEFT_ERR_ARGUMENT;
@@ -39,13 +39,15 @@ weft_status_t weft_ref_fp8_channel(const weft_quantize_unit_t *unit, weft_quanti
     uint16_t found_amax[WEFT_TILE] = {0};
     weft_tile_rows_amax(unit, found_amax, &found);
     const uint16_t *amax = unit->row_amax != NULL ? unit->row_amax : found_amax;
-    float *scale = unit->scale;
-    for (uint32_t row = 0; row < unit->rows; row++)
+    float scale[WEFT_TILE];
+    for (uint32_t row = 0; row < unit->rows; row++) {
         scale[row] = weft_channel_scale(weft_value_f32(unit->dtype, amax[row]));
+        weft_ref_put_row_scale(unit, row, scale[row]);
+    }
     for (uint32_t col = 0; col < unit->cols; col += WEFT_TILE) {
         weft_tile_t tile;
         weft_tile_gather(unit, col, &tile);
-        encode_tile(&tile, scale, (uint8_t *)unit->out + col, unit->cols);
+        encode_tile(&tile, unit, scale);
     }
     *result = found;
     return WEFT_OK;

@@ -3,17 +3,16 @@
  *     units of all ranks           amax, sent ahead        scale
  *     | ... |  | ... |  | ... |  ===================>     |s|     codes: rows x cols bytes
  *
- * One unit writes the scale; others are given no place for it.
+ * One unit writes the scale; others are given no place for it. Marlin has one a row: each unit writes those of its own.
  *
  * 2 bytes read, 1 written, an element.
  */
-#include <string.h>
-
 #include "kernels/arith_fp4.h"
+#include "kernels/arrange.h"
 #include "kernels/ref/ref.h"
 #include "kernels/ref/tile.h"
 
-static void encode_tile(const weft_tile_t *tile, float factor, uint8_t *out, size_t ld)
+static void encode_tile(const weft_tile_t *tile, const weft_quantize_unit_t *unit, float factor)
 {
     for (uint32_t row = 0; row < tile->rows; row++) {
         float x[WEFT_TILE];
@@ -21,13 +20,21 @@ static void encode_tile(const weft_tile_t *tile, float factor, uint8_t *out, siz
         weft_tile_row_f32(tile, row, x);
         for (int i = 0; i < WEFT_TILE; i++)
             code[i] = weft_e4m3_from_f32(weft_mul(x[i], factor));
-        memcpy(out + row * ld, code, tile->cols);
+        weft_ref_put_codes(unit, row, tile->col, code, tile->cols);
     }
+}
+
+static void put_scale(const weft_quantize_unit_t *unit, float scale)
+{
+    const uint32_t rows = unit->arrange == WEFT_ARRANGE_MARLIN ? unit->rows : 1;
+    for (uint32_t row = 0; unit->scale && row < rows; row++)
+        weft_ref_put_row_scale(unit, row, scale);
 }
 
 weft_status_t weft_ref_fp8_tensor(const weft_quantize_unit_t *unit, weft_quantize_result_t *result)
 {
-    if (!weft_tile_accepts(unit) || unit->profile != WEFT_PROFILE_DEFAULT || unit->arrange)
+    if (!weft_tile_accepts(unit) || unit->profile != WEFT_PROFILE_DEFAULT ||
+        !weft_arrange_takes_unit(WEFT_KERNEL_FP8_TENSOR, unit))
         return WEFT_ERR_ARGUMENT;
     if (unit->out_dtype != WEFT_DTYPE_F8_E4M3)
         return WEFT_ERR_ARGUMENT;
@@ -36,10 +43,9 @@ weft_status_t weft_ref_fp8_tensor(const weft_quantize_unit_t *unit, weft_quantiz
     for (uint32_t col = 0; col < unit->cols; col += WEFT_TILE) {
         weft_tile_t tile;
         weft_tile_gather(unit, col, &tile);
-        encode_tile(&tile, weft_block_factor(scale), (uint8_t *)unit->out + col, unit->cols);
+        encode_tile(&tile, unit, weft_block_factor(scale));
     }
-    if (unit->scale)
-        memcpy(unit->scale, &scale, sizeof scale);
+    put_scale(unit, scale);
     *result = found;
     return WEFT_OK;
 }

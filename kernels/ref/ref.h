@@ -43,6 +43,12 @@ float weft_ref_block_scale(weft_profile_t profile, float amax);
 /* Store the scale of block `block` of the unit, wherever the unit's arrangement has it. */
 void weft_ref_put_block_scale(const weft_quantize_unit_t *unit, uint32_t block, float scale);
 
+/* Store `count` codes of a byte, those of row `row` of the unit from column `col` on, wherever its arrangement has them. */
+void weft_ref_put_codes(const weft_quantize_unit_t *unit, uint32_t row, uint32_t col, const void *codes, uint32_t count);
+
+/* The same of the scale of a whole row. */
+void weft_ref_put_row_scale(const weft_quantize_unit_t *unit, uint32_t row, float scale);
+
 bool weft_ref_amax(const void *data, size_t ld_elems, uint32_t rows, uint32_t cols, weft_dtype_t dtype,
                    uint16_t *amax, uint32_t *row, uint32_t *col);
 void weft_ref_pack(const void *data, size_t ld_bytes, uint32_t rows, size_t row_bytes, void *out);

@@ -314,7 +314,8 @@ static weft_status_t quantize_fp8_block(const weft_quantize_unit_t *unit, weft_q
 {
     if (!weft_tile_accepts(unit) || !weft_ref_block_profile(unit->profile) ||
         !weft_arrange_takes(unit->arrange, WEFT_KERNEL_FP8_BLOCK, unit->profile) ||
-        unit->out_dtype != WEFT_DTYPE_F8_E4M3 || unit->dtype == WEFT_DTYPE_F16)
+        weft_arrange_moves_codes(unit->arrange) || unit->out_dtype != WEFT_DTYPE_F8_E4M3 ||
+        unit->dtype == WEFT_DTYPE_F16)
         return weft_ref_fp8_block(unit, result);
     for (uint32_t col = 0, blocks; col < unit->cols; col += blocks * WEFT_TILE) {
         const weft_segment_t *holder = find_holder(unit, col);

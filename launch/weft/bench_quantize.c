@@ -177,7 +177,7 @@ static weft_quantize_unit_t unit_of(const operation_t *op, shape_t shape, uint32
     const weft_format_t *format = weft_kernel_format(op->scheme->kernel);
     bool spans = op->scheme->amax == WEFT_AMAX_TENSOR, cut = op->arrange == WEFT_ARRANGE_PLAIN;
     uint8_t *scale = cut ? to->scale + weft_format_scale_offset(format, row, shape.cols) : to->scale;
-    bool scaled = format->scale_rows && (format->scale_rows != WEFT_WHOLE || row == 0);
+    bool scaled = format->scale_rows && (!weft_arrange_one_scale(op->arrange, format) || row == 0);
     return (weft_quantize_unit_t){
         .segments = segment,
         .num_segments = 1,
@@ -223,14 +223,21 @@ static void list_set(const operation_t *op, const sets_t *sets, uint32_t set, we
         tensors[1] = (weft_run_t){scale, op->scale_bytes};
 }
 
-static weft_status_t check_groups(const operation_t *op, shape_t shape, weft_error_t *error)
+static weft_status_t check_shape(const operation_t *op, shape_t shape, weft_error_t *error)
 {
     const weft_format_t *format = weft_kernel_format(op->scheme->kernel);
-    if (!format->whole_groups || shape.cols % format->scale_cols == 0)
-        return WEFT_OK;
-    return weft_fail(error, WEFT_ERR_MISFIT,
-                     "scheme %s groups %u columns: %u are no whole number of groups; choose other --shapes",
-                     op->scheme->name, format->scale_cols, shape.cols);
+    const bool tiles = op->arrange == WEFT_ARRANGE_MARLIN;
+    if (format->whole_groups && shape.cols % format->scale_cols)
+        return weft_fail(
+            error, WEFT_ERR_MISFIT,
+            "scheme %s groups %u columns: %u are no whole number of groups; choose other --shapes",
+            op->scheme->name, format->scale_cols, shape.cols);
+    if (tiles && (shape.rows % WEFT_MARLIN_ROWS || shape.cols % WEFT_MARLIN_COLS))
+        return weft_fail(error, WEFT_ERR_MISFIT,
+                         "marlin has tiles of %u rows x %u columns: %u x %u is no whole number of them; "
+                         "choose other --shapes",
+                         WEFT_MARLIN_ROWS, WEFT_MARLIN_COLS, shape.rows, shape.cols);
+    return WEFT_OK;
 }
 
 static weft_status_t make_list(const quantize_bench_t *b, operation_t *op, const sets_t *sets,
@@ -500,7 +507,7 @@ static weft_status_t read_lists(quantize_bench_t *b, weft_error_t *error)
     for (const char *list = b->shapes; bench_next_word(&list, word, sizeof word);) {
         WEFT_TRY(find_shape(word, &shape, error));
         for (unsigned i = 0; i < b->num_operations; i++)
-            WEFT_TRY(check_groups(&b->operations[i], shape, error));
+            WEFT_TRY(check_shape(&b->operations[i], shape, error));
     }
     return b->num_operations ? WEFT_OK : weft_fail(error, WEFT_ERR_ARGUMENT, "--schemes names no scheme");
 }

@@ -18,30 +18,33 @@ static bool goes_on(weft_status_t status)
            status == WEFT_ERR_TIMEOUT || status == WEFT_ERR_TRANSPORT;
 }
 
-/* Until it is decided, but after a signal no longer than the grace. */
-static weft_status_t await(const run_job_t *job, const join_options_t *options, weft_trainer_t *trainer,
-                           uint64_t version, weft_error_t *error)
+/* While the coordinator is silent nothing is decided: the version, and the shards that are still read for it,
+ * wait until it is heard again, or patience is over; after a signal no longer than the grace. */
+static weft_status_t await(const join_options_t *options, weft_trainer_t *trainer, uint64_t version,
+                           weft_error_t *error)
 {
-    uint64_t deadline_us = weft_now_us() + job->options.timeout_us;
+    uint64_t bound_us = UINT64_MAX;
+    bool said = false;
     for (;;) {
-        uint64_t before_us = weft_now_us();
         weft_status_t status = weft_trainer_wait(trainer, version, WEFT_PUBLISH_APPLIED, LOOK_US, error);
-        uint64_t now_us = weft_now_us();
-        bool decided =
-            status != WEFT_ERR_TIMEOUT || now_us - before_us < LOOK_US; /* its outcome can be a timeout */
-        if (decided || now_us >= deadline_us)
+        if (status == WEFT_OK || !weft_trainer_in_flight(trainer, version) || weft_now_us() >= bound_us)
             return status;
-        uint64_t bound_us = now_us + (uint64_t)options->grace_s * 1000000;
-        if (stop_asked() && bound_us < deadline_us)
-            deadline_us = bound_us;
+        if (stop_asked() && bound_us == UINT64_MAX)
+            bound_us = weft_now_us() + (uint64_t)options->grace_s * 1000000;
+        if (status == WEFT_ERR_TIMEOUT)
+            continue;
+        if (!said)
+            fprintf(stderr, "weft join: %s\n", error->message);
+        said = true;
+        weft_sleep_us(LOOK_US);
     }
 }
 
-static weft_status_t publish(const run_job_t *job, const join_options_t *options, weft_trainer_t *trainer,
-                             uint64_t version, weft_error_t *error)
+static weft_status_t publish(const join_options_t *options, weft_trainer_t *trainer, uint64_t version,
+                             weft_error_t *error)
 {
     WEFT_TRY(weft_trainer_publish(trainer, version, error));
-    return await(job, options, trainer, version, error);
+    return await(options, trainer, version, error);
 }
 
 static weft_status_t publish_all(run_job_t *job, const join_options_t *options, weft_trainer_t *trainer,
@@ -52,7 +55,7 @@ static weft_status_t publish_all(run_job_t *job, const join_options_t *options, 
     for (uint32_t i = 0; i < updates && !stop_asked(); i++) {
         uint64_t version = (uint64_t)options->first + i;
         WEFT_TRY(shards_load(shards, o->model_dirs[i % o->num_models], error));
-        weft_status_t status = publish(job, options, trainer, version, error);
+        weft_status_t status = publish(options, trainer, version, error);
         if (status != WEFT_OK && !goes_on(status))
             return status;
         printf("version %llu: %s\n", (unsigned long long)version,

@@ -1,4 +1,5 @@
 /* The closing table of the main job, and the same as JSON. */
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -234,7 +235,10 @@ static int write_json(const gathered_t *g, const totals_t *t)
     for (uint32_t v = 0; v < g->job->num_versions; v++)
         json_version(file, g, v);
     fprintf(file, "  ]\n}\n");
-    return fclose(file) == 0 ? EXIT_OK : EXIT_ENVIRONMENT;
+    bool whole = !ferror(file) & (fclose(file) == 0);
+    if (!whole)
+        fprintf(stderr, "weft run: %s cannot be written whole: %s\n", g->job->options.json, strerror(errno));
+    return whole ? EXIT_OK : EXIT_ENVIRONMENT;
 }
 
 int run_report(run_job_t *job)

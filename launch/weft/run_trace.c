@@ -1,5 +1,6 @@
 /* The timeline of a run, in the Trace Event Format that Perfetto and chrome://tracing open: a process a rank,
  * a row for each kind of span. Ranks of one node share a clock; across nodes the clocks are not aligned. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,10 +66,10 @@ static int write_gathered(const run_job_t *job, const char *mine, size_t length)
     }
     if (file)
         fprintf(file, "\n]}\n");
-    if (file && fclose(file) == 0)
-        return EXIT_OK;
-    fprintf(stderr, "weft run: %s cannot be written\n", job->options.trace);
-    return EXIT_ENVIRONMENT;
+    bool whole = file && (!ferror(file) & (fclose(file) == 0));
+    if (!whole)
+        fprintf(stderr, "weft run: %s cannot be written whole: %s\n", job->options.trace, strerror(errno));
+    return whole ? EXIT_OK : EXIT_ENVIRONMENT;
 }
 
 int run_write_trace(run_job_t *job)

@@ -156,6 +156,31 @@ static bool outbid(weft_coordinator_t *c, const weft_peer_view_t *peer, const we
     return c->state != WEFT_COORDINATOR_DEPOSED;
 }
 
+/* ---- its own absence ---- */
+
+/* How long a coordinator that is a process of its own has been alone: nobody was heard, when several beats of anybody should
+ * have been. 0 for one that lives in a rank, which it always hears. Its network is gone then, and with it everybody who
+ * could be told of anybody's death: it waits, as if it had stood still. */
+static uint64_t alone_us(const weft_coordinator_t *c)
+{
+    uint64_t heard_us = 0;
+    for (uint32_t p = 0; p < c->ranks; p++)
+        heard_us = c->peer[p].heard_us > heard_us ? c->peer[p].heard_us : heard_us;
+    bool alone = c->config.rejoins && heard_us != 0 && c->now_us - heard_us > c->config.dead_us / 2;
+    return alone ? c->now_us - heard_us : 0;
+}
+
+/* Everyone looks silent and late, and it is this process that was away: give them their time again. */
+static void forgive(weft_coordinator_t *c, uint64_t gap_us)
+{
+    for (uint32_t p = 0; p < c->ranks; p++)
+        c->peer[p].heard_us = c->now_us;
+    c->deadline_us += gap_us;
+    c->waiting_until_us += gap_us;
+    c->started_us += gap_us;
+    c->commit_deadline_us += c->commit_deadline_us != 0 ? gap_us : 0;
+}
+
 /* ---- reports ---- */
 
 static void update(weft_coordinator_t *c, weft_peer_view_t *peer, const weft_message_t *in)
@@ -208,6 +233,9 @@ static void on_message(weft_coordinator_t *c, const weft_message_t *in, const we
 {
     if (!acceptable(c, in))
         return;
+    uint64_t away_us = alone_us(c);
+    if (away_us != 0)
+        forgive(c, away_us);
     weft_peer_view_t *peer = &c->peer[in->from];
     if (in->term > c->heard_term)
         c->heard_term = in->term;
@@ -224,23 +252,19 @@ static void on_message(weft_coordinator_t *c, const weft_message_t *in, const we
 
 /* ---- time ---- */
 
-/* After a stand-still of this process everyone looks silent and late: give them their time again. */
+/* After a stand-still of this process. */
 static void forgive_own_gap(weft_coordinator_t *c)
 {
     uint64_t gap_us = c->now_us - c->ticked_us;
     c->ticked_us = c->now_us;
-    if (gap_us <= c->config.dead_us / 2)
-        return;
-    for (uint32_t p = 0; p < c->ranks; p++)
-        c->peer[p].heard_us = c->now_us;
-    c->deadline_us += gap_us;
-    c->waiting_until_us += gap_us;
-    c->started_us += gap_us;
-    c->commit_deadline_us += c->commit_deadline_us != 0 ? gap_us : 0;
+    if (gap_us > c->config.dead_us / 2)
+        forgive(c, gap_us);
 }
 
 static void find_dead(weft_coordinator_t *c, const weft_sink_t *sink)
 {
+    if (alone_us(c) != 0)
+        return;
     for (uint32_t p = 0; p < c->ranks; p++) {
         if (c->peer[p].dead || c->now_us - c->peer[p].heard_us <= c->config.dead_us)
             continue;

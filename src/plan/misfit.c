@@ -28,8 +28,9 @@ static weft_cut_t cut_of(choice_t choice)
         .whole_cols = format->whole_groups,
     };
     if (choice.arrange == WEFT_ARRANGE_MARLIN) {
-        cut.rows = WEFT_MARLIN_ROWS, cut.whole_rows = true;
-        cut.cols = cut.cols < MARLIN_COLS ? MARLIN_COLS : cut.cols;
+        cut.whole_rows = cut.rows == 1; /* of blocks the last may have fewer; marlin_misfit looks at that */
+        cut.rows = cut.rows < WEFT_MARLIN_ROWS ? WEFT_MARLIN_ROWS : cut.rows;
+        cut.cols = cut.cols < MARLIN_COLS ? MARLIN_COLS : cut.cols, cut.whole_cols = true;
     }
     return cut;
 }
@@ -43,7 +44,8 @@ static choice_t choice_of(const weft_layer_t *layer, choice_t choice)
     return !layer->stored && layer->quantize ? choice : kept;
 }
 
-/* Marlin's kernels also want twice that of one of the two, of the whole matrix of a rank. */
+/* A block, too, may end with whole tiles only. Marlin's kernels also want twice a tile of one of the two, of the whole matrix
+ * of a rank. */
 static bool marlin_misfit(const weft_layer_t *layer, uint32_t tp, bool whole, char reason[256])
 {
     uint64_t rows = 0, cols = 0;
@@ -51,6 +53,11 @@ static bool marlin_misfit(const weft_layer_t *layer, uint32_t tp, bool whole, ch
         weft_need_t need = weft_rollout_need(&layer->parts[part], tp, 0, whole);
         rows += need.rows;
         cols = need.cols;
+    }
+    if (rows % WEFT_MARLIN_ROWS) {
+        snprintf(reason, 256, "a rank's %llu rows are no whole number of tiles of %u", (unsigned long long)rows,
+                 WEFT_MARLIN_ROWS);
+        return true;
     }
     if (rows % (2 * WEFT_MARLIN_ROWS) == 0 || cols % (2 * MARLIN_COLS) == 0)
         return false;

@@ -50,8 +50,8 @@ static void describe_weight(const weft_pattern_t *pattern, const weft_layer_t *l
 {
     uint64_t extent[2];
     bool vector = layer->parts[0].vector;
-    weft_arrange_codes(pattern->arrange, pattern->scheme->kernel, pattern->rows, pattern->cols, extent);
-    weight->dtype = pattern->dtype;
+    weight->dtype = weft_arrange_codes(pattern->arrange, pattern->scheme->kernel, pattern->dtype, pattern->rows,
+                                       pattern->cols, extent);
     set_shape(weight, layer, experts, extent + vector, vector ? 1 : 2);
 }
 
@@ -79,7 +79,7 @@ static void describe_scale(const weft_pattern_t *pattern, const weft_layer_t *la
     uint64_t extent[2];
     scale->dtype =
         weft_arrange_scales(pattern->arrange, pattern->scheme->kernel, pattern->rows, pattern->cols, extent);
-    if (format->scale_rows == WEFT_WHOLE)
+    if (weft_arrange_one_scale(pattern->arrange, format))
         describe_global(layer, experts, format->scale_dtype, scale);
     else
         set_shape(scale, layer, experts, extent, 2);

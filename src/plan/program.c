@@ -233,14 +233,14 @@ static void place_outputs(const builder_t *b, weft_cursor_t cursor, weft_unit_t 
     uint64_t rows_before = (uint64_t)cursor.expert * layer->rows;
     rows_before += weft_arrange_moves_codes(pattern->arrange) ? 0 : row;
     unit->weight_offset = weight->offset +
-                          rows_before * weft_format_row_bytes(format, weight->dtype, layer->cols) +
-                          part->col_offset * weft_dtype_bytes(weight->dtype);
+                          rows_before * weft_format_row_bytes(format, pattern->dtype, layer->cols) +
+                          part->col_offset * weft_dtype_bytes(pattern->dtype);
     unit->scale_offset = unit->global_offset = UINT64_MAX;
     /* What is for a whole domain is written by one of its units. */
     bool first = !pattern->domain_amax_bytes || weft_cursor_begins_domain(b->plan, cursor);
     if (layer->global != WEFT_OUTPUT_NONE && first)
         unit->global_offset = b->outputs->items[layer->global].offset + cursor.expert * sizeof(float);
-    if (layer->scale == WEFT_OUTPUT_NONE || (format->scale_rows == WEFT_WHOLE && !first))
+    if (layer->scale == WEFT_OUTPUT_NONE || (weft_arrange_one_scale(pattern->arrange, format) && !first))
         return;
     const weft_output_t *scale = &b->outputs->items[layer->scale];
     uint64_t per_expert = scale->bytes / layer->num_experts, before = 0;

@@ -88,6 +88,33 @@ static inline bool one_in(uint32_t n)
     return random_in(1, n) == 1;
 }
 
+/* How many of `all` rounds: a tenth where WEFT_TEST_SHORT is in the environment, for tools that slow everything down. */
+static inline bool is_short(void)
+{
+    return getenv("WEFT_TEST_SHORT") != NULL;
+}
+
+static inline uint32_t rounds(uint32_t all)
+{
+    return is_short() ? (all + 9) / 10 : all;
+}
+
+/* What every test of kernels begins with, and what it ends with. */
+static inline void tests_begin(void)
+{
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    require_gpu();
+    random_begin();
+    weft_kernels_thread_begin();
+}
+
+static inline int tests_end(void)
+{
+    CUDA(cudaDeviceSynchronize());
+    printf(is_short() ? "all passed (short)\n" : "all passed\n");
+    return 0;
+}
+
 /* ---- Device memory ---- */
 
 #define GUARD  512  /* bytes before and after that nobody may write */

@@ -3,9 +3,15 @@
  *
  *     faults_rank RANK TRAINER ROLLOUT SCHEME MODEL MODEL        odd versions are the first model, even ones the second
  *
- * Commands: "open E" joins session E beside the one that serves; "publish V TIMEOUT_US"; "hold PLACE"; "quit".
+ * Commands: "open E" joins session E beside the one that serves; "publish V TIMEOUT_US"; "queue V W TIMEOUT_US" (publishes
+ * W when V is on its way, and waits for both); "hold PLACE"; "quit". SIGUSR1 and SIGUSR2 make the
+ * time of day jump, forward and back.
  * Places: "join:N" and "plan:N" (the N-th time that ranks meet), "rank:PREPARED" and the like (a machine has come to
- * that state), "span:quantize:N".
+ * that state), "span:quantize:N", "publish:V" (the shards are filled).
+ *
+ * Weights travel by WEFT_FAULTS_TRANSPORT, ipc or zmq, the latter with keys; a rank listens on WEFT_FAULTS_HOST.
+ *
+ * Ranks of a replica keep step, as an engine's do, while all of them move: by counters in the file WEFT_FAULTS_PACE.
  *
  * A decode step is a checksum over all live weights, before step_end: what was read in it is reported whenever it
  * is not what the step before has read.
@@ -18,11 +24,14 @@
 #include <sys/prctl.h>
 
 #include <weft/weft.h>
+#include <zmq.h>
 
+#include "tests/faults/clock_jump.h"
 #include "tests/faults/meeting.h"
 
 #define STEP_US   20000
 #define PATIENCE  10000000
+#define CLOCK_JUMP 3600 /* seconds */
 
 typedef struct life {
     meeting_t meeting;
@@ -37,6 +46,17 @@ typedef struct life {
 
 enum { OPENING, OPEN, FAILED };
 
+#define PACE_RANKS   64
+#define PACE_STEPS   2     /* nobody is further ahead */
+#define PACE_WAIT_US 50000 /* of one that does not move */
+
+/* How far a rank is, as others see it: its session in the upper half, its step in the lower. */
+typedef struct pace {
+    _Atomic uint64_t *shared; /* [PACE_RANKS]; NULL: everybody at his own */
+    uint64_t seen[PACE_RANKS], moved_us[PACE_RANKS];
+    uint32_t first, end; /* the ranks of this replica */
+} pace_t;
+
 typedef struct program {
     uint32_t rank, num_ranks;
     bool is_trainer;
@@ -44,12 +64,13 @@ typedef struct program {
     weft_plan_t *plan;
     void **shards; /* trainer: [tensors] */
     life_t lives[2];
-    life_t *now, *next; /* serves; comes after it */
+    life_t *now, *next, *past; /* serves; comes after it; a trainer's, to be closed with its next version */
     uint64_t step, version;
     uint32_t seen; /* checksum of the last step */
     weft_status_t said;
     char phase[64];
     double rate;
+    pace_t pace;
 } program_t;
 
 static program_t program;
@@ -159,8 +180,34 @@ static void note_refusal(program_t *p, weft_status_t status, const weft_error_t 
     p->said = status;
 }
 
+static uint64_t place_of(const program_t *p)
+{
+    return (uint64_t)p->now->meeting.epoch << 32 | p->step;
+}
+
+/* Whether the next step would be too far ahead of a rank that moves. */
+static bool is_ahead(program_t *p)
+{
+    pace_t *pace = &p->pace;
+    bool ahead = false;
+    if (!pace->shared)
+        return false;
+    pace->shared[p->rank] = place_of(p);
+    for (uint32_t r = pace->first; r < pace->end; r++) {
+        uint64_t there = pace->shared[r], now_us = weft_now_us();
+        if (there != pace->seen[r])
+            pace->moved_us[r] = now_us;
+        pace->seen[r] = there;
+        bool behind = there >> 32 == p->now->meeting.epoch && there + PACE_STEPS < place_of(p);
+        ahead |= behind && now_us - pace->moved_us[r] < PACE_WAIT_US;
+    }
+    return ahead;
+}
+
 static void decode(program_t *p)
 {
+    if (is_ahead(p))
+        return;
     weft_error_t error = {.message = ""};
     uint64_t version = 0, start_us = weft_now_us();
     weft_status_t status = weft_rollout_step_begin(p->now->rollout, p->step + 1, STEP_US, &version, &error);
@@ -184,11 +231,17 @@ static void decode(program_t *p)
 
 static weft_status_t open_transport(life_t *life, weft_error_t *error)
 {
+    char public[41], secret[41];
     weft_transport_config_t config = WEFT_TRANSPORT_CONFIG;
+    weft_zmq_options_t zmq = WEFT_ZMQ_OPTIONS;
     config.bootstrap = (weft_transport_t *)&life->meeting;
     config.memory = "host";
     config.timeout_us = strtoull(argument("WEFT_FAULTS_JOIN_US", "1500000"), NULL, 10);
-    return weft_transport_open("ipc", &config, &life->transport, error);
+    zmq.address = argument("WEFT_FAULTS_HOST", NULL);
+    if (zmq_curve_keypair(public, secret) == 0)
+        zmq.public_key = public, zmq.secret_key = secret;
+    config.zmq = &zmq;
+    return weft_transport_open(argument("WEFT_FAULTS_TRANSPORT", "ipc"), &config, &life->transport, error);
 }
 
 static weft_status_t open_session(program_t *p, life_t *life, weft_error_t *error)
@@ -196,12 +249,13 @@ static weft_status_t open_session(program_t *p, life_t *life, weft_error_t *erro
     weft_session_config_t config = WEFT_SESSION_CONFIG;
     config.plan = p->plan;
     config.transport = life->transport;
+    config.host = argument("WEFT_FAULTS_HOST", NULL);
     config.log = (weft_log_t){on_log, NULL, WEFT_LOG_DEBUG};
     config.span = on_span;
     config.rate_bytes_per_s = p->rate;
     config.dead_after_us = strtoull(argument("WEFT_FAULTS_DEAD_US", "1500000"), NULL, 10);
     config.transfer_timeout_us = PATIENCE;
-    config.commit_timeout_us = PATIENCE / 5;
+    config.commit_timeout_us = strtoull(argument("WEFT_FAULTS_COMMIT_US", "2000000"), NULL, 10);
     return weft_session_open(&config, &life->session, error);
 }
 
@@ -302,25 +356,51 @@ static void *open_life(void *user)
         status = open_session(&program, life, &error);
     if (status == WEFT_OK)
         status = open_role(&program, life, &error);
+    uint64_t took_us = weft_now_us() - start_us;
     uint32_t epoch = life->meeting.epoch;
-    if (status != WEFT_OK) {
-        report("unopened %u %s %llu %s", epoch, weft_status_name(status),
-               (unsigned long long)(weft_now_us() - start_us), error.message);
+    if (status != WEFT_OK)
         close_life(life);
-    }
     life->state = status == WEFT_OK ? OPEN : FAILED;
+    if (status != WEFT_OK) /* the last thing: the supervisor may ask for another session at once */
+        report("unopened %u %s %llu %s", epoch, weft_status_name(status), (unsigned long long)took_us, error.message);
     return NULL;
+}
+
+static void close_past(program_t *p)
+{
+    if (!p->past)
+        return;
+    uint64_t start_us = weft_now_us();
+    uint32_t epoch = p->past->meeting.epoch;
+    close_life(p->past);
+    p->past = NULL;
+    report("closed %u %llu", epoch, (unsigned long long)(weft_now_us() - start_us));
+}
+
+/* It could not be opened, or not by all. */
+static void give_up_next(program_t *p)
+{
+    if (!p->next)
+        return;
+    pthread_join(p->next->thread, NULL);
+    if (p->next->state == OPEN)
+        close_life(p->next);
+    p->next->used = false;
+    p->next = NULL;
 }
 
 static void begin_open(program_t *p, uint32_t epoch)
 {
+    close_past(p);
+    give_up_next(p);
     life_t *life = p->lives[0].used ? &p->lives[1] : &p->lives[0];
     *life = (life_t){.meeting = {{&meeting_ops, p->rank, p->num_ranks, "host", -1}, epoch, "join", 0}, .used = true};
     p->next = life;
     pthread_create(&life->thread, NULL, open_life, life);
 }
 
-/* A trainer goes over to a session as soon as it is open; a rollout when a version is live there. */
+/* A trainer goes over to a session as soon as it is open, and leaves the one before when its version is live in the next, as
+ * rollouts do: all close together. */
 static bool may_go_over(const program_t *p)
 {
     weft_rollout_status_t status;
@@ -355,27 +435,52 @@ static void go_over(program_t *p)
     announce(next);
     if (p->rank + 1 == p->num_ranks && !before)
         report_names(next->rollout);
-    if (!before)
-        return;
-    uint64_t start_us = weft_now_us();
-    uint32_t epoch = before->meeting.epoch;
-    close_life(before);
-    report("closed %u %llu", epoch, (unsigned long long)(weft_now_us() - start_us));
+    p->past = before;
+    if (!p->is_trainer)
+        close_past(p);
 }
 
 /* ---- Commands ---- */
 
-static void publish(program_t *p, uint64_t version, uint64_t timeout_us)
+static void await(program_t *p, uint64_t version, uint64_t timeout_us)
 {
     weft_error_t error = {.message = ""};
-    fill_shards(p, version);
-    report("publishes %llu", (unsigned long long)version);
     uint64_t start_us = weft_now_us();
-    weft_status_t status = weft_trainer_publish(p->now->trainer, version, &error);
-    if (status == WEFT_OK)
-        status = weft_trainer_wait(p->now->trainer, version, WEFT_PUBLISH_APPLIED, timeout_us, &error);
+    weft_status_t status = weft_trainer_wait(p->now->trainer, version, WEFT_PUBLISH_APPLIED, timeout_us, &error);
     check_time("wait", start_us, timeout_us);
     report("outcome %llu %s %s", (unsigned long long)version, weft_status_name(status), error.message);
+    close_past(p);
+}
+
+static bool begin_publish(program_t *p, uint64_t version)
+{
+    weft_error_t error = {.message = ""};
+    report("publishes %llu", (unsigned long long)version);
+    weft_status_t status = weft_trainer_publish(p->now->trainer, version, &error);
+    if (status != WEFT_OK)
+        report("outcome %llu %s %s", (unsigned long long)version, weft_status_name(status), error.message);
+    return status == WEFT_OK;
+}
+
+static void publish(program_t *p, uint64_t version, uint64_t timeout_us)
+{
+    char place[32];
+    fill_shards(p, version);
+    snprintf(place, sizeof place, "publish:%llu", (unsigned long long)version);
+    reach(place);
+    if (begin_publish(p, version))
+        await(p, version, timeout_us);
+}
+
+/* Two at once. Both are of the same weights: those of the first are still read when the second is published. */
+static void queue(program_t *p, uint64_t version, uint64_t second, uint64_t timeout_us)
+{
+    fill_shards(p, version);
+    bool begun = begin_publish(p, version), queued = begin_publish(p, second);
+    if (begun)
+        await(p, version, timeout_us);
+    if (queued)
+        await(p, second, timeout_us);
 }
 
 static void quit(program_t *p)
@@ -393,12 +498,14 @@ static void quit(program_t *p)
 
 static void obey(program_t *p, const char *line)
 {
-    unsigned long long version, timeout_us;
+    unsigned long long version, second, timeout_us;
     unsigned epoch;
     if (sscanf(line, "open %u", &epoch) == 1)
         begin_open(p, epoch);
     else if (sscanf(line, "publish %llu %llu", &version, &timeout_us) == 2)
         publish(p, version, timeout_us);
+    else if (sscanf(line, "queue %llu %llu %llu", &version, &second, &timeout_us) == 3)
+        queue(p, version, second, timeout_us);
     else if (strncmp(line, "hold ", 5) == 0)
         hold_at(line + 5), report("holds");
     else if (strcmp(line, "quit") == 0)
@@ -407,7 +514,46 @@ static void obey(program_t *p, const char *line)
         report("failed command %s", line);
 }
 
+/* ---- The time of day ---- */
+
+static void on_signal(int number)
+{
+    jump_clock(number == SIGUSR1 ? CLOCK_JUMP : -2 * CLOCK_JUMP);
+}
+
+static void listen_for_jumps(void)
+{
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigaction(SIGUSR1, &action, NULL);
+    sigaction(SIGUSR2, &action, NULL);
+}
+
+static void note_jump(void)
+{
+    static long long seen;
+    long long jumped = clock_jumped_s;
+    if (jumped != seen)
+        report("clock %lld", jumped);
+    seen = jumped;
+}
+
 /* ---- All ---- */
+
+static void keep_pace(program_t *p, const char *rollout)
+{
+    const char *path = argument("WEFT_FAULTS_PACE", NULL);
+    unsigned tp = 1;
+    uint32_t first = weft_plan_num_trainers(p->plan);
+    int fd = path && !p->is_trainer && p->num_ranks <= PACE_RANKS ? open(path, O_RDWR | O_CLOEXEC) : -1;
+    if (fd < 0)
+        return;
+    void *shared = mmap(NULL, PACE_RANKS * sizeof(uint64_t), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    sscanf(rollout, "tp:%u", &tp);
+    p->pace.first = p->rank - (p->rank - first) % tp;
+    p->pace.end = p->pace.first + tp;
+    p->pace.shared = shared == MAP_FAILED ? NULL : shared;
+}
 
 static void make_plan(program_t *p, char **argv)
 {
@@ -438,14 +584,17 @@ int main(int argc, char **argv)
         return 2;
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    listen_for_jumps();
     make_crc_table();
     make_plan(&program, argv);
+    keep_pace(&program, argv[3]);
     program.rate = strtod(argument("WEFT_FAULTS_RATE", "0"), NULL);
     report("ready");
     for (;;) {
         bool serves = program.now && program.now->rollout;
         if (next_command(serves ? 0 : 5000, line))
             obey(&program, line);
+        note_jump();
         if (program.next)
             go_over(&program);
         if (serves)

@@ -19,8 +19,8 @@ sources of cJSON, which apt-get fetches where it can; otherwise the system's lib
   --only A,B        some harnesses: plan, json, ...
   --keep            write the smaller corpora to tests/fuzz/corpus, to be committed
   --pack DIR        build, and put programs, corpora and this script into DIR, which runs where there is no clang
-  --prebuilt DIR    run what --pack has put there; new inputs, crashes and the table go to \$OUT
-  --import FILE     add the inputs of a \$OUT/corpus.tar.gz to what is kept in build/fuzz/work
+  --prebuilt DIR    run what --pack has put there; \$OUT gets the table, and results.tar.gz: corpora, crashes, logs
+  --import FILE     add the inputs of a \$OUT/results.tar.gz to what is kept in build/fuzz/work
   --help
 
 A crash ends its process, and the harness starts again; what led to it is in build/fuzz/logs/NAME/crashes until the next run. The
@@ -211,7 +211,7 @@ if [ -n "$pack" ]; then
 fi
 if [ -n "$import" ]; then
     mkdir -p "$root/build/fuzz/work"
-    tar -C "$root/build/fuzz/work" -xzf "$import"
+    tar -C "$root/build/fuzz/work" --strip-components=2 -xzf "$import" ./corpus
     exit 0
 fi
 tmp=$(mktemp -d "$([ -w /dev/shm ] && echo /dev/shm || echo /tmp)/weft-fuzz-run-XXXXXX")
@@ -235,12 +235,12 @@ in_parallel run_one
 in_parallel shrink_one
 if [ -n "$prebuilt" ]; then
     for name in $(harnesses); do
-        mkdir -p "$tmp/corpus/$name" "$out/crashes/$name"
-        cp -r "$logs/$name/small/." "$tmp/corpus/$name/"
-        cp -r "$logs/$name/crashes/." "$out/crashes/$name/"
-        tail -c 20000 "$logs/$name/log" >"$out/$name.log"
+        mkdir -p "$tmp/results/corpus/$name" "$tmp/results/crashes/$name"
+        cp -r "$logs/$name/small/." "$tmp/results/corpus/$name/"
+        cp -r "$logs/$name/crashes/." "$tmp/results/crashes/$name/"
+        tail -c 20000 "$logs/$name/log" >"$tmp/results/$name.log"
     done
-    tar -C "$tmp/corpus" -czf "$out/corpus.tar.gz" .
+    tar -C "$tmp/results" -czf "$out/results.tar.gz" .
     table | tee "$out/table.txt"
 else
     for name in $(harnesses); do

@@ -4,11 +4,15 @@
  *     ipc threads    all cases, 1 to 4 threads of this process over loopback
  *     ipc killed     a source is killed while its memory is read; a child of it keeps its sockets open
  *     ipc stopped    a rank that does not answer, or does not come: deadlines
+ *     ipc short      a rank without descriptors: all know at once
  *     ipc refused    ranks that cannot work together are named, by all of them
  */
 #include <dirent.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "src/base/clock.h"
 #include "tests/ipc/cases.h"
@@ -304,6 +308,83 @@ static int stopped_rank(world_t *world)
     return 0;
 }
 
+/* ---- Out of descriptors ---- */
+
+/* The lowest number that a new descriptor would get. */
+static rlim_t next_descriptor(void)
+{
+    int fd = dup(STDOUT_FILENO);
+    close(fd);
+    return (rlim_t)fd;
+}
+
+static void limit_descriptors(rlim_t most)
+{
+    struct rlimit limit;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = most ? most : limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+/* Rank 1 has `spare` descriptors more than it uses: all ranks open, or all learn at once why not. */
+static int open_with(world_t *world, rlim_t spare, bool *opened)
+{
+    weft_transport_config_t config = host_config(world_bootstrap(world));
+    weft_transport_t *transport = NULL;
+    weft_error_t error = {0};
+    uint64_t start_us = weft_now_us();
+    config.timeout_us = 10000000;
+    if (world->base.rank == 1)
+        limit_descriptors(next_descriptor() + spare);
+    weft_status_t status = weft_transport_open("ipc", &config, &transport, &error);
+    limit_descriptors(0);
+    *opened = status == WEFT_OK;
+    weft_transport_close(transport);
+    CHECK(weft_now_us() - start_us < config.timeout_us / 2, "rank %u waits, %u spare: %s", world->base.rank,
+          (unsigned)spare, error.message);
+    CHECK(*opened || strstr(error.message, "Too many open files") || strstr(error.message, "ulimit -n"),
+          "rank %u, %u spare: %s: %s", world->base.rank, (unsigned)spare, weft_status_name(status), error.message);
+    CHECK(*opened || strstr(error.message, "rank 1"), "\"%s\" does not name rank 1", error.message);
+    return 0;
+}
+
+static int short_rank(world_t *world)
+{
+    rlim_t spare = 0;
+    for (bool opened = false; !opened; spare++)
+        CHECK(open_with(world, spare, &opened) == 0 && spare < 50, "with %u spare", (unsigned)spare);
+    CHECK(spare > 5, "no more than %u descriptors are used", (unsigned)spare);
+    return 0;
+}
+
+/* What cannot be looked at is not called wrong. */
+static int lend_without(world_t *world)
+{
+    weft_transport_t *transport = open_ipc(world, 0);
+    CHECK(transport, "no transport");
+    const weft_transport_ops_t *ops = weft_transport_table(transport);
+    weft_error_t error = {0};
+    char path[64];
+    snprintf(path, sizeof path, "/dev/shm/weft-test-%d", (int)getpid());
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+    CHECK(fd >= 0 && ftruncate(fd, 4096) == 0, "no file in /dev/shm");
+    weft_lent_run_t run = {mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), 4096, 0};
+    close(fd);
+    for (rlim_t spare = 0; spare < 2; spare++) { /* to read the maps; to open the file */
+        limit_descriptors(next_descriptor() + spare);
+        weft_status_t status = ops->lend(transport, 1, &run, 1, &error);
+        limit_descriptors(0);
+        CHECK(status == WEFT_ERR_SYSTEM && strstr(error.message, "Too many open files"), "%u spare: %s: %s",
+              (unsigned)spare, weft_status_name(status), error.message);
+    }
+    weft_status_t status = ops->lend(transport, 1, &run, 1, &error);
+    unlink(path);
+    CHECK(status == WEFT_OK, "with descriptors: %s", error.message);
+    munmap((void *)run.data, 4096);
+    weft_transport_close(transport);
+    return 0;
+}
+
 /* ---- Refusals ---- */
 
 static int expect(world_t *world, const char *memory, weft_status_t status, const char *text)
@@ -362,6 +443,7 @@ int main(int argc, char **argv)
                  : !strcmp(what, "threads") ? run_threads()
                  : !strcmp(what, "killed")  ? world_run(2, killed_rank)
                  : !strcmp(what, "stopped") ? world_run(2, stopped_rank)
+                 : !strcmp(what, "short")   ? world_run(2, short_rank) || world_run(1, lend_without)
                  : !strcmp(what, "refused") ? run_refused()
                                             : 2;
     printf("%s %s\n", what, failed ? "failed" : "passed");

@@ -44,6 +44,7 @@
 /* What the processes of a scene tell each other. */
 typedef struct shared {
     _Atomic uint32_t midway; /* rollout ranks that have a part of the version that is slow, not all of it */
+    _Atomic uint32_t decided; /* trainers that know what has become of version 2 */
     uint64_t start_us;       /* of the scene */
 } shared_t;
 

@@ -8,6 +8,8 @@
  *     ipc_session rebind      versions from other memory than the one before
  *     ipc_session nonfinite   NaN or Inf in lent memory: refused by name, the next version is applied
  *     ipc_session publish     subsets, snapshots, and a version that is superseded
+ *     ipc_session full        a GPU without a byte left while version 2 is published: it is applied or refused, what
+ *                             serves is whole, version 3 is applied
  *
  * A second argument says where the weights are: host (default) or cuda. Exit status 77: no such memory here.
  * Each scene has processes of its own (processes.h).
@@ -350,6 +352,68 @@ static int rollout_to_sixth(process_t *p)
     return step_until(p, 6);
 }
 
+/* ---- Full ---- */
+
+#define HOARD_MAX   4096
+#define LEAST_PIECE ((size_t)64 << 10)
+
+/* All of the GPU's memory, in pieces that get smaller; returns how many. */
+static uint32_t hoard(process_t *p, void *pieces[HOARD_MAX])
+{
+    uint32_t count = 0;
+    for (size_t bytes = (size_t)1 << 32; bytes >= LEAST_PIECE && count < HOARD_MAX;)
+        if (p->queue->ops->alloc(p->queue, bytes, &pieces[count]) == WEFT_OK)
+            count++;
+        else
+            bytes /= 2;
+    return count;
+}
+
+static int await_count(process_t *p, _Atomic uint32_t *counter, uint32_t wanted)
+{
+    uint64_t deadline_us = weft_now_us() + PROCESS_PATIENCE;
+    while (*counter < wanted && weft_now_us() < deadline_us)
+        weft_sleep_us(500);
+    CHECK(*counter >= wanted, "%u of %u have come", *counter, wanted);
+    return 0;
+}
+
+static int trainer_beside_a_hoard(process_t *p)
+{
+    TRY(update(p, 1));
+    TRY(await_count(p, &p->shared->midway, p->job->num_rollouts));
+    TRY(publish(p, 2));
+    weft_status_t status = wait_applied(p, 2);
+    printf("# without memory, version 2: %s %s\n", weft_status_name(status), p->r->error.message);
+    CHECK(status == WEFT_OK || weft_status_group(status) == WEFT_STATUS_GROUP_VERSION ||
+              status == WEFT_ERR_NO_MEMORY,
+          "version 2: %s", p->r->error.message);
+    p->shared->decided++;
+    TRY(await_count(p, &p->shared->midway, 2 * p->job->num_rollouts));
+    return update(p, 3);
+}
+
+static int hoarding_rollout(process_t *p)
+{
+    static void *pieces[HOARD_MAX];
+    bool hoards = p->r->rank == p->job->num_trainers;
+    uint64_t deadline_us = weft_now_us() + PROCESS_PATIENCE, version;
+    void *more;
+    TRY(step_until(p, 1));
+    uint32_t count = hoards ? hoard(p, pieces) : 0;
+    CHECK(!hoards || (count > 0 && p->queue->ops->alloc(p->queue, LEAST_PIECE, &more) == WEFT_ERR_NO_MEMORY),
+          "%u pieces, and there is memory left", count);
+    p->shared->midway++;
+    while (p->shared->decided < p->job->num_trainers) {
+        CHECK(weft_now_us() < deadline_us, "version 2 is not decided");
+        TRY(run_step(p, &version));
+    }
+    for (uint32_t i = 0; i < count; i++)
+        p->queue->ops->free(p->queue, pieces[i]);
+    p->shared->midway++;
+    return step_until(p, 3);
+}
+
 /* ---- All ---- */
 
 typedef struct test {
@@ -402,6 +466,11 @@ static const test_t tests[] = {
      rollout_to_sixth,
      {{.trainer = "fsdp:2", .rollout = "tp:2", .scheme = "fp8-block", .layers = published_layers, .victim = SCENE_NOBODY},
       {.trainer = "tp:2", .rollout = "tp:1x2", .scheme = "fp8-channel", .layers = published_layers, .victim = SCENE_NOBODY}}},
+    {"full",
+     1 << 1 | 1 << 2 | 1 << 3,
+     trainer_beside_a_hoard,
+     hoarding_rollout,
+     {{.trainer = "fsdp:2", .rollout = "tp:2", .scheme = "fp8-block", .victim = SCENE_NOBODY}}},
 };
 
 static int run_scenes(const test_t *test, const char *memory)
@@ -428,10 +497,14 @@ int main(int argc, char **argv)
 {
     const char *memory = argc > 2 ? argv[2] : "host";
     int failed = 2;
+    if (argc > 1 && strcmp(argv[1], "full") == 0 && strcmp(memory, "cuda") != 0) {
+        fprintf(stderr, "skipped: the host's memory is everybody's\n");
+        return 77;
+    }
     for (size_t i = 0; i < NUM(tests) && argc > 1; i++)
         if (strcmp(argv[1], tests[i].name) == 0)
             failed = run_scenes(&tests[i], memory);
     if (failed == 2)
-        fprintf(stderr, "usage: %s killed|anytime|taken|rebind|nonfinite|publish [host|cuda]\n", argv[0]);
+        fprintf(stderr, "usage: %s killed|anytime|taken|rebind|nonfinite|publish|full [host|cuda]\n", argv[0]);
     return failed;
 }

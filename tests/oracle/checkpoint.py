@@ -198,16 +198,28 @@ class Scheme:
         """What vllm-pow2 requantizes: no powers of two, so their exponents alone do not do."""
         return Scheme(self.name, "vllm", "plain" if self.arrange == "deepgemm" else self.arrange)
 
+    def of_rows(self, scales, codes):
+        """Marlin has a scale of bf16 for every row, whatever it is for."""
+        grid, rows = scales.grid, codes.shape[-2]
+        if self.arrange != "marlin" or self.name in INT4:
+            return scales
+        if grid is None:
+            grid = np.repeat(np.reshape(scales.whole, codes.shape[:-2] + (1, 1)), rows, axis=-2)
+        if self.name == "fp8-block":
+            grid = np.repeat(grid, quantize.BLOCK, axis=-2)[..., :rows, :]
+        return Scales(quantize.marlin_scales(grid, self.name.startswith("fp8")), None)
+
     def arranged(self, grid, codes):
         """The scales of a matrix, or of a stack of them, as they lie, and their type."""
         one = lambda scales: quantize.ARRANGE[self.arrange](scales, codes.shape[-2])
-        dtype = "I32" if self.arrange == "deepgemm" else DTYPES[self.name][1]
+        dtype = {"deepgemm": "I32", "marlin": "BF16"}.get(self.arrange, DTYPES[self.name][1])
         return dtype, np.stack([one(scales) for scales in grid]) if grid.ndim == 3 else one(grid)
 
     def arranged_codes(self, codes):
         """The codes likewise."""
         one = quantize.ARRANGE_CODES.get(self.arrange, lambda codes: codes)
-        return np.stack([one(expert) for expert in codes]) if codes.ndim == 3 else one(codes)
+        dtype = "I32" if self.arrange == "marlin" else DTYPES[self.name][0]
+        return dtype, np.stack([one(expert) for expert in codes]) if codes.ndim == 3 else one(codes)
 
     @property
     def scale_name(self):
@@ -312,8 +324,8 @@ def emit(scheme, rank, base, quantized):
     if not scheme.grid:
         yield rank, base + "weight", dtype_name(codes), codes
         return
-    code_dtype, _ = DTYPES[scheme.name]
-    yield rank, base + WEIGHT_NAMES.get(scheme.name, "weight"), code_dtype, scheme.arranged_codes(codes)
+    scales = scheme.of_rows(scales, codes)
+    yield rank, base + WEIGHT_NAMES.get(scheme.name, "weight"), *scheme.arranged_codes(codes)
     if scales.grid is not None:
         yield rank, base + scheme.scale_name, *scheme.arranged(scales.grid, codes)
     if scales.whole is not None:

@@ -40,6 +40,26 @@ def cast_f16(x):
     return np.where(np.isnan(x), 0x7FFF, bits).astype(np.uint16)
 
 
+def cast_f32(w):
+    """bf16 bits, float16 or float32 to float32, exactly; a NaN keeps its bits."""
+    if w.dtype == np.uint16:
+        return bf16_to_f32(w)
+    if w.dtype == np.float32:
+        return w
+    bits = w.view(np.uint16).astype(np.uint32)
+    nan = (bits & 0x8000) << 16 | 0x7F800000 | (bits & 0x3FF) << 13
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isnan(w), nan, w.astype(np.float32).view(np.uint32)).astype(np.uint32).view(np.float32)
+
+
+def cast(w, dtype):
+    """The weights as "BF16", "F16" or "F32": as they are where they are that, else rounded once."""
+    if {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}[dtype] == w.dtype:
+        return w
+    x = cast_f32(w)
+    return x if dtype == "F32" else cast_bf16(x) if dtype == "BF16" else cast_f16(x).view(np.float16)
+
+
 def as_f32(w):
     """What every scheme starts from: the weights as float32, exactly."""
     if w.dtype == np.uint16:
@@ -293,8 +313,28 @@ def arrange_marlin_scales(grid):
     return np.ascontiguousarray(grid.T.reshape(grid.shape[1], -1, len(order))[:, :, order]).reshape(grid.T.shape)
 
 
+def arrange_marlin_bytes(codes):
+    """A byte each, [N, K] -> int32 [K/16, 4N]: n is (tile, warp, half, r), k is (tile, half, pair, which), each axis of one of them."""
+    rows, cols = codes.shape
+    if codes.dtype == np.int8:
+        codes = (codes.astype(np.int16) + 128).astype(np.uint8)
+    axes = codes.reshape(rows // 64, 4, 2, 8, cols // 16, 2, 4, 2)
+    return np.ascontiguousarray(axes.transpose(4, 0, 3, 6, 1, 2, 7, 5)).reshape(cols // 16, rows * 16).view("<i4")
+
+
+def marlin_scales(scales, fp8):
+    """float32 -> bf16 bits, those of e4m3 codes times 2^120, which bf16 may not hold."""
+    stored = cast_bf16(scales)
+    if not fp8:
+        return stored
+    with np.errstate(over="ignore"):
+        return cast_bf16(bf16_to_f32(stored) * np.float32(2.0**120))
+
+
 def arrange_marlin_codes(words):
     """int32 [N, K/8] of eight codes along K -> int32 [K/16, 2N]: tiles of 16 x 64, a word of a thread of four warps each."""
+    if words.dtype != np.int32:
+        return arrange_marlin_bytes(words)
     codes = (words[..., None].view(np.uint32) >> (4 * np.arange(8, dtype=np.uint32)) & 15).reshape(len(words), -1)
     rows, cols = codes.shape
     out = np.empty((cols // 16, rows // 64, 32, 4), np.uint32)

@@ -15,13 +15,13 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "support"), os.path.join(HERE, "..", "oracle")]
 
-from command import scratch, skip_unless  # noqa: E402
+from command import needs_gpu, scratch, skip_unless  # noqa: E402
 
 skip_unless(numpy=True, mpirun=True)
 
 import scaled  # noqa: E402
 import tensor_file  # noqa: E402
-from matrix import ORACLE, has_gpu, run  # noqa: E402
+from matrix import ORACLE, run  # noqa: E402
 
 ROLLOUTS = {"tp:1": 1, "tp:2": 2, "tp:4": 4}
 EXPERT_ROLLOUTS = {"tp:2,ep": 2, "tp:4,ep": 4}
@@ -106,9 +106,7 @@ def main():
     parser.add_argument("--transport", default="mpi")
     parser.add_argument("--options", default="")
     arguments = parser.parse_args()
-    if (arguments.transport == "nccl" or "--memory cuda" in arguments.options) and not has_gpu():
-        print("skipped: there is no GPU")
-        sys.exit(77)
+    skip_unless(gpu=needs_gpu(arguments.transport, arguments.options))
     chosen = [(name, *case) for turn, name in enumerate(scaled.CONFIGS) for case in cases(name, turn)]
     chosen = [case for case in chosen if arguments.only in " ".join(map(str, case))]
     if arguments.take and arguments.take < len(chosen):

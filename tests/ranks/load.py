@@ -10,11 +10,10 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
-from command import Checks, Weft, demo, scratch, skip_unless  # noqa: E402
+from command import Checks, Weft, demo, needs_gpu, scratch, skip_unless  # noqa: E402
 
 OK, CHECK_FAILED, IO = 0, 1, 3
 DENSE, EXPERTS = "tiny-qwen3", "tiny-qwen3-moe"
@@ -113,10 +112,6 @@ def check_refused(t):
     t.that("no version could be applied" in result.err, "nothing to serve at all: said", result)
 
 
-def has_gpu():
-    return shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weft")
@@ -124,9 +119,7 @@ def main():
     parser.add_argument("--options", default="")
     arguments = parser.parse_args()
     skip_unless(mpirun=True)
-    if (arguments.transport == "nccl" or "--memory cuda" in arguments.options) and not has_gpu():
-        print("skipped: there is no GPU")
-        sys.exit(77)
+    skip_unless(gpu=needs_gpu(arguments.transport, arguments.options))
     with scratch("load") as folder:
         t = Test(Weft(arguments.weft), folder, ["--transport", arguments.transport, *arguments.options.split()])
         check_formats(t)

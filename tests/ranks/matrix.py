@@ -25,6 +25,8 @@ LIMIT_S = 150  # longer than the deadlines of `weft run`
 HERE = os.path.dirname(os.path.abspath(__file__))
 DEMO = os.path.join(HERE, "..", "..", "launch", "demo")
 ORACLE = os.path.join(HERE, "..", "oracle")
+sys.path.insert(0, os.path.join(HERE, "..", "support"))
+from command import needs_gpu, skip_unless  # noqa: E402
 
 TRAINERS = {"fsdp:1": 1, "fsdp:2": 2, "fsdp:3": 3, "fsdp:4": 4, "fsdp:5": 5, "tp:2": 2, "tp:2,dp:2": 4, "pp:2": 2,
             "tp:2,pp:2": 4}
@@ -131,10 +133,6 @@ class Matrix:
         return what
 
 
-def has_gpu():
-    return shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weft")
@@ -146,19 +144,9 @@ def main():
     parser.add_argument("--transport", default="mpi")
     parser.add_argument("--options", default="")
     arguments = parser.parse_args()
-    try:
-        import numpy  # noqa: F401
-    except ImportError:
-        print("skipped: NumPy is missing")
-        return 77
-    if not shutil.which("mpirun"):
-        print("skipped: mpirun is missing")
-        return 77
+    skip_unless(numpy=True, mpirun=True)
+    skip_unless(gpu=needs_gpu(arguments.transport, arguments.options))
     folder = arguments.keep or tempfile.mkdtemp(prefix="weft-matrix-")
-    wants_gpu = arguments.transport == "nccl" or "--memory cuda" in arguments.options
-    if wants_gpu and not has_gpu():
-        print("skipped: there is no GPU")
-        return 77
     matrix = Matrix(arguments.weft, folder, dict(os.environ), ["--transport", arguments.transport] + arguments.options.split())
     count = 0
     cases = [case for case in all_cases(arguments.full)

@@ -3,6 +3,7 @@
 were made of, byte for byte; a sync and a load of them too; and what does not fit is refused.
 
     prequantized.py WEFT [--only TEXT]
+    prequantized.py WEFT --transport NAME [--options WORDS]      the syncs and loads alone, over it
 
 Exits 77 when NumPy or mpirun is missing."""
 
@@ -14,7 +15,7 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "support"), os.path.join(HERE, "..", "oracle")]
-from command import Checks, Weft, demo, scratch, skip_unless  # noqa: E402
+from command import Checks, Weft, demo, needs_gpu, scratch, skip_unless  # noqa: E402
 
 skip_unless(numpy=True, mpirun=True)
 import numpy as np  # noqa: E402
@@ -78,7 +79,7 @@ def check_models(checks, weft, work, only):
 # ---- over a transport, and from disk ----
 
 
-def check_ranks(checks, weft, work):
+def check_ranks(checks, weft, work, transport):
     """trainer, its ranks, rollout, its ranks"""
     dense, experts = demo("tiny-qwen3", "v1"), demo("tiny-qwen3-moe", "v1")
     syncs = ((dense, "fp8-block", "fsdp:3", 3, "tp:2", 2, []), (dense, "int4-group-64", "tp:2", 2, "tp:1", 1, ["--max-groups", 0]),
@@ -88,7 +89,7 @@ def check_ranks(checks, weft, work):
         stored, direct, what = os.path.join(work, f"c{i}"), os.path.join(work, f"k{i}"), f"{scheme} {trainer} to {rollout}"
         checks.code(weft("quantize", source, stored, "--scheme", scheme, "--format", "checkpoint"), OK, what)
         checks.code(weft("quantize", source, direct, "--scheme", scheme, "--rollout", rollout), OK, what)
-        layouts = ["--trainer", trainer, "--rollout", rollout, "--tokens", 2, "--quiet"]
+        layouts = ["--trainer", trainer, "--rollout", rollout, "--tokens", 2, "--quiet", *transport]
         runs = (("sync", stored, [], ["--model", stored]),
                 ("load, a session of the same", stored, ["--updates", 0], ["--load", stored, "--model", stored]),
                 ("load, a session that quantizes", source, ["--updates", 0], ["--load", stored, "--model", source, "--scheme", scheme]),
@@ -197,12 +198,18 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("weft")
     arguments.add_argument("--only", default="", metavar="TEXT", help="models whose name holds TEXT")
+    arguments.add_argument("--transport", metavar="NAME")
+    arguments.add_argument("--options", default="", metavar="WORDS", help="of weft run, too")
     options = arguments.parse_args()
+    skip_unless(gpu=needs_gpu(options.transport, options.options))
     checks, weft = Checks(), Weft(options.weft)
+    transport = ["--transport", options.transport or "mpi", *options.options.split()]
     with scratch("prequantized") as work:
-        check_models(checks, weft, work, options.only)
+        if options.transport is None:
+            check_models(checks, weft, work, options.only)
         if not options.only:
-            check_ranks(checks, weft, work)
+            check_ranks(checks, weft, work, transport)
+        if not options.only and options.transport is None:
             check_refusals(checks, weft, work)
     checks.end()
 

@@ -400,6 +400,8 @@ def check_unwritable(t):
         result = t.weft.ranks(4, *run, option, path)
         t.refused(f"run {option} {os.path.basename(path)}", result, IO, path)
         t.that("#version" not in result.out, f"run {option} {os.path.basename(path)}: found before the work", result)
+    for option in ("--json", "--trace"):
+        t.refused(f"run {option} on a disk that is full", t.weft.ranks(4, *run, option, "/dev/full"), IO, "/dev/full cannot be written whole: No space")
     t.refused("quantize onto a file", t.weft("quantize", V1, taken, "--scheme", "bf16", "--rollout", "tp:1"), IO, taken)
     for text in (t.path("none.txt"), taken):
         t.refused(f"run --eval {os.path.basename(text)}", t.weft.ranks(4, *run, "--eval", text), IO, text)

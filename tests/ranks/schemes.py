@@ -16,7 +16,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 ORACLE = os.path.join(HERE, "..", "oracle")
 sys.path.insert(0, os.path.join(HERE, "..", "support"))
-from command import DEMO, Checks, Weft, demo, scratch, skip_unless  # noqa: E402
+from command import DEMO, Checks, Weft, demo, needs_gpu, scratch, skip_unless  # noqa: E402
 
 OK, CHECK_FAILED = 0, 1
 DENSE, EXPERTS = "tiny-qwen3", "tiny-qwen3-moe"
@@ -34,6 +34,8 @@ SYNCS = (
      "BF16 F8_E4M3 F32 I32 U8", ["--swap", "copy"]),
     (EXPERTS, "tp:2", 2, "tp:2", 2, "int4-group-128@marlin; *.experts.*=int4-group-64:ct@marlin; *.o_proj=int4-group-32:qat@marlin; lm_head=bf16",
      "default", "BF16 I32 I64", []),
+    (EXPERTS, "fsdp:2", 2, "tp:2", 2, "fp8-block@marlin; *.w13=fp8-tensor@marlin; *.w2=fp8-channel@marlin; *.o_proj=int8-channel:ct@marlin; "
+     "layers.0.*_proj=fp8-tensor@marlin", "vllm-pow2", "BF16 I32", ["--swap", "copy"]),
     (DENSE, "fsdp:3", 3, "tp:1", 1, "fp8-block; *.down_proj=fp8-channel; layers.1.*=bf16", "pow2", "BF16 F8_E4M3 F32",
      ["--swap", "layerwise", "--eval", os.path.join(DEMO, "eval.txt"), "--eval-bytes", "1KiB"]),
 )
@@ -121,10 +123,6 @@ def check_disagreement(t):
     t.that(len(result.messages) == 1 and "plan" in result.messages[0], "another map: one rank says so", result)
 
 
-def has_gpu():
-    return shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weft")
@@ -132,9 +130,7 @@ def main():
     parser.add_argument("--options", default="")
     arguments = parser.parse_args()
     skip_unless(numpy=True, mpirun=True)
-    if (arguments.transport == "nccl" or "--memory cuda" in arguments.options) and not has_gpu():
-        print("skipped: there is no GPU")
-        sys.exit(77)
+    skip_unless(gpu=needs_gpu(arguments.transport, arguments.options))
     with scratch("schemes") as folder:
         t = Test(Weft(arguments.weft), folder, ["--transport", arguments.transport, *arguments.options.split()])
         check_syncs(t)

@@ -263,6 +263,21 @@ def check_coordinator_comes_back(t, folder):
         t.that(second.wait() == ENVIRONMENT and "in use" in second.err, "two coordinators cannot have one session", s)
 
 
+def check_coordinator_stays_away(t, folder):
+    """Longer than anybody may be silent: the trainer keeps the version that it has in hand, and its weights as they are."""
+    with Session(t.weft, folder, trainer="fsdp:1", rollout="tp:1", trainers=1, rollouts=1, tp=1) as s:
+        coordinator = s.coordinator()
+        rollout, trainer = s.join(1), s.join(0, "--updates", 100000, "--pause", 20)
+        t.that(trainer.says("version 3: applied"), "versions go on", s)
+        coordinator.send(signal.SIGKILL)
+        coordinator.wait()
+        t.that(trainer.says("was last heard", where="err"), "the trainer says that the coordinator is silent", s)
+        s.coordinator()
+        applied = trainer.out.count("applied")
+        t.that(trainer.says(f"version {applied + 20}: applied"), "and goes on with another one, from the version that it had", s)
+        t.that("failed" not in trainer.out and rollout.process.poll() is None, "nobody was lost", s)
+
+
 # ---- Strangers ----
 
 

@@ -18,7 +18,16 @@ def demo(model, version):
     return os.path.join(DEMO, model, version)
 
 
-def skip_unless(numpy=False, mpirun=False):
+def has_gpu():
+    return bool(shutil.which("nvidia-smi")) and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+
+
+def needs_gpu(transport, options):
+    """Whether `weft run` with this transport and these options does."""
+    return transport == "nccl" or "--memory cuda" in options
+
+
+def skip_unless(numpy=False, mpirun=False, gpu=False):
     if numpy:
         try:
             import numpy  # noqa: F401
@@ -27,6 +36,9 @@ def skip_unless(numpy=False, mpirun=False):
             sys.exit(SKIPPED)
     if mpirun and not shutil.which("mpirun"):
         print("skipped: mpirun is missing")
+        sys.exit(SKIPPED)
+    if gpu and not has_gpu():
+        print("skipped: there is no GPU")
         sys.exit(SKIPPED)
 
 

@@ -64,15 +64,17 @@ static bool continues(const area_t *area, const area_t *next)
            next->offset == area->offset + (area->end - area->begin);
 }
 
-/* The area that `address` lies in; false when there is none. */
-static bool find_area(uint64_t address, area_t *found)
+/* The area that `address` lies in; `found` ends at 0 when there is none. */
+static weft_status_t find_area(uint64_t address, area_t *found, weft_error_t *error)
 {
     FILE *maps = fopen("/proc/self/maps", "re");
     char *line = NULL;
     size_t capacity = 0;
     area_t next;
     memset(found, 0, sizeof *found);
-    while (maps && getline(&line, &capacity, maps) > 0 && parse_area(line, &next)) {
+    if (!maps)
+        return weft_fail(error, WEFT_ERR_SYSTEM, "reading /proc/self/maps: %s", strerror(errno));
+    while (getline(&line, &capacity, maps) > 0 && parse_area(line, &next)) {
         if (continues(found, &next))
             found->end = next.end;
         else if (found->end > address)
@@ -81,9 +83,10 @@ static bool find_area(uint64_t address, area_t *found)
             *found = next;
     }
     free(line);
-    if (maps)
-        fclose(maps);
-    return found->begin <= address && address < found->end;
+    fclose(maps);
+    if (address < found->begin || found->end <= address)
+        found->end = 0;
+    return WEFT_OK;
 }
 
 /* ---- What memory is ---- */
@@ -130,6 +133,8 @@ static weft_status_t open_area(const area_t *area, const void *pointer, int *fd,
     bool regular =
         !stat(area->path, &file) && S_ISREG(file.st_mode); /* opening a device might do something */
     int opened = regular ? open(area->path, O_RDONLY | O_CLOEXEC) : -1;
+    if (regular && opened < 0 && (errno == EMFILE || errno == ENFILE))
+        return weft_fail(error, WEFT_ERR_SYSTEM, "opening %s: %s", area->path, strerror(errno));
     if (opened < 0 || fstat(opened, &file) || file.st_dev != area->device || file.st_ino != area->inode) {
         weft_ipc_close_fds(&opened, 1);
         return refuse(pointer, "a mapping of a file that cannot be opened by its name any more", error);
@@ -154,7 +159,8 @@ static weft_status_t host_describe(weft_transport_t *transport, const void *poin
         *allocation = of_block(block);
         return WEFT_OK;
     }
-    if (!find_area((uintptr_t)pointer, &area))
+    WEFT_TRY(find_area((uintptr_t)pointer, &area, error));
+    if (!area.end)
         return refuse(pointer, "no host memory, and config.memory is \"host\"", error);
     if (!area.shared)
         return refuse(pointer, "private memory (malloc, or mmap without MAP_SHARED)", error);
@@ -168,9 +174,10 @@ static bool host_unchanged(weft_transport_t *transport, const weft_ipc_allocatio
     const weft_ipc_block_t *block = find_block(transport, allocation->address);
     area_t area;
     weft_ipc_allocation_t now;
+    weft_error_t error;
     if (block)
         now = of_block(block);
-    else if (find_area(allocation->address, &area) && area.shared)
+    else if (find_area(allocation->address, &area, &error) == WEFT_OK && area.end && area.shared)
         now = of_area(&area);
     else
         return false;

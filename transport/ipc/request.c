@@ -36,8 +36,10 @@ weft_status_t weft_ipc_connect(weft_transport_t *transport, uint32_t rank, const
     if (connect(peer->request, (struct sockaddr *)&address, length))
         return weft_fail(
             error, WEFT_ERR_UNSUPPORTED,
-            "rank %u: ipc: rank %u is on this host but cannot be reached (%s): their containers need one "
-            "network namespace (the host's); otherwise use the transport nccl (GPUs) or mpi (hosts)",
+            "rank %u: ipc: rank %u is on this host but cannot be reached (%s): it has no file descriptor "
+            "left "
+            "(ulimit -n), or their containers need one network namespace (the host's); otherwise use the "
+            "transport nccl (GPUs) or mpi (hosts)",
             transport->base.rank, rank, strerror(errno));
     if (getsockopt(peer->request, SOL_SOCKET, SO_PEERCRED, &process, &size))
         return weft_ipc_fail(transport, WEFT_ERR_SYSTEM, "asking who a peer is", error);
@@ -49,8 +51,8 @@ static weft_status_t lost(const weft_transport_t *transport, uint32_t rank, weft
 {
     return weft_fail(
         error, WEFT_ERR_PEER_LOST,
-        "rank %u: ipc: rank %u does not answer: its process has ended, has closed its transport, or runs as "
-        "another user",
+        "rank %u: ipc: rank %u does not answer: its process has ended, has closed its transport, has no file "
+        "descriptor left (ulimit -n), or runs as another user",
         transport->base.rank, rank);
 }
 

@@ -162,13 +162,16 @@ static int open_process(pid_t pid)
     return -1;
 }
 
-/* Somebody connects: a rank, if it is of our user and one is still missing. */
+/* Somebody connects: a rank, if it is of our user and one is still missing. Without a descriptor for it this
+ * rank cannot take part: nobody is left waiting to be let in, and the listener not readable for ever. */
 static void accept_client(weft_transport_t *transport)
 {
     weft_ipc_server_t *server = &transport->server;
     struct ucred peer;
     socklen_t length = sizeof peer;
     int connection = accept4(server->listener, NULL, NULL, SOCK_CLOEXEC);
+    if (connection < 0 && (errno == EMFILE || errno == ENFILE))
+        weft_ipc_close_fds(&server->listener, 1);
     if (connection < 0)
         return;
     if (server->num_clients + 1 == transport->base.num_ranks ||

@@ -153,6 +153,42 @@ static void its_own_stand_still_kills_nobody(void **state)
         assert_false(c.peer[peer].dead);
 }
 
+/* Each step is shorter than a stand-still of its own. */
+static void be_silent(uint64_t us)
+{
+    for (uint64_t spent = 0; spent < us; spent += c.config.dead_us / 4)
+        tick(c.config.dead_us / 4);
+}
+
+static void one_that_hears_nobody_kills_nobody(void **state)
+{
+    (void)state;
+    c.config.rejoins = true;
+    uint64_t deadline_us = c.deadline_us;
+    be_silent(5 * c.config.dead_us);
+    for (uint32_t peer = 0; peer < 6; peer++)
+        assert_false(c.peer[peer].dead);
+    hear(report(2, WEFT_RANK_RECEIVING, 7)); /* some are heard again: those that are not have died */
+    assert_true(c.deadline_us >= deadline_us + 5 * c.config.dead_us);
+    for (unsigned quarter = 1; quarter <= 4; quarter++) {
+        for (uint32_t peer = 0; peer < 6; peer++)
+            assert_false(c.peer[peer].dead);
+        be_silent(c.config.dead_us / 4);
+        hear(report(2, WEFT_RANK_RECEIVING, 7));
+    }
+    for (uint32_t peer = 0; peer < 6; peer++)
+        assert_int_equal(c.peer[peer].dead, peer != 2);
+    assert_int_equal(c.replica[0], WEFT_REPLICA_LOST);
+}
+
+static void one_that_lives_in_a_rank_does_not_wait(void **state)
+{
+    (void)state;
+    be_silent(2 * c.config.dead_us);
+    for (uint32_t peer = 0; peer < 6; peer++)
+        assert_true(c.peer[peer].dead);
+}
+
 static void a_newer_coordinator_deposes_it(void **state)
 {
     (void)state;
@@ -446,6 +482,8 @@ int main(void)
         cmocka_unit_test_setup(stop_is_at_the_highest_round_and_spares_the_authorized, begin),
         cmocka_unit_test_setup(a_death_in_transfer_breaks_it_off, begin),
         cmocka_unit_test_setup(its_own_stand_still_kills_nobody, begin),
+        cmocka_unit_test_setup(one_that_hears_nobody_kills_nobody, begin),
+        cmocka_unit_test_setup(one_that_lives_in_a_rank_does_not_wait, begin),
         cmocka_unit_test_setup(a_newer_coordinator_deposes_it, begin),
         cmocka_unit_test_setup(deadlines_name_who_is_missing, begin),
         cmocka_unit_test_setup(a_restart_carries_on, begin),

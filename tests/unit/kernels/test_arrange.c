@@ -88,6 +88,32 @@ static void check_marlin_codes(uint32_t rows, uint32_t cols)
     }
 }
 
+/* Codes of a byte: a thread of a warp has two words, of a row and of the one 8 below. */
+static void check_marlin_bytes(uint32_t rows, uint32_t cols)
+{
+    static const uint32_t rights[] = {0, 8, 1, 9};
+    for (uint32_t at = 0; at < rows * cols; at++) {
+        const uint32_t tile = at / 1024, word = at % 1024 / 4, thread = word / 8, warp = word % 8 / 2;
+        const uint32_t row = tile % (rows / 64) * 64 + warp * 16 + thread / 4 + word % 2 * 8;
+        const uint32_t col = tile / (rows / 64) * 16 + 2 * (thread % 4) + rights[at % 4];
+        assert_int_equal(weft_marlin_byte(row, col, rows), at);
+    }
+}
+
+/* Exact but for what bf16 cannot hold; integers' are rounded only. */
+static void test_marlin_numbers(void **state)
+{
+    (void)state;
+    assert_int_equal(weft_marlin_scale(WEFT_DTYPE_I8, 1.0f), 0x3F80);
+    assert_int_equal(weft_marlin_scale(WEFT_DTYPE_I8, 0x1.01p0f), 0x3F80); /* a tie: to even */
+    assert_int_equal(weft_marlin_scale(WEFT_DTYPE_I8, 0x1.03p0f), 0x3F82);
+    assert_int_equal(weft_marlin_scale(WEFT_DTYPE_F8_E4M3, 1.0f), (127 + 120) << 7);
+    assert_int_equal(weft_marlin_scale(WEFT_DTYPE_F8_E4M3, 0x1.02p-18f), ((127 + 102) << 7) + 1);
+    assert_int_equal(weft_marlin_scale(WEFT_DTYPE_F8_E4M3, 0x1p-130f), (127 - 10) << 7); /* bf16 has subnormals */
+    assert_int_equal(weft_marlin_scale(WEFT_DTYPE_F8_E4M3, 0x1.FEp7f), 0x7F7F);
+    assert_int_equal(weft_marlin_scale(WEFT_DTYPE_F8_E4M3, 0x1.FFp7f), WEFT_BF16_INF);
+}
+
 /* Its scales: the p-th of 64 (or of 32, where a row has one) is that of row 8 (p % 8) + p / 8 (or ...). */
 static void check_marlin_scales(uint32_t rows, uint32_t groups)
 {
@@ -103,14 +129,24 @@ static void test_marlin(void **state)
 {
     (void)state;
     check_marlin_codes(192, 80);
+    check_marlin_bytes(192, 80);
     check_marlin_scales(192, 5);
     check_marlin_scales(64, 1);
     uint64_t extent[2];
-    weft_arrange_codes(WEFT_ARRANGE_MARLIN, WEFT_KERNEL_INT4_GROUP_128, 256, 512, extent);
+    assert_int_equal(weft_arrange_codes(WEFT_ARRANGE_MARLIN, WEFT_KERNEL_INT4_GROUP_128, WEFT_DTYPE_I32, 256, 512, extent), WEFT_DTYPE_I32);
     assert_true(extent[0] == 32 && extent[1] == 512);
+    assert_int_equal(weft_arrange_codes(WEFT_ARRANGE_MARLIN, WEFT_KERNEL_FP8_BLOCK, WEFT_DTYPE_F8_E4M3, 256, 512, extent), WEFT_DTYPE_I32);
+    assert_true(extent[0] == 32 && extent[1] == 1024);
     assert_int_equal(weft_arrange_scales(WEFT_ARRANGE_MARLIN, WEFT_KERNEL_INT4_GROUP_128, 256, 512, extent),
                      WEFT_DTYPE_BF16);
     assert_true(extent[0] == 4 && extent[1] == 256);
+    for (weft_kernel_id_t kernel = WEFT_KERNEL_CAST; kernel < WEFT_KERNEL_COUNT; kernel++)
+        if (weft_arrange_takes(WEFT_ARRANGE_MARLIN, kernel, WEFT_PROFILE_DEFAULT))
+            assert_int_equal(weft_arrange_scales(WEFT_ARRANGE_MARLIN, kernel, 192, 512, extent), WEFT_DTYPE_BF16);
+    weft_arrange_scales(WEFT_ARRANGE_MARLIN, WEFT_KERNEL_FP8_BLOCK, 192, 512, extent);
+    assert_true(extent[0] == 4 && extent[1] == 192);
+    weft_arrange_scales(WEFT_ARRANGE_MARLIN, WEFT_KERNEL_FP8_TENSOR, 192, 512, extent);
+    assert_true(extent[0] == 1 && extent[1] == 192);
 }
 
 /* Units of marlin are whole tiles. */
@@ -126,6 +162,8 @@ static void test_marlin_units(void **state)
     assert_false(weft_arrange_takes_unit(WEFT_KERNEL_INT4_GROUP_32, &unit));
     unit.matrix_row = 64, unit.matrix_rows = 200;
     assert_false(weft_arrange_takes_unit(WEFT_KERNEL_INT4_GROUP_32, &unit));
+    unit.matrix_rows = 192, unit.cols = 24;
+    assert_false(weft_arrange_takes_unit(WEFT_KERNEL_FP8_TENSOR, &unit));
 }
 
 /* A unit in the middle of a matrix writes its own scales and nothing else. */
@@ -162,6 +200,59 @@ static void test_unit_in_a_matrix(void **state)
     free(lies);
 }
 
+enum { MARLIN_ROWS = 64, MARLIN_COLS = 144, MARLIN_BEFORE = 64, MARLIN_ALL = 192, UNTOUCHED = 0xA5 };
+
+/* What a scheme makes of a unit in Marlin's order is what it makes of it plain, elsewhere, and nothing beside it is written. */
+static void check_marlin_unit(weft_kernel_id_t kernel, weft_dtype_t codes, weft_quantize_unit_t unit)
+{
+    static uint8_t plain[MARLIN_ROWS * MARLIN_COLS], lies[MARLIN_ALL * MARLIN_COLS];
+    static float scale[MARLIN_ROWS * 2];
+    static uint16_t scales[MARLIN_ALL * 2];
+    const uint32_t groups = kernel == WEFT_KERNEL_FP8_BLOCK ? 2 : 1;
+    const bool each = kernel == WEFT_KERNEL_FP8_CHANNEL || kernel == WEFT_KERNEL_INT8_CHANNEL;
+    const weft_quantize_fn quantize = weft_kernels_best()->quantize[kernel];
+    weft_quantize_result_t result;
+    memset(lies, UNTOUCHED, sizeof lies);
+    memset(scales, UNTOUCHED, sizeof scales);
+    unit.out_dtype = codes, unit.out = plain, unit.scale = scale;
+    assert_int_equal(quantize(&unit, &result), WEFT_OK);
+    unit.out = lies, unit.scale = scales, unit.arrange = WEFT_ARRANGE_MARLIN;
+    unit.matrix_row = MARLIN_BEFORE, unit.matrix_rows = MARLIN_ALL;
+    assert_int_equal(quantize(&unit, &result), WEFT_OK);
+    for (uint32_t row = 0; row < MARLIN_ROWS; row++) {
+        for (uint32_t col = 0; col < MARLIN_COLS; col++) {
+            uint8_t *code = &lies[weft_marlin_byte(MARLIN_BEFORE + row, col, MARLIN_ALL)];
+            assert_int_equal(*code ^ (codes == WEFT_DTYPE_I8 ? 0x80 : 0), plain[row * MARLIN_COLS + col]);
+            *code = UNTOUCHED;
+        }
+        for (uint32_t group = 0; group < groups; group++) {
+            uint16_t *its = &scales[weft_arrange_index(WEFT_ARRANGE_MARLIN, MARLIN_BEFORE + row, group, MARLIN_ALL, groups)];
+            assert_int_equal(*its, weft_marlin_scale(codes, scale[each ? row : group]));
+            *its = UNTOUCHED | UNTOUCHED << 8;
+        }
+    }
+    for (size_t i = 0; i < sizeof lies; i++)
+        assert_int_equal(lies[i], UNTOUCHED);
+    for (size_t i = 0; i < sizeof scales; i++)
+        assert_int_equal(((uint8_t *)scales)[i], UNTOUCHED);
+}
+
+static void test_unit_of_marlin(void **state)
+{
+    (void)state;
+    static uint16_t x[MARLIN_ROWS * MARLIN_COLS];
+    for (uint32_t i = 0; i < MARLIN_ROWS * MARLIN_COLS; i++)
+        x[i] = (uint16_t)((0x3D00 + i * 40503u % 0x0200) | (i * 7919u & 0x80) << 8);
+    const weft_segment_t segment = {.data = x, .ld_elems = MARLIN_COLS, .rows = MARLIN_ROWS, .cols = MARLIN_COLS};
+    weft_quantize_unit_t unit = {.segments = &segment, .num_segments = 1, .dtype = WEFT_DTYPE_BF16, .rows = MARLIN_ROWS, .cols = MARLIN_COLS};
+    check_marlin_unit(WEFT_KERNEL_FP8_BLOCK, WEFT_DTYPE_F8_E4M3, unit);
+    check_marlin_unit(WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, unit);
+    check_marlin_unit(WEFT_KERNEL_INT8_CHANNEL, WEFT_DTYPE_I8, unit);
+    check_marlin_unit(WEFT_KERNEL_FP8_TENSOR, WEFT_DTYPE_F8_E4M3, unit);
+    unit.profile = WEFT_PROFILE_VLLM_POW2;
+    check_marlin_unit(WEFT_KERNEL_FP8_BLOCK, WEFT_DTYPE_F8_E4M3, unit);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -193,8 +284,10 @@ int main(void)
         cmocka_unit_test(test_swizzle),
         cmocka_unit_test(test_deepgemm),
         cmocka_unit_test(test_marlin),
+        cmocka_unit_test(test_marlin_numbers),
         cmocka_unit_test(test_marlin_units),
         cmocka_unit_test(test_unit_in_a_matrix),
+        cmocka_unit_test(test_unit_of_marlin),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -68,30 +68,61 @@ static void every_pattern_to_the_other_dtype(void **state)
         for (uint32_t bits = 0; bits < ALL_16_BITS; bits++)
             assert_nearest(dtypes[1 - i], ((uint16_t *)output.data)[bits],
                            decode_value(dtypes[i], (uint16_t)bits));
+        /* What overflows counts as Inf: 65536 and above. */
+        uint32_t first = output.result.nonfinite_row * COLS + output.result.nonfinite_col;
+        assert_true(output.result.nonfinite);
+        assert_int_equal(first, dtypes[i] == WEFT_DTYPE_F16 ? 0x7C00 : 0x4780);
         output_destroy(&output);
         free(matrix.data);
     }
 }
 
-/* fp32 becomes bf16 first, whatever comes out. */
-static void f32_goes_through_bf16(void **state)
+/* Once, whatever comes out: bits of every kind, and ties of either format. */
+static void f32_is_rounded_once(void **state)
 {
     (void)state;
-    random_begin("f32_goes_through_bf16");
+    random_begin("f32_is_rounded_once");
     matrix_t matrix = matrix_create(WEFT_DTYPE_F32, 100, 300);
     for (uint32_t i = 0; i < 30000; i++) {
-        uint32_t bits = (uint32_t)random_u64();
-        matrix_set_bits(&matrix, i, i % 3 == 0 ? (bits & 0xFFFF0000) | 0x8000 : bits);
+        uint32_t bits = (uint32_t)random_u64(), small = (bits & 0x87FFFFFF) + 0x30000000; /* as fp16 has them */
+        matrix_set_bits(&matrix, i,
+                        i % 4 == 0   ? (bits & 0xFFFF0000) | 0x8000
+                        : i % 4 == 1 ? (small & 0xFFFFE000) | 0x1000
+                        : i % 4 == 2 ? small
+                                     : bits);
     }
     output_t as_bf16 = cast(&matrix, WEFT_DTYPE_BF16), as_f16 = cast(&matrix, WEFT_DTYPE_F16);
     for (uint32_t i = 0; i < 30000; i++) {
-        double value = round_to_bf16(((float *)matrix.data)[i]);
+        double value = ((float *)matrix.data)[i];
         assert_nearest(WEFT_DTYPE_BF16, ((uint16_t *)as_bf16.data)[i], value);
         assert_nearest(WEFT_DTYPE_F16, ((uint16_t *)as_f16.data)[i], value);
     }
     output_destroy(&as_bf16);
     output_destroy(&as_f16);
     free(matrix.data);
+}
+
+/* The largest that does not overflow passes; the tie above it is named. */
+static void overflow_is_named(void **state)
+{
+    (void)state;
+    random_begin("overflow_is_named");
+    for (int i = 0; i < 20; i++) {
+        matrix_t matrix = matrix_create(WEFT_DTYPE_F32, random_in(1, 128), random_in(1, 300));
+        uint32_t count = matrix.rows * matrix.cols, place = random_in(0, count - 1);
+        for (uint32_t k = 0; k < count; k++)
+            matrix_set_bits(&matrix, k, random_in(0, 0x477FEFFF) | (random_in(0, 1) << 31));
+        output_t output = cast(&matrix, WEFT_DTYPE_F16);
+        assert_false(output.result.nonfinite);
+        output_destroy(&output);
+        matrix_set_bits(&matrix, place, 0x477FF000); /* 65520 */
+        output = cast(&matrix, WEFT_DTYPE_F16);
+        assert_true(output.result.nonfinite);
+        assert_int_equal(output.result.nonfinite_row * matrix.cols + output.result.nonfinite_col, place);
+        assert_int_equal(((uint16_t *)output.data)[place], 0x7C00);
+        output_destroy(&output);
+        free(matrix.data);
+    }
 }
 
 static void ragged_pieces(void **state)
@@ -193,13 +224,14 @@ static void codes_stay_as_they_are(void **state)
 static void divisors_become_multipliers(void **state)
 {
     (void)state;
-    const float divisors[] = {1, 3, 2688, 0x1.fffffep127f, 0x1p-149f, -7};
-    float out[6];
-    const weft_segment_t segment = {.data = divisors, .ld_elems = 6, .rows = 1, .cols = 6};
+    const float divisors[] = {1, 3, 2688, 0x1.fffffep127f, 0x1p-149f, -7, NAN, INFINITY};
+    float out[8];
+    const weft_segment_t segment = {.data = divisors, .ld_elems = 8, .rows = 1, .cols = 8};
     weft_quantize_unit_t unit = {.segments = &segment, .num_segments = 1, .dtype = WEFT_DTYPE_F32, .rows = 1,
-                                 .cols = 6, .inverse = true, .out_dtype = WEFT_DTYPE_F32, .out = out};
+                                 .cols = 8, .inverse = true, .out_dtype = WEFT_DTYPE_F32, .out = out};
     weft_quantize_result_t result;
-    const uint32_t expected[] = {0x3F800000, 0x3EAAAAAB, 0x39C30C31, 0x00200000, 0x7F800000, 0xBE124925};
+    const uint32_t expected[] = {0x3F800000, 0x3EAAAAAB, 0x39C30C31, 0x00200000, 0x7F800000, 0xBE124925,
+                                 0x7FC00000, 0};
     assert_int_equal(tested->quantize[WEFT_KERNEL_CAST](&unit, &result), WEFT_OK);
     assert_memory_equal(out, expected, sizeof expected);
     assert_true(result.nonfinite && result.nonfinite_col == 4); /* what becomes Inf */
@@ -209,7 +241,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_dtype_keeps_bytes),    cmocka_unit_test(every_pattern_to_the_other_dtype),
-        cmocka_unit_test(f32_goes_through_bf16),     cmocka_unit_test(ragged_pieces),
+        cmocka_unit_test(f32_is_rounded_once),       cmocka_unit_test(overflow_is_named),
+        cmocka_unit_test(ragged_pieces),
         cmocka_unit_test(every_pattern_to_f32),      cmocka_unit_test(f32_stays_as_it_is),
         cmocka_unit_test(other_outputs_are_refused), cmocka_unit_test(codes_stay_as_they_are),
         cmocka_unit_test(divisors_become_multipliers),

@@ -83,8 +83,10 @@ static void every_f16_of_a_sample_of_groups(void **state)
 
 static int e2m1_quick(float x)
 {
-    const uint32_t sum = weft_quick_e2m1(x);
+    const uint32_t sum = weft_saturating_e2m1(x);
     assert_int_equal(sum & ~7u, WEFT_QUICK_E2M1);
+    if (fabsf(x) < 7)
+        assert_int_equal(weft_quick_e2m1(x), sum);
     return (int)(sum & 7) | (signbit(x) ? WEFT_E2M1_SIGN : 0);
 }
 
@@ -174,6 +176,33 @@ static void every_nvfp4_scale_of_a_sample_of_tensors(void **state)
         assert_int_equal(count_wrong_scales(weft_f32_from_f16, amax), 0);
 }
 
+/* What weft_quick_e2m1 asks for: the largest element of a group is below 7 times its scale, but in nvfp4 where that is
+ * subnormal or the largest. */
+static void check_below_7(const weft_nvfp4_t *d, float amax)
+{
+    const uint8_t scale = weft_nvfp4_scale(d, amax);
+    if (scale < 0x08 || scale >= 0x7E)
+        return;
+    const float factor = weft_nvfp4_factor(d, scale);
+    assert_true((d->modelopt ? amax / factor : amax * factor) < 7);
+}
+
+static void elements_over_their_scale_are_below_7(void **state)
+{
+    (void)state;
+    for (uint32_t bits = 1; bits < WEFT_F32_INF; bits += 65521) { /* a prime */
+        const float amax = weft_f32(bits);
+        assert_true(amax * weft_mx_factor(weft_mxfp4_exponent(amax)) < 7);
+    }
+    const weft_profile_t profiles[] = {WEFT_PROFILE_DEFAULT, WEFT_PROFILE_MODELOPT};
+    for (uint32_t i = 0; i < 256; i++) {
+        const float tensor = weft_f32_from_bf16((uint16_t)(0x3E00 + i * 3));
+        const weft_nvfp4_t d = weft_nvfp4_domain(profiles[i % 2], tensor);
+        for (uint32_t bits = weft_f32_bits(tensor) - (24 << 23); bits <= weft_f32_bits(tensor); bits += 65521)
+            check_below_7(&d, weft_f32(bits));
+    }
+}
+
 /* Where codes.h must not be asked. */
 static void scales_near_the_ends_are_not_quick(void **state)
 {
@@ -193,6 +222,7 @@ int main(void)
         cmocka_unit_test(every_e2m1_magnitude),
         cmocka_unit_test(every_mxfp8_exponent),
         cmocka_unit_test(every_nvfp4_scale_of_a_sample_of_tensors),
+        cmocka_unit_test(elements_over_their_scale_are_below_7),
         cmocka_unit_test(scales_near_the_ends_are_not_quick),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -262,10 +262,37 @@ static void test_marlin(void **state)
     expect_fit(&cp, "fsdp:1", "tp:1", "int4-group-64@marlin; *.o_proj=int4-group-64@plain; *.qkv_proj=bf16");
 }
 
+/* The same of its 8-bit codes, and of blocks: whole ones between parts and along rows, and tiles at the end. */
+static void test_marlin_bytes(void **state)
+{
+    (void)state;
+    static const char *const channels[] = {"fp8-channel@marlin", "int8-channel:ct@marlin", "fp8-tensor@marlin"};
+    checkpoint_t cp = dense(256, 1152, 4, 2, 64);
+    for (unsigned i = 0; i < sizeof channels / sizeof *channels; i++) {
+        expect_fit(&cp, "fsdp:1", "tp:2", channels[i]);
+        weft_error_t error = expect_misfit(&cp, "fsdp:1", "tp:4", channels[i]);
+        expect_words(&error, "@marlin does not fit");
+        expect_words(&error, "a cut inside a tile of 64");
+    }
+    expect_fit(&cp, "fsdp:1", "tp:1", "fp8-block@marlin");
+    weft_error_t error = expect_misfit(&cp, "fsdp:1", "tp:2", "fp8-block@marlin"); /* 576 of 1152 rows of gate */
+    expect_words(&error, "a cut inside a block of 128");
+    cp = dense(192, 1152, 4, 4, 64); /* 192 columns */
+    error = expect_misfit(&cp, "fsdp:1", "tp:1", "fp8-block@marlin");
+    expect_words(&error, "columns: 192 are not whole groups of 128");
+    expect_fit(&cp, "fsdp:1", "tp:1", "fp8-block; *.gate_up_proj=fp8-channel@marlin");
+    cp = dense(256, 1184, 4, 2, 64); /* gate 1184 rows, down 1184 columns */
+    error = expect_misfit(&cp, "fsdp:1", "tp:1", "fp8-channel@marlin");
+    expect_words(&error, "a cut inside a tile of 64");
+    error = expect_misfit(&cp, "fsdp:1", "tp:1", "fp8-channel@marlin; *.gate_up_proj=bf16");
+    expect_words(&error, "columns: 1184 are not whole groups of 64");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_marlin),
+        cmocka_unit_test(test_marlin_bytes),
         cmocka_unit_test(test_more_stages_than_blocks),
         cmocka_unit_test(test_more_places_than_experts),
         cmocka_unit_test(test_expert_width_768_at_tp4),

@@ -71,6 +71,7 @@ static void check_trainers(job_t *job, uint32_t lost)
         weft_status_t status = weft_trainer_wait(r->trainer, 2, WEFT_PUBLISH_APPLIED, JOB_PATIENCE, &r->error);
         print_message("trainer %u: %s: %s\n", i, weft_status_name(status), r->error.message);
         assert_true(says_lost(status));
+        assert_false(weft_trainer_in_flight(r->trainer, 2));
         spoil_shards(r);
     }
 }
@@ -215,6 +216,7 @@ static void test_trainer_freezes(void **state)
     check_other_replica(job, 1);
     thaw(&job->ranks[1]);
     assert_true(says_lost(weft_trainer_wait(job->ranks[1].trainer, 2, WEFT_PUBLISH_APPLIED, JOB_PATIENCE, &error)));
+    assert_false(weft_trainer_in_flight(job->ranks[1].trainer, 2)); /* it is fenced */
     check_no_more(job, UINT32_MAX);
     finish(job);
 }

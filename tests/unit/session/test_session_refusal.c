@@ -57,9 +57,13 @@ static void test_version_left_out(void **state)
     assert_int_equal(weft_trainer_publish(job->ranks[1].trainer, 3, &error), WEFT_OK);
     assert_int_equal(weft_trainer_wait(job->ranks[0].trainer, 2, WEFT_PUBLISH_APPLIED, JOB_PATIENCE, &error), WEFT_ERR_VERSION_ORDER);
     check_text(&error, "3");
+    assert_false(weft_trainer_in_flight(job->ranks[0].trainer, 2));
     job_check_live(job, 1);
+    assert_int_equal(weft_trainer_wait(job->ranks[1].trainer, 3, WEFT_PUBLISH_APPLIED, 1000, &error), WEFT_ERR_TIMEOUT);
+    assert_true(weft_trainer_in_flight(job->ranks[1].trainer, 3)); /* the wait is over, the version is not */
     assert_int_equal(weft_trainer_publish(job->ranks[0].trainer, 3, &error), WEFT_OK);
     job_wait(job, 3, WEFT_PUBLISH_APPLIED, WEFT_OK);
+    assert_false(weft_trainer_in_flight(job->ranks[1].trainer, 3));
     job_check_live(job, 3);
     close_after(job, 4);
 }
