@@ -117,14 +117,16 @@ static weft_status_t check_renews(const weft_session_t *s, const char *name, wef
     const weft_transport_ops_t *ops;
     for (size_t i = 0; (ops = weft_transport_listed(i)) != NULL; i++)
         if (strcmp(ops->name, name) == 0 && !ops->renew)
-            return weft_fail(error, WEFT_ERR_UNSUPPORTED,
-                             "rank %u: a service moves weights by the transport ipc (one node) or zmq, not by "
-                             "\"%s\": its ranks cannot meet anew",
-                             s->rank, name);
+            return weft_fail(
+                error, WEFT_ERR_UNSUPPORTED,
+                "rank %u: a service moves weights by the transport ipc (one node) or zmq, not by "
+                "\"%s\": its ranks cannot meet anew",
+                s->rank, name);
     return WEFT_OK;
 }
 
-/* Alone, for now: whom it joins is known with the first version. Keys of zmq travel behind the coordinator's door. */
+/* Alone, for now: whom it joins is known with the first version. Keys of zmq travel behind the coordinator's
+ * door. */
 static weft_status_t open_transport(weft_session_t *s, weft_error_t *error)
 {
     const weft_service_config_t *service = s->config.service;
@@ -167,7 +169,8 @@ static weft_status_t renew(weft_session_t *s, uint64_t version, weft_members_t m
     const weft_transport_ops_t *ops = weft_transport_table(s->transport);
     if (s->transport_broken && !s->buffers_free)
         return weft_fail(error, WEFT_ERR_TRANSPORT,
-                         "rank %u: an earlier transfer still holds its buffers: start this rank again", s->rank);
+                         "rank %u: an earlier transfer still holds its buffers: start this rank again",
+                         s->rank);
     weft_service_begin(s->service, version, members);
     WEFT_TRY(ops->renew(s->transport, error));
     s->transport_broken = s->buffers_free = false;

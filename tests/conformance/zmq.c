@@ -1,7 +1,7 @@
-/* The suite on ZeroMQ; started by mpirun, over an mpi bootstrap. `conformance_zmq suite` runs it twice, renewed
- * in between; `curve` runs it with keys; `abort` gives up operations that will never end, which renewing mends;
- * `deadline` waits for a rank that stays away; `refuse` meets what open refuses. Peers that die:
- * tests/unit/transport/test_zmq.c. WEFT_SEED repeats a run, WEFT_CASE names the only case to run. */
+/* The suite on ZeroMQ; started by mpirun, over an mpi bootstrap. `conformance_zmq suite` runs it twice,
+ * renewed in between; `curve` runs it with keys; `abort` gives up operations that will never end, which
+ * renewing mends; `deadline` waits for a rank that stays away; `refuse` meets what open refuses. Peers that
+ * die: tests/unit/transport/test_zmq.c. WEFT_SEED repeats a run, WEFT_CASE names the only case to run. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -105,8 +105,8 @@ static bool run_suite(void)
     return run_renewed(NULL, agree_on_seed());
 }
 
-/* Keys of each rank's own, told over the bootstrap; one pair for all, which every peer must prove to have; keys
- * that the transport makes. */
+/* Keys of each rank's own, told over the bootstrap; one pair for all, which every peer must prove to have;
+ * keys that the transport makes. */
 static bool run_curve(void)
 {
     if (!zmq_has("curve"))
