@@ -25,7 +25,7 @@
  *     matrix with one scale a row, 32) in the order in which a thread has them. Integers of 8 bits are stored as the
  *     value and 128; scales of fp8 are times 2^120
  *
- * Padding is zero, and written once: no unit writes it.
+ * Padding is zero. It is written once; units write no padding, or zeros (marlin, in a tile that they end in).
  */
 #ifndef WEFT_KERNELS_ARRANGE_H
 #define WEFT_KERNELS_ARRANGE_H
@@ -93,8 +93,13 @@ const char *weft_arrange_name(weft_arrange_t arrange);
 /* Whether matrices of a kernel and a profile can lie so. */
 bool weft_arrange_takes(weft_arrange_t arrange, weft_kernel_id_t kernel, weft_profile_t profile);
 
-/* Whether this unit can: of marlin it is whole tiles. */
+/* Whether this unit can: of marlin it begins with a tile, of a matrix of whole ones. */
 bool weft_arrange_takes_unit(weft_kernel_id_t kernel, const weft_quantize_unit_t *unit);
+
+/* Rows and columns of a matrix with its padding, where its codes have some: of marlin at least 64 of each, and 128 of one,
+ * whichever makes fewer elements. */
+void weft_arrange_extent(weft_arrange_t arrange, weft_kernel_id_t kernel, uint64_t rows, uint64_t cols,
+                         uint64_t extent[2]);
 
 /* Rows, columns and type of the scales of a rows x cols matrix. */
 weft_dtype_t weft_arrange_scales(weft_arrange_t arrange, weft_kernel_id_t kernel, uint64_t rows, uint64_t cols,
@@ -103,8 +108,9 @@ weft_dtype_t weft_arrange_scales(weft_arrange_t arrange, weft_kernel_id_t kernel
 /* Whether that is one for the whole matrix, which one unit writes. */
 bool weft_arrange_one_scale(weft_arrange_t arrange, const weft_format_t *format);
 
-/* Whether there is padding among them. */
-bool weft_arrange_pads(weft_arrange_t arrange);
+/* Whether there is padding among its scales, and among its codes. */
+bool weft_arrange_pads_scales(weft_arrange_t arrange, weft_kernel_id_t kernel, uint64_t rows, uint64_t cols);
+bool weft_arrange_pads_codes(weft_arrange_t arrange, weft_kernel_id_t kernel, uint64_t rows, uint64_t cols);
 
 /* Whether the codes, too, lie in an order of their own: a unit's are then not one run. */
 bool weft_arrange_moves_codes(weft_arrange_t arrange);

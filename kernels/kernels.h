@@ -84,6 +84,7 @@ typedef struct weft_quantize_unit {
     weft_arrange_t arrange; /* unless PLAIN (PADDED is, for a unit), `scale` is where the scales of the matrix begin, */
     uint32_t matrix_row, matrix_rows; /* and this unit's first row is row matrix_row of its matrix_rows */
     bool inverse; /* CAST to F32: store 1/x; a divisor becomes a multiplier */
+    uint32_t matrix_cols; /* MARLIN: those of the matrix, and its rows are matrix_rows, as weft_arrange_extent says */
 } weft_quantize_unit_t;
 
 /* What a unit's pass found besides its output. */

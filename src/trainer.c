@@ -226,7 +226,7 @@ weft_status_t weft_trainer_box(const weft_trainer_t *t, const char *name, weft_b
         add_dimension(box, shard->box.row, shard->box.rows);
     add_dimension(box, shard->box.col, shard->box.cols);
     if (weft_shard_empty(shard))
-        *box = (weft_box_t){.num_dims = tensor->num_dims};
+        *box = (weft_box_t){.num_dims = tensor->num_dims ? tensor->num_dims : 1};
     return WEFT_OK;
 }
 

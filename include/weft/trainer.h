@@ -31,7 +31,7 @@ WEFT_API weft_status_t weft_trainer_create(weft_session_t *session, weft_trainer
 /* Stop and free; a version in flight is given up first. NULL is accepted. */
 WEFT_API void weft_trainer_destroy(weft_trainer_t *trainer);
 
-/* Ask which box of tensor `name` this rank must hold; extents are 0 when it holds nothing of it.
+/* Ask which box of tensor `name` this rank must hold; extents are 0 when it holds nothing of it. One without dimensions has one, of 1.
  * **Returns** WEFT_OK, WEFT_ERR_MISSING_TENSOR. */
 WEFT_API weft_status_t weft_trainer_box(const weft_trainer_t *trainer, const char *name, weft_box_t *box);
 

@@ -65,7 +65,7 @@ static __device__ __noinline__ uint4 load_elements(const uint8_t *from, uint32_t
 template <weft_dtype_t D>
 static __device__ __forceinline__ void note(unsigned long long *key, uint32_t row, uint32_t col, uint4 v)
 {
-    uint32_t place = first_nonfinite<D>(v);
+    uint32_t place = first_from(v, inf_bits<D>());
     if (place < GROUP)
         atomicMin(key, (unsigned long long)row << 32 | (col + place));
 }

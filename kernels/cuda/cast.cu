@@ -58,20 +58,21 @@ typedef struct shared {
 
 /* ---- NaN and Inf: what comes out as such ---- */
 
-/* The least magnitude of a value that does. */
-template <weft_dtype_t D> static __device__ __forceinline__ uint32_t overflow_bits(bool to_f16)
+/* Whether a value overflows that is finite: only bf16 does. */
+template <weft_dtype_t D> static __device__ __forceinline__ bool may_overflow(bool to_f16)
 {
-    return D != WEFT_DTYPE_F16 && to_f16 ? WEFT_BF16_OVERFLOW : inf_bits<D>();
+    return D == WEFT_DTYPE_BF16 && to_f16;
 }
 
-/* `values` of the output. */
-static __device__ __forceinline__ void note_values(const work_t *work, uint32_t index, const unit_t *unit, uint32_t row,
-                                                   uint32_t col, uint4 values, bool to_f16)
+/* A group, whose values become NaN or Inf from a magnitude on: a constant, which is in no register. */
+template <weft_dtype_t D>
+static __device__ __forceinline__ void note_group(const work_t *work, uint32_t index, const unit_t *unit, uint32_t row,
+                                                  uint32_t col, uint4 v, bool to_f16)
 {
-    if (to_f16)
-        note_nonfinite<WEFT_DTYPE_F16>(work, index, unit, row, col, values);
+    if (may_overflow<D>(to_f16))
+        note_from(work, index, unit, row, col, v, WEFT_BF16_OVERFLOW);
     else
-        note_nonfinite<WEFT_DTYPE_BF16>(work, index, unit, row, col, values);
+        note_from(work, index, unit, row, col, v, inf_bits<D>());
 }
 
 /* Those of a thread's groups are noted; their codes stay. */
@@ -83,12 +84,11 @@ static __device__ __forceinline__ void note_groups(const work_t *work, uint32_t 
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++)
         max = group_magnitude(max, v[i]);
-    if (larger_half(max) < overflow_bits<D>(to_f16))
+    if (larger_half(max) < (may_overflow<D>(to_f16) ? WEFT_BF16_OVERFLOW : inf_bits<D>()))
         return;
 #pragma unroll
     for (uint32_t i = 0; i < GROUPS; i++)
-        note_values(work, index, &work->units[index], g->row + i * STEP, g->left + g->col, cast_group<D>(v[i], to_f16),
-                    to_f16);
+        note_group<D>(work, index, &work->units[index], g->row + i * STEP, g->left + g->col, v[i], to_f16);
 }
 
 template <weft_dtype_t D, bool DIGEST, bool FINITE>
@@ -140,7 +140,7 @@ static __device__ __noinline__ void gathered_tile(const work_t *work, shared_t *
         const uint32_t count = min(unit->cols - col, GROUP);
         const uint4 v = gather_group<D>(sources, row, col, count), values = cast_group<D>(v, to_f16);
         if (FINITE)
-            note_values(work, index, unit, row, col, values, to_f16);
+            note_group<D>(work, index, unit, row, col, v, to_f16);
         store_values(unit, (size_t)row * unit->cols + col, count, values);
         if (DIGEST)
             digest_values(unit, row, col, values, &sums);

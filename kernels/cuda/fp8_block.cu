@@ -112,7 +112,7 @@ static __device__ __forceinline__ void store_scale(const unit_t *unit, uint32_t 
 {
     if (MARLIN) {
         if (threadIdx.x < unit->rows)
-            marlin_store_scale(unit, threadIdx.x, block, (unit->cols + BLOCK - 1) / BLOCK, scale);
+            marlin_store_scale(unit, threadIdx.x, block, unit->matrix_cols / BLOCK, scale);
     } else if (unit->arrange != WEFT_ARRANGE_DEEPGEMM) {
         if (threadIdx.x == 0)
             unit->scale[block] = scale;
@@ -150,15 +150,16 @@ static __device__ __forceinline__ uint32_t tile_max(uint32_t max, uint32_t *warp
     return __reduce_max_sync(ALL_LANES, warp_max[threadIdx.x % WARPS]);
 }
 
-/* Codes of a thread in the order of Marlin: four rows, or none. All lanes of a warp. */
+/* Codes of a thread in the order of Marlin; those of rows that the unit has not are 0. All lanes of a warp. */
 template <bool DIGEST>
-static __device__ __forceinline__ void store_marlin(const unit_t *unit, const groups_t *g, bool real,
+static __device__ __forceinline__ void store_marlin(const unit_t *unit, const groups_t *g,
                                                     const uint2 (&codes)[GROUPS], weft_digest_t *sums)
 {
+    const uint32_t first = g->row - marlin_row();
     uint4 words[2];
     marlin_trade(codes, words);
-    if (real)
-        marlin_store<DIGEST>(unit, g->row - marlin_row(), g->left + g->col / WEFT_MARLIN_COLS * WEFT_MARLIN_COLS, words, sums);
+    if (first < unit->rows && g->left + g->col < unit->cols)
+        marlin_store<DIGEST>(unit, first, g->left + g->col / WEFT_MARLIN_COLS * WEFT_MARLIN_COLS, words, sums);
 }
 
 /* ---- Direct ---- */
@@ -185,7 +186,7 @@ static __device__ __forceinline__ weft_digest_t encode_tile(const unit_t *unit, 
             weft_digest_add(codes[i].x | (uint64_t)codes[i].y << 32, word + i * STEP * row_words, &sums);
     }
     if (MARLIN)
-        store_marlin<DIGEST>(unit, g, real, codes, &sums);
+        store_marlin<DIGEST>(unit, g, codes, &sums);
     return sums;
 }
 
@@ -266,7 +267,7 @@ static __device__ __noinline__ void gathered_tile(const work_t *work, shared_t *
             digest_codes(unit, row + i * step, col, codes[i], &sums);
     }
     if (MARLIN)
-        store_marlin<DIGEST>(unit, &g, row < rows && count, codes, &sums);
+        store_marlin<DIGEST>(unit, &g, codes, &sums);
     if (DIGEST && unit->flags & UNIT_RIDES)
         weft_block_partial<THREADS>(&sums, shared->warp_sums, &work->partials[unit->partial + place]);
 }

@@ -91,7 +91,7 @@ static __device__ __forceinline__ void store_scale(const unit_t *unit, uint32_t 
 {
     const uint32_t shift = unit->log_row_threads + LOG_GROUP;
     const uint64_t index = weft_arrange_index(WEFT_ARRANGE_MARLIN, unit->matrix_row + row, col >> shift,
-                                              unit->matrix_rows, unit->cols >> shift);
+                                              unit->matrix_rows, unit->matrix_cols >> shift);
     ((uint16_t *)unit->scale)[index] = (uint16_t)scale;
 }
 
@@ -121,10 +121,9 @@ static __device__ __forceinline__ uint32_t lower_first(uint32_t bytes)
     return __byte_perm(low | low >> 4, high | high >> 4, 0x6420);
 }
 
-/* Store the codes of a thread, in words of eight along a row. All lanes of a warp. */
+/* Store the codes of a thread, in words of eight along a row, those of rows that the unit has not 0. All lanes of a warp. */
 template <bool DIGEST>
-static __device__ __forceinline__ weft_digest_t store_words(const unit_t *unit, const groups_t *g, bool real,
-                                                            uint32_t (&w)[GROUPS])
+static __device__ __forceinline__ weft_digest_t store_words(const unit_t *unit, const groups_t *g, uint32_t (&w)[GROUPS])
 {
     const bool odd = threadIdx.x & 1, eight = threadIdx.x & 2;
 #pragma unroll
@@ -137,7 +136,7 @@ static __device__ __forceinline__ weft_digest_t store_words(const unit_t *unit, 
     for (uint32_t i = 0; i < GROUPS; i++)
         w[i] = lower_first(w[i]);
     weft_digest_t sums = {{0, 0}};
-    if (!real)
+    if (g->top + threadIdx.x / WARP >= unit->rows || g->left + g->col >= unit->cols)
         return sums;
     const uint64_t word = weft_marlin_code(unit->matrix_row + g->top + threadIdx.x / WARP,
                                            g->left + threadIdx.x % WARP / 4 * WEFT_MARLIN_COLS + threadIdx.x % 4 * 2,
@@ -177,12 +176,14 @@ static __device__ __forceinline__ bool encode_tile(const groups_t *g, uint32_t r
     if (weft_sync_or<SIZE>(!found.quick || largest >= inf_bits<D>()))
         return false;
     const bool first = !(threadIdx.x & ((beside(log_lanes) - 1) & ~(beside(2) - 1)));
-    if (real && first)
+    if (real >> scaled_group() & 1 && first)
         store_scale(unit, g->top + g->row + scaled_group() * STEP, g->left + g->col, found.stored);
 #pragma unroll
-    for (uint32_t i = 0; i < GROUPS; i++)
-        words[i] = quick_codes<D, K>(v[i], factor_of(found.factor, i));
-    *sums = store_words<DIGEST>(unit, g, real, words);
+    for (uint32_t i = 0; i < GROUPS; i++) {
+        const uint32_t codes = quick_codes<D, K>(v[i], factor_of(found.factor, i));
+        words[i] = real >> i & 1 ? codes : 0;
+    }
+    *sums = store_words<DIGEST>(unit, g, words);
     return true;
 }
 
@@ -207,7 +208,7 @@ static __device__ __forceinline__ bool direct_tile(const work_t *work, const uni
 /* The codes of a thread, and its scales stored, whatever the elements. */
 template <weft_dtype_t D, bool FINITE>
 static __device__ __forceinline__ void encode_any(const work_t *work, const unit_t *unit, uint32_t index,
-                                                  const groups_t *g, bool real, const uint4 (&v)[GROUPS],
+                                                  const groups_t *g, const uint4 (&v)[GROUPS],
                                                   uint32_t (&words)[GROUPS])
 {
 #pragma unroll
@@ -217,7 +218,8 @@ static __device__ __forceinline__ void encode_any(const work_t *work, const unit
             amax = max(amax, __shfl_xor_sync(ALL_LANES, amax, beside(away)));
         const uint32_t row = g->top + g->row + i * STEP, col = g->left + g->col;
         const encoded_t e = encode_int4<D>(v[i], (weft_profile_t)unit->profile, value_f32<D>(amax));
-        words[i] = e.codes.x;
+        const bool real = row < unit->rows && col < unit->cols;
+        words[i] = real ? e.codes.x : 0;
         if (!real)
             continue;
         if (FINITE)
@@ -239,15 +241,16 @@ static __device__ __noinline__ void gathered_tile(const work_t *work, shared_t *
     weft_sync<SIZE>();
     const sources_t sources = list_sources<SIZE>(work, unit, g.top, MARLIN_TILE_ROWS, g.left, MARLIN_TILE_COLS,
                                                  &shared->listing);
-    const bool real = g.top < unit->rows && g.left + g.col < unit->cols;
+    const bool right = g.left + g.col < unit->cols;
     uint4 v[GROUPS];
     uint32_t words[GROUPS];
 #pragma unroll
-    for (uint32_t i = 0; i < GROUPS; i++)
-        v[i] = real ? gather_group<D>(sources, g.top + g.row + i * STEP, g.left + g.col, GROUP)
-                    : make_uint4(0, 0, 0, 0);
-    encode_any<D, FINITE>(work, unit, index, &g, real, v, words);
-    const weft_digest_t sums = store_words<DIGEST>(unit, &g, real, words);
+    for (uint32_t i = 0; i < GROUPS; i++) {
+        const uint32_t row = g.top + g.row + i * STEP;
+        v[i] = right && row < unit->rows ? gather_group<D>(sources, row, g.left + g.col, GROUP) : make_uint4(0, 0, 0, 0);
+    }
+    encode_any<D, FINITE>(work, unit, index, &g, v, words);
+    const weft_digest_t sums = store_words<DIGEST>(unit, &g, words);
     if (DIGEST && unit->flags & UNIT_RIDES)
         weft_block_partial<SIZE>(&sums, shared->warp_sums, &work->partials[unit->partial + place]);
 }

@@ -1,7 +1,7 @@
 /* fp8-channel, int8-channel and fp8-tensor in the order of Marlin (kernels/arrange.h): a scale for each row, which for
  * fp8-tensor is the same one.
  *
- *     a tile: eight rows, 8 apart, of one of Marlin's 64, whole; 2048 columns of them are in the registers of a block
+ *     a tile: eight rows, 8 apart, of one of Marlin's 64; 2048 columns of them are in the registers of a block
  *     +--------------------------------+-----
  *     | row r        2048 columns      | ...     four lanes: 16 columns of all eight rows (marlin_bytes.cuh)
  *     | row r + 8                      | ...
@@ -23,16 +23,24 @@
 constexpr uint32_t SIZE = THREADS;
 constexpr uint32_t CHUNK = SIZE / 4 * WEFT_MARLIN_COLS; /* columns in registers */
 
-/* Of a row: its scale, what `encode` wants of it, and the largest magnitude that it may be asked for; -1: none. */
+/* Of a row: its scale, what `encode` wants of it, the largest magnitude that it may be asked for (-1: none), and what
+ * codes differ by from those that are stored; a row that the unit has not is stored as zeros. */
 typedef struct row {
     float scale;
     weft_inverse_t inverse;
     int32_t limit;
+    uint32_t bias;
 } row_t;
+
+/* What all loads but the first want of the tile's record. All fields are words, as those of unit_t are. */
+typedef struct again {
+    const uint8_t *src;
+    uint32_t ld_elems, first_segment, num_segments, cols, rows;
+} again_t;
 
 typedef struct shared {
     unit_t unit;
-    unit_tile_t tile; /* for all loads but the first */
+    again_t tile;
     row_t rows[MARLIN_EACH];
     uint32_t warp_max[SIZE / WARP][2][2]; /* rows 0 and 2, 4 and 6; 1 and 3, 5 and 7 */
     uint64_t warp_sums[SIZE / WARP][2];
@@ -68,35 +76,64 @@ typedef struct origin {
     uint32_t place;
 } origin_t;
 
-/* Whether the thread has columns from `begin` on; all four of a quad have, or none. */
+static __device__ __forceinline__ unit_tile_t tile_again(const again_t *again)
+{
+    return unit_tile_t{.src = again->src,
+                       .ld_elems = again->ld_elems,
+                       .unit = 0,
+                       .place = 0,
+                       .first_segment = again->first_segment,
+                       .num_segments = again->num_segments,
+                       .cols = (uint16_t)again->cols,
+                       .rows = (uint8_t)again->rows,
+                       .log_row_threads = 0};
+}
+
+/* Whether it has rows, and the thread columns from `begin` on: all four of a quad, or none. */
+static __device__ __forceinline__ bool stores(const shared_t *shared, uint32_t place, uint32_t begin)
+{
+    return tile_top(place) < shared->unit.rows && begin + marlin_col() < shared->unit.cols;
+}
+
+/* The columns from `begin` on; zeros where the unit ends. */
 template <weft_dtype_t D, bool DIRECT>
-static __device__ __forceinline__ bool load_chunk(const origin_t *from, const shared_t *shared, uint32_t begin,
+static __device__ __forceinline__ void load_chunk(const origin_t *from, const shared_t *shared, uint32_t begin,
                                                   uint4 (&v)[GROUPS])
 {
     const groups_t g = groups_of(from->place, begin);
-    if (DIRECT)
-        return load_tile<D>(from->work, &shared->tile, &g, v);
-    const bool real = g.col < shared->unit.cols;
+    if (DIRECT) {
+        const unit_tile_t tile = tile_again(&shared->tile);
+        (void)load_tile<D>(from->work, &tile, &g, v);
+        return;
+    }
+    const bool right = g.col < shared->unit.cols;
 #pragma unroll
-    for (uint32_t i = 0; i < GROUPS; i++)
-        v[i] = real ? gather_group<D>(from->sources, g.top + g.row + i * MARLIN_STEP, g.col, GROUP)
-                    : make_uint4(0, 0, 0, 0);
-    return real;
+    for (uint32_t i = 0; i < GROUPS; i++) {
+        const uint32_t row = g.top + g.row + i * MARLIN_STEP;
+        v[i] = right && row < shared->unit.rows ? gather_group<D>(from->sources, row, g.col, GROUP)
+                                                : make_uint4(0, 0, 0, 0);
+    }
 }
 
 /* The first of them, while the unit's record is on its way. */
 template <weft_dtype_t D, bool DIRECT>
-static __device__ __forceinline__ bool load_first(const origin_t *from, shared_t *shared, uint4 (&v)[GROUPS])
+static __device__ __forceinline__ void load_first(const origin_t *from, shared_t *shared, uint4 (&v)[GROUPS])
 {
-    if (!DIRECT)
-        return load_chunk<D, DIRECT>(from, shared, 0, v);
+    if (!DIRECT) {
+        load_chunk<D, DIRECT>(from, shared, 0, v);
+        return;
+    }
     const groups_t g = groups_of(from->place, 0);
-    const bool real = load_tile<D>(from->work, from->tile, &g, v);
+    (void)load_tile<D>(from->work, from->tile, &g, v);
     if (threadIdx.x == 0)
-        shared->tile = *from->tile;
+        shared->tile = again_t{.src = from->tile->src,
+                               .ld_elems = from->tile->ld_elems,
+                               .first_segment = from->tile->first_segment,
+                               .num_segments = from->tile->num_segments,
+                               .cols = from->tile->cols,
+                               .rows = from->tile->rows};
     unit_brought();
     weft_sync<SIZE>();
-    return real;
 }
 
 /* ---- Scales ---- */
@@ -124,13 +161,13 @@ static __device__ __forceinline__ void share_maxima(const uint32_t (&max)[GROUPS
     }
 }
 
-/* The amax of row `e`: sent ahead, of the whole tensor, or what all warps found. */
+/* The amax of row `e`, of the unit `row`: sent ahead, of the whole tensor, or what all warps found. */
 template <typename CODE>
-static __device__ __forceinline__ uint32_t amax_of(const shared_t *shared, uint32_t place, uint32_t e)
+static __device__ __forceinline__ uint32_t amax_of(const shared_t *shared, uint32_t row, uint32_t e)
 {
-    const unit_t *unit = &shared->unit;
-    if (unit->row_amax)
-        return unit->row_amax[CODE::OF_TENSOR ? 0 : tile_top(place) + e * MARLIN_EACH];
+    const uint16_t *known = shared->unit.row_amax;
+    if (known)
+        return known[CODE::OF_TENSOR ? 0 : row];
     uint32_t max = 0;
     for (uint32_t warp = 0; warp < SIZE / WARP; warp++)
         max = __vmaxu2(max, shared->warp_max[warp][e % 2][e / 4]);
@@ -142,14 +179,17 @@ template <weft_dtype_t D, typename CODE>
 static __device__ __forceinline__ void find_scale(shared_t *shared, uint32_t place)
 {
     const unit_t *unit = &shared->unit;
-    const uint32_t e = threadIdx.x, amax = amax_of<CODE>(shared, place, e), finite = inf_bits<D>() - 1;
+    const uint32_t e = threadIdx.x, row = tile_top(place) + e * MARLIN_EACH, finite = inf_bits<D>() - 1;
+    const bool real = row < unit->rows;
+    const uint32_t amax = real ? amax_of<CODE>(shared, row, e) : 0;
     const float scale = CODE::scale((weft_profile_t)unit->profile, value_f32<D>(amax));
-    row_t *row = &shared->rows[e];
-    row->scale = scale;
-    row->inverse = CODE::inverse(scale);
-    row->limit = !CODE::quick(scale) ? -1 : (int32_t)(CODE::OF_TENSOR ? finite : min(amax, finite));
-    if (unit->scale)
-        marlin_store_scale(unit, tile_top(place) + e * MARLIN_EACH, 0, 1, scale);
+    row_t *to = &shared->rows[e];
+    to->scale = scale;
+    to->inverse = CODE::inverse(scale);
+    to->limit = !CODE::quick(scale) ? -1 : (int32_t)(CODE::OF_TENSOR ? finite : min(amax, finite));
+    to->bias = real ? bias<CODE> : 0;
+    if (real && unit->scale)
+        marlin_store_scale(unit, row, 0, 1, scale);
 }
 
 /* ---- Codes ---- */
@@ -167,10 +207,20 @@ static __device__ __forceinline__ bool encode_chunk(const shared_t *shared, cons
         const bool above = (int32_t)larger_half(group_magnitude(0, v[i])) > row->limit;
         codes[i] = !DIRECT && above ? divide_group<D, CODE>(v[i], row->scale, profile)
                                     : encode_group<D, CODE>(v[i], row->inverse, profile);
-        codes[i].x ^= bias<CODE>, codes[i].y ^= bias<CODE>;
         divided |= above;
     }
     return divided;
+}
+
+/* What is stored of the codes that a lane has now, of four rows each. */
+static __device__ __forceinline__ void add_bias(const shared_t *shared, uint4 (&words)[2])
+{
+    const row_t *row = &shared->rows[threadIdx.x % 2 * GROUPS];
+#pragma unroll
+    for (uint32_t s = 0; s < 2; s++) {
+        words[s].x ^= row[0].bias, words[s].y ^= row[1].bias;
+        words[s].z ^= row[2].bias, words[s].w ^= row[3].bias;
+    }
 }
 
 template <weft_dtype_t D>
@@ -189,7 +239,7 @@ static __device__ __forceinline__ bool encode_rows(const origin_t *from, uint32_
 {
     const unit_t *unit = &shared->unit;
     uint4 v[GROUPS];
-    bool real = load_first<D, DIRECT>(from, shared, v);
+    load_first<D, DIRECT>(from, shared, v);
     const uint32_t chunks = (unit->cols + CHUNK - 1) / CHUNK;
     const bool search = !unit->row_amax;
     if (search) {
@@ -197,7 +247,7 @@ static __device__ __forceinline__ bool encode_rows(const origin_t *from, uint32_
         fold_maxima<D, DIRECT>(v, max);
 #pragma unroll 1
         for (uint32_t c = 1; c < chunks; c++) {
-            real = load_chunk<D, DIRECT>(from, shared, c * CHUNK, v);
+            load_chunk<D, DIRECT>(from, shared, c * CHUNK, v);
             fold_maxima<D, DIRECT>(v, max);
         }
         share_maxima(max, shared);
@@ -214,12 +264,14 @@ static __device__ __forceinline__ bool encode_rows(const origin_t *from, uint32_
         uint2 codes[GROUPS];
         uint4 words[2];
         if (c > 0)
-            real = load_chunk<D, DIRECT>(from, shared, begin, v);
+            load_chunk<D, DIRECT>(from, shared, begin, v);
         divided |= encode_chunk<D, DIRECT, CODE>(shared, v, codes);
-        if (!DIRECT && FINITE && real)
+        if (!DIRECT && FINITE)
             note_chunk<D>(from, unit, index, begin, v);
         marlin_trade(codes, words);
-        if (real)
+        if (bias<CODE>)
+            add_bias(shared, words);
+        if (stores(shared, from->place, begin))
             marlin_store<DIGEST>(unit, tile_top(from->place), begin + threadIdx.x / 4 * WEFT_MARLIN_COLS, words, &sums);
     }
     if (DIRECT && weft_sync_or<SIZE>(divided))

@@ -204,7 +204,7 @@ static uint32_t tiles_of(const weft_cuda_unit_t *u)
     if (shape_of(u) == CLASS_MARLIN)
         return (uint32_t)(((uint64_t)cols + MARLIN_TILE_COLS - 1) / MARLIN_TILE_COLS) * MARLIN_TILES_DOWN;
     if (is_marlin_rows(u))
-        return rows / MARLIN_TILE_ROWS * 8;
+        return (rows + MARLIN_TILE_ROWS - 1) / MARLIN_TILE_ROWS * 8;
     if (moves(u))
         return (uint32_t)((cols * elem_size(u->unit.dtype) + MOVE_BYTES - 1) / MOVE_BYTES);
     if (!is_channel(u))
@@ -439,6 +439,7 @@ static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
         .arrange = (uint32_t)q->arrange,
         .matrix_row = q->matrix_row,
         .matrix_rows = q->matrix_rows,
+        .matrix_cols = q->matrix_cols,
     };
     if (moves(u))
         count_in_grains(q, &draft->records[index], &draft->segments[first_segment]);
@@ -450,6 +451,13 @@ static void write_record(draft_t *draft, uint32_t index, uint64_t first_segment)
 typedef struct rect {
     uint32_t row, col, rows, cols;
 } rect_t;
+
+/* Of marlin_rows.cu: eight rows, 8 apart, so far as the unit has them. */
+static rect_t marlin_rect(uint32_t place, uint32_t rows, uint32_t cols)
+{
+    const uint32_t top = place / 8 * MARLIN_TILE_ROWS + place % 8, below = rows > top ? rows - top : 0;
+    return rect_t{top, 0, below < MARLIN_RECT_ROWS ? below : MARLIN_RECT_ROWS, cols};
+}
 
 static rect_t rect_of(const weft_cuda_unit_t *u, uint32_t place)
 {
@@ -463,7 +471,7 @@ static rect_t rect_of(const weft_cuda_unit_t *u, uint32_t place)
         return rect_t{top, left, below < high ? below : high, rest < wide ? rest : wide};
     }
     if (is_marlin_rows(u))
-        return rect_t{place / 8 * MARLIN_TILE_ROWS + place % 8, 0, MARLIN_RECT_ROWS, cols};
+        return marlin_rect(place, rows, cols);
     if (!is_channel(u)) {
         uint32_t rest = cols - place * BLOCK;
         return rect_t{0, place * BLOCK, rows, rest < BLOCK ? rest : BLOCK};

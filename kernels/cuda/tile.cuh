@@ -66,6 +66,7 @@ typedef struct alignas(16) unit {
     uint32_t kind; /* groups.cu: groups_kind_t */
     uint32_t arrange;
     uint32_t matrix_row, matrix_rows; /* where `arrange` is not plain */
+    uint32_t matrix_cols;             /* of marlin */
 } unit_t;
 
 static_assert(sizeof(unit_t) == 96, "six 16-byte loads");
@@ -292,27 +293,40 @@ template <weft_dtype_t D> static __device__ __forceinline__ bool has_inf(uint4 v
            __vcmpeq2(v.w & mask, inf);
 }
 
-/* The place of the first element of a group that is not finite; GROUP: there is none. */
-template <weft_dtype_t D> static __device__ __forceinline__ uint32_t first_nonfinite(uint4 v)
+/* All ones in each half of a word whose magnitude is `limit` or more. */
+static __device__ __forceinline__ uint32_t mask_from(uint32_t word, uint32_t limit)
 {
-    uint64_t low = nonfinite_mask<D>(v.x) | (uint64_t)nonfinite_mask<D>(v.y) << 32;
-    uint64_t high = nonfinite_mask<D>(v.z) | (uint64_t)nonfinite_mask<D>(v.w) << 32;
+    return __vcmpgeu2(word & 0x7FFF7FFFu, limit * 0x10001u);
+}
+
+/* The place of the first element of a group whose magnitude is `limit` or more; GROUP: there is none. */
+static __device__ __forceinline__ uint32_t first_from(uint4 v, uint32_t limit)
+{
+    uint64_t low = mask_from(v.x, limit) | (uint64_t)mask_from(v.y, limit) << 32;
+    uint64_t high = mask_from(v.z, limit) | (uint64_t)mask_from(v.w, limit) << 32;
     if (low)
         return (__ffsll((long long)low) - 1) / 16;
     return high ? 4 + (__ffsll((long long)high) - 1) / 16 : GROUP;
 }
 
 /* Note the first such element of a group for its unit, if none came before. */
-template <weft_dtype_t D>
-static __device__ __forceinline__ void note_nonfinite(const work_t *work, uint32_t index, const unit_t *unit,
-                                                      uint32_t row, uint32_t col, uint4 v)
+static __device__ __forceinline__ void note_from(const work_t *work, uint32_t index, const unit_t *unit,
+                                                 uint32_t row, uint32_t col, uint4 v, uint32_t limit)
 {
-    uint32_t place = first_nonfinite<D>(v);
+    uint32_t place = first_from(v, limit);
     if (place == GROUP)
         return;
     atomicMin(&work->keys[index], (unsigned long long)row << 32 | (col + place));
     if (!(unit->flags & UNIT_ALLOWS))
         atomicMin(work->refused, index);
+}
+
+/* The same of NaN and Inf. */
+template <weft_dtype_t D>
+static __device__ __forceinline__ void note_nonfinite(const work_t *work, uint32_t index, const unit_t *unit,
+                                                      uint32_t row, uint32_t col, uint4 v)
+{
+    note_from(work, index, unit, row, col, v, inf_bits<D>());
 }
 
 /* ---- Stores ---- */

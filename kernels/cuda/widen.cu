@@ -44,11 +44,12 @@ static __device__ __forceinline__ bool store_element(const unit_t *unit, size_t 
 template <weft_dtype_t D, bool DIGEST, bool FINITE>
 static __global__ void __launch_bounds__(THREADS) widen(const __grid_constant__ work_t work)
 {
+    __shared__ listing_t listing;
     let_follower_launch(&work);
     wait_before(&work);
     const uint32_t index = work.tiles[blockIdx.x].unit, first = work.tiles[blockIdx.x].place * BLOCK;
     const unit_t unit = work.units[index];
-    const sources_t sources = {work.segments + unit.first_segment, unit.num_segments};
+    const sources_t sources = list_sources<THREADS>(&work, &unit, 0, unit.rows, first, BLOCK, &listing);
     for (uint32_t i = threadIdx.x; i < unit.rows * BLOCK; i += THREADS) {
         const uint32_t row = i / BLOCK, col = first + i % BLOCK;
         if (col >= unit.cols)

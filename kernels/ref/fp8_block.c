@@ -84,7 +84,7 @@ static float recode_block(codes_t codes, uint32_t rows, uint32_t cols, float sca
 
 void weft_ref_put_block_scale(const weft_quantize_unit_t *unit, uint32_t block, float scale)
 {
-    const uint32_t blocks = (unit->cols + WEFT_TILE - 1) / WEFT_TILE;
+    const uint32_t blocks = unit->matrix_cols / WEFT_TILE; /* of marlin */
     const bool deepgemm = unit->arrange == WEFT_ARRANGE_DEEPGEMM;
     if (!deepgemm && unit->arrange != WEFT_ARRANGE_MARLIN) {
         ((float *)unit->scale)[block] = scale;
@@ -117,8 +117,7 @@ weft_status_t weft_ref_fp8_block(const weft_quantize_unit_t *unit, weft_quantize
 {
     if (!weft_tile_accepts(unit) || !weft_ref_block_profile(unit->profile))
         return WEFT_ERR_ARGUMENT;
-    if (unit->out_dtype != WEFT_DTYPE_F8_E4M3 ||
-        !weft_arrange_takes_unit(WEFT_KERNEL_FP8_BLOCK, unit))
+    if (unit->out_dtype != WEFT_DTYPE_F8_E4M3 || !weft_arrange_takes_unit(WEFT_KERNEL_FP8_BLOCK, unit))
         return WEFT_ERR_ARGUMENT;
     weft_quantize_result_t found = {0};
     for (uint32_t col = 0; col < unit->cols; col += WEFT_TILE) {

@@ -3,7 +3,8 @@
  *     units of all ranks           amax, sent ahead        scale
  *     | ... |  | ... |  | ... |  ===================>     |s|     codes: rows x cols bytes
  *
- * One unit writes the scale; others are given no place for it. Marlin has one a row: each unit writes those of its own.
+ * One unit writes the scale; others are given no place for it. Marlin has one a row: each unit writes those
+ * of its own.
  *
  * 2 bytes read, 1 written, an element.
  */

@@ -17,7 +17,8 @@ static uint16_t finite_amax(const weft_tile_t *tile, uint32_t row, uint32_t firs
 
 static size_t scale_index(const weft_quantize_unit_t *unit, uint32_t row, uint32_t group, uint32_t size)
 {
-    const uint32_t groups = unit->cols / size;
+    const bool marlin = unit->arrange == WEFT_ARRANGE_MARLIN;
+    const uint32_t groups = (marlin ? unit->matrix_cols : unit->cols) / size;
     if (unit->arrange == WEFT_ARRANGE_PLAIN)
         return (size_t)row * groups + group;
     return weft_arrange_index(unit->arrange, unit->matrix_row + row, group, unit->matrix_rows, groups);

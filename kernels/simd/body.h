@@ -209,32 +209,77 @@ static inline void put_row(const panel_t *panel, uint32_t row, const coding_t *c
         memcpy(out, whole, panel->tile.cols);
 }
 
-/* ---- cast: bf16 as it is, if all of it is finite ---- */
+/* ---- cast: bf16 as it is or to fp16, if all of it is finite then ---- */
+
+/* Rounded as round_e4m3 does, to ten bits of mantissa and exponents from 2^-14 on: 1024 codes for each exponent. */
+INNER ints_t half_of(floats_t magnitude)
+{
+    ints_t exponent = ints_max(ints_and(bits_of(magnitude), ints_all(WEFT_F32_INF)), ints_all((127 - 14) << 23));
+    floats_t power = floats_of(ints_add(exponent, ints_all(13 << 23)));
+    ints_t ulps = ints_sub(bits_of(floats_add(magnitude, power)), bits_of(power));
+    return ints_add(ulps, ints_sub(ints_right(exponent, 13), ints_all((127 - 14) << 10)));
+}
+
+INNER ints_t halves_of(ints_t values)
+{
+    ints_t magnitude = ints_and(values, shorts_all(0x7FFF));
+    ints_t code = shorts_join(half_of(floats_low(magnitude)), half_of(floats_high(magnitude)));
+    return ints_or(code, ints_and(values, shorts_all(INT16_MIN)));
+}
+
+/* copy_run, to fp16. */
+INNER ints_t halve_run(const uint16_t *from, uint16_t *to, size_t count, ints_t most)
+{
+    for (size_t i = 0; i < count; i += 2 * LANES) {
+        ints_t values = shorts_load(from + i);
+        shorts_store(to + i, halves_of(values));
+        most = shorts_max(most, ints_and(values, shorts_all(0x7FFF)));
+    }
+    return most;
+}
+
+/* The least bf16 that becomes NaN or Inf. */
+static inline uint16_t cast_limit(const weft_quantize_unit_t *unit)
+{
+    return unit->out_dtype == WEFT_DTYPE_F16 ? WEFT_BF16_OVERFLOW : WEFT_BF16_INF;
+}
 
 static bool cast_panel(const weft_quantize_unit_t *unit, uint32_t col)
 {
     panel_t panel;
     take_panel(unit, col, &panel);
-    for (uint32_t row = 0; row < unit->rows; row++)
-        memcpy((uint16_t *)unit->out + (size_t)row * unit->cols + col, panel.tile.value[row],
-               panel.tile.cols * sizeof **panel.tile.value);
-    return panel.amax < WEFT_BF16_INF;
+    for (uint32_t row = 0; row < unit->rows; row++) {
+        uint16_t *value = panel.tile.value[row];
+        if (unit->out_dtype == WEFT_DTYPE_F16)
+            (void)halve_run(value, value, WEFT_TILE, ints_all(0));
+        memcpy((uint16_t *)unit->out + (size_t)row * unit->cols + col, value, panel.tile.cols * sizeof *value);
+    }
+    return panel.amax < cast_limit(unit);
 }
 
 static bool cast_panels(const weft_quantize_unit_t *unit, const weft_segment_t *s, uint32_t col,
                         uint32_t panels)
 {
     ints_t most = ints_all(0);
-    for (uint32_t row = 0; row < unit->rows; row++)
-        most = copy_run((const uint16_t *)s->data + row * s->ld_elems + (col - s->col),
-                        (uint16_t *)unit->out + (size_t)row * unit->cols + col, panels * WEFT_TILE, most);
-    return shorts_most(most) < WEFT_BF16_INF;
+    for (uint32_t row = 0; row < unit->rows; row++) {
+        const uint16_t *from = (const uint16_t *)s->data + row * s->ld_elems + (col - s->col);
+        uint16_t *to = (uint16_t *)unit->out + (size_t)row * unit->cols + col;
+        most = unit->out_dtype == WEFT_DTYPE_F16 ? halve_run(from, to, panels * WEFT_TILE, most)
+                                                 : copy_run(from, to, panels * WEFT_TILE, most);
+    }
+    return shorts_most(most) < cast_limit(unit);
+}
+
+/* To bf16, of fp32 too, and from bf16 to fp16. */
+static bool casts(const weft_quantize_unit_t *unit)
+{
+    bool halves = unit->dtype == WEFT_DTYPE_BF16 && unit->out_dtype == WEFT_DTYPE_F16;
+    return halves || (unit->dtype != WEFT_DTYPE_F16 && unit->out_dtype == WEFT_DTYPE_BF16);
 }
 
 static weft_status_t quantize_cast(const weft_quantize_unit_t *unit, weft_quantize_result_t *result)
 {
-    if (!weft_tile_accepts(unit) || unit->profile != WEFT_PROFILE_DEFAULT || unit->dtype == WEFT_DTYPE_F16 ||
-        unit->out_dtype != WEFT_DTYPE_BF16)
+    if (!weft_tile_accepts(unit) || unit->profile != WEFT_PROFILE_DEFAULT || !casts(unit))
         return weft_ref_cast(unit, result);
     for (uint32_t col = 0, panels; col < unit->cols; col += panels * WEFT_TILE) {
         const weft_segment_t *holder = find_holder(unit, col);

@@ -29,6 +29,7 @@
 #define DECODER_FORMATS(X)                                                                                   \
     X(BF16, "bf16", "", BF16, 16, NULL, F32, DECODER_WHOLE, DECODER_WHOLE, NULL)                             \
     X(F16, "fp16", "", F16, 16, NULL, F32, DECODER_WHOLE, DECODER_WHOLE, NULL)                               \
+    X(F32, "fp32", "", F32, 32, NULL, F32, DECODER_WHOLE, DECODER_WHOLE, NULL)                               \
     X(FP8_BLOCK, "fp8-block", "", F8_E4M3, 8, "_scale_inv", F32, DECODER_BLOCK, DECODER_BLOCK, NULL)         \
     X(FP8_TENSOR, "fp8-tensor", "", F8_E4M3, 8, "_scale", F32, DECODER_WHOLE, DECODER_WHOLE, NULL)           \
     X(FP8_CHANNEL, "fp8-channel", "", F8_E4M3, 8, "_scale", F32, 1, DECODER_WHOLE, NULL)                     \
@@ -130,6 +131,8 @@ DECODER_HD float decoder_code(weft_dtype_t dtype, const void *codes, size_t inde
         return decoder_float_of_bf16(((const uint16_t *)codes)[index]);
     case WEFT_DTYPE_F16:
         return decoder_float_of_fp16(((const uint16_t *)codes)[index]);
+    case WEFT_DTYPE_F32:
+        return ((const float *)codes)[index];
     case WEFT_DTYPE_F8_E4M3:
         return decoder_float_of_e4m3(((const uint8_t *)codes)[index]);
     case WEFT_DTYPE_I8:

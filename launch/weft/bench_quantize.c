@@ -38,6 +38,7 @@ typedef struct sets {
     shape_t shape;
     uint32_t count, units; /* sets; units of one */
     uint64_t elems;        /* of one */
+    size_t room;           /* bytes of one among the outputs, of the scheme with most; a copy moves no more */
     size_t scale_bytes;    /* room of one */
     uint8_t *source, *out, *scale;
     uint8_t *amax;   /* [1] as bits of bf16, of all sets: what scales that span a matrix come of */
@@ -130,19 +131,31 @@ static size_t largest_scales(const quantize_bench_t *b, shape_t shape)
     return most;
 }
 
+static size_t largest_weight(const quantize_bench_t *b, shape_t shape)
+{
+    size_t most = 2 * (size_t)shape.cols; /* as the sources */
+    for (uint32_t i = 0; i < b->num_operations; i++) {
+        size_t bytes = row_bytes_of(b->operations[i].scheme, shape);
+        most = bytes > most ? bytes : most;
+    }
+    return shape.rows * most;
+}
+
 static weft_status_t make_sets(const quantize_bench_t *b, shape_t shape, sets_t *sets, weft_error_t *error)
 {
-    uint64_t elems = (uint64_t)shape.rows * shape.cols, fit = b->bytes / (elems * 4);
-    size_t scales = largest_scales(b, shape);
+    uint64_t elems = (uint64_t)shape.rows * shape.cols;
+    size_t scales = largest_scales(b, shape), room = largest_weight(b, shape);
+    uint64_t fit = b->bytes / (2 * room);
     *sets = (sets_t){.shape = shape,
                      .elems = elems,
+                     .room = room,
                      .count = fit < 1          ? 1
                               : fit > MAX_SETS ? MAX_SETS
                                                : (uint32_t)fit,
                      .units = blocks_of(shape.rows),
                      .scale_bytes = (scales + ALIGN - 1) / ALIGN * ALIGN};
-    WEFT_TRY(alloc(b, sets->count * elems * 2, &sets->source, error));
-    WEFT_TRY(alloc(b, sets->count * elems * 2, &sets->out, error));
+    WEFT_TRY(alloc(b, sets->count * room, &sets->source, error));
+    WEFT_TRY(alloc(b, sets->count * room, &sets->out, error));
     WEFT_TRY(alloc(b, sets->count * sets->scale_bytes, &sets->scale, error));
     WEFT_TRY(alloc(b, sizeof b->amax, &sets->amax, error));
     WEFT_TRY(alloc(b, sizeof(float), &sets->global, error));
@@ -193,6 +206,7 @@ static weft_quantize_unit_t unit_of(const operation_t *op, shape_t shape, uint32
         .arrange = op->arrange,
         .matrix_row = row,
         .matrix_rows = shape.rows,
+        .matrix_cols = shape.cols,
     };
 }
 
@@ -208,7 +222,7 @@ static weft_segment_t segment_of(shape_t shape, uint32_t row, const uint8_t *sou
 static void list_set(const operation_t *op, const sets_t *sets, uint32_t set, weft_segment_t *segments,
                      weft_unit_job_t *jobs, weft_run_t *tensors)
 {
-    uint8_t *source = sets->source + set * sets->elems * 2, *out = sets->out + set * sets->elems * 2;
+    uint8_t *source = sets->source + set * sets->elems * 2, *out = sets->out + set * sets->room;
     uint8_t *scale = sets->scale + set * sets->scale_bytes;
     const target_t to = {out, scale, (const uint16_t *)(const void *)sets->amax,
                          (float *)(void *)sets->global};
@@ -226,18 +240,18 @@ static void list_set(const operation_t *op, const sets_t *sets, uint32_t set, we
 static weft_status_t check_shape(const operation_t *op, shape_t shape, weft_error_t *error)
 {
     const weft_format_t *format = weft_kernel_format(op->scheme->kernel);
-    const bool tiles = op->arrange == WEFT_ARRANGE_MARLIN;
     if (format->whole_groups && shape.cols % format->scale_cols)
         return weft_fail(
             error, WEFT_ERR_MISFIT,
             "scheme %s groups %u columns: %u are no whole number of groups; choose other --shapes",
             op->scheme->name, format->scale_cols, shape.cols);
-    if (tiles && (shape.rows % WEFT_MARLIN_ROWS || shape.cols % WEFT_MARLIN_COLS))
-        return weft_fail(error, WEFT_ERR_MISFIT,
-                         "marlin has tiles of %u rows x %u columns: %u x %u is no whole number of them; "
-                         "choose other --shapes",
-                         WEFT_MARLIN_ROWS, WEFT_MARLIN_COLS, shape.rows, shape.cols);
-    return WEFT_OK;
+    if (!weft_arrange_pads_codes(op->arrange, op->scheme->kernel, shape.rows, shape.cols))
+        return WEFT_OK;
+    return weft_fail(
+        error, WEFT_ERR_MISFIT,
+        "%u x %u would be padded: of marlin measure multiples of 64 rows and columns, and of 128 "
+        "of one of them; choose other --shapes",
+        shape.rows, shape.cols);
 }
 
 static weft_status_t make_list(const quantize_bench_t *b, operation_t *op, const sets_t *sets,
@@ -297,7 +311,7 @@ static weft_status_t time_quantize(const quantize_bench_t *b, const operation_t 
 static weft_status_t time_copy(const quantize_bench_t *b, const operation_t *op, const sets_t *sets,
                                double *us)
 {
-    size_t bytes = (size_t)((op->read + op->written) / 2), room = sets->count * sets->elems * 2;
+    size_t bytes = (size_t)((op->read + op->written) / 2), room = sets->count * sets->room;
     uint64_t start = weft_now_ns();
     for (uint32_t i = 0; i < b->passes; i++)
         WEFT_TRY(
@@ -362,7 +376,8 @@ static weft_status_t compare_set(const quantize_bench_t *b, operation_t *op, con
     weft_quantize_result_t result;
     WEFT_TRY(ops->read(b->queue, sets->source, r->source, sets->elems * 2));
     WEFT_TRY(make_reference(b, op, sets, r));
-    memset(r->found, 0, sets->scale_bytes); /* the padding of scales, which other operations have written over */
+    memset(r->found, 0,
+           sets->scale_bytes); /* the padding of scales, which other operations have written over */
     WEFT_TRY(ops->write(b->queue, sets->scale, r->found, sets->scale_bytes));
     WEFT_TRY(start_pass(b, op, sets));
     WEFT_TRY(bench_settle(b->queue));
@@ -384,9 +399,9 @@ static weft_status_t compare_set(const quantize_bench_t *b, operation_t *op, con
 static weft_status_t check_operation(const quantize_bench_t *b, operation_t *op, const sets_t *sets)
 {
     reference_t r = {.source = malloc(sets->elems * 2),
-                     .out = malloc(sets->elems * 2),
+                     .out = malloc(sets->room),
                      .scale = calloc(1, sets->scale_bytes),
-                     .found = malloc(sets->elems * 2 + sets->scale_bytes),
+                     .found = malloc(sets->room + sets->scale_bytes),
                      .out_bytes = sets->shape.rows * row_bytes_of(op->scheme, sets->shape)};
     weft_status_t status =
         r.source && r.out && r.scale && r.found ? compare_set(b, op, sets, &r) : WEFT_ERR_NO_MEMORY;

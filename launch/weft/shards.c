@@ -73,7 +73,8 @@ static void copy_box(const weft_tensor_t *tensor, const weft_box_t *box, uint64_
                      uint8_t *out)
 {
     size_t element = weft_dtype_bytes(tensor->dtype);
-    uint64_t ld = tensor->shape[tensor->num_dims - 1], first_col = box->offset[box->num_dims - 1];
+    uint64_t ld = tensor->num_dims ? tensor->shape[tensor->num_dims - 1] : 1,
+             first_col = box->offset[box->num_dims - 1];
     for (uint64_t row = 0; row < rows; row++)
         memcpy(out + row * cols * element,
                (const uint8_t *)tensor->data + (tensor_row(tensor, box, row) * ld + first_col) * element,

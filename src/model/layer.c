@@ -383,7 +383,9 @@ static weft_status_t check_stored(const builder_t *builder, const weft_stored_gr
                                   const weft_tensor_t *tensor, const weft_layer_t *layer, uint32_t part,
                                   weft_error_t *error)
 {
-    WEFT_TRY(check_shape(tensor, &layer->parts[part], layer, error));
+    bool scalar = grid->number && tensor->num_dims == 0; /* one number, either way */
+    if (!scalar)
+        WEFT_TRY(check_shape(tensor, &layer->parts[part], layer, error));
     if (stored_dtype_fits(grid, tensor->dtype) && tensor->dtype == layer->dtype)
         return WEFT_OK;
     return weft_fail(error, WEFT_ERR_SHAPE, "layer '%s': tensor '%s' has dtype %s, expected %s by %s",
@@ -590,7 +592,7 @@ static bool may_ignore(const builder_t *builder, const char *name)
         if (fnmatch(*pattern, name, 0) == 0)
             return true;
     }
-    return is_spare(builder, name) || is_mtp(builder, name);
+    return is_spare(builder, name) || is_mtp(builder, name) || weft_stored_leaves_out(builder->stored, name);
 }
 
 static weft_status_t check_left_over(builder_t *builder, weft_error_t *error)

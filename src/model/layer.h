@@ -114,7 +114,7 @@ typedef struct weft_layers {
     weft_layer_t *items; /* in forward order: embedding, blocks, final norm, head */
     uint32_t count;
     const weft_stored_t *stored; /* how its matrices are quantized already, those that are; NULL: none is */
-    uint32_t num_ignored; /* tensors of the checkpoint that the recipe says may be left out */
+    uint32_t num_ignored; /* tensors of the checkpoint that may be left out, as the recipe says or stored.h */
 } weft_layers_t;
 
 /* Apply the recipe that the model's `model_type` names.

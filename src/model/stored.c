@@ -83,6 +83,15 @@ static const form_t forms[] = {
         .inverse = true}}}},
 };
 
+/* quant_method modelopt: codes under the plain name, and what to multiply by. */
+static const weft_stored_t modelopt_nvfp4 = {
+    .scheme = "nvfp4",
+    .grids = {{".weight", "weight", WEFT_DTYPE_U8, 1, 2},
+              {SCALE, WEFT_DTYPE_F8_E4M3, 1, 16},
+              {".weight_scale_2", "weight_scale_2", WEFT_DTYPE_F32, ALL, ALL, .number = true}},
+    .calibrated = true,
+};
+
 #define NUM_FORMS (sizeof forms / sizeof *forms)
 
 /* ---- what the configuration says ---- */
@@ -167,6 +176,41 @@ static weft_status_t read_compressed_tensors(const weft_config_t *config, const 
     return refuse_form(config, error);
 }
 
+/* Activations may be quantized or not: that is the engine's. */
+static weft_status_t read_modelopt(const weft_config_t *config, const weft_stored_t **stored,
+                                   weft_error_t *error)
+{
+    const char *algorithm = word(config, KEY "quant_algo");
+    double group =
+        weft_config_number(config, WEIGHTS "group_size", weft_config_number(config, KEY "group_size", 16));
+    if (strcmp(algorithm, "NVFP4") != 0 && strcmp(algorithm, "W4A16_NVFP4") != 0)
+        return weft_fail(
+            error, WEFT_ERR_FILE,
+            "config.json: quantization_config has quant_method modelopt and quant_algo \"%.40s\"; those that "
+            "can be moved are NVFP4 and W4A16_NVFP4",
+            algorithm);
+    if (weft_config_count(config, GROUPS) > 1 || group != 16)
+        return weft_fail(error, WEFT_ERR_FILE,
+                         "config.json: quantization_config, of quant_algo %s, has %u groups and a group_size "
+                         "of %g, expected "
+                         "one group, and 16",
+                         algorithm, weft_config_count(config, GROUPS), group);
+    *stored = &modelopt_nvfp4;
+    return WEFT_OK;
+}
+
+bool weft_stored_leaves_out(const weft_stored_t *stored, const char *tensor)
+{
+    static const char *const suffixes[] = {".input_scale", ".k_scale", ".v_scale"};
+    size_t length = strlen(tensor);
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes && stored && stored->calibrated; i++) {
+        size_t suffix = strlen(suffixes[i]);
+        if (length > suffix && strcmp(tensor + length - suffix, suffixes[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
 weft_status_t weft_stored_read(const weft_config_t *config, const weft_stored_t **stored, weft_error_t *error)
 {
     const char *method = word(config, KEY "quant_method");
@@ -177,10 +221,12 @@ weft_status_t weft_stored_read(const weft_config_t *config, const weft_stored_t 
         return read_fp8(config, stored, error);
     if (strcmp(method, "compressed-tensors") == 0)
         return read_compressed_tensors(config, stored, error);
+    if (strcmp(method, "modelopt") == 0)
+        return read_modelopt(config, stored, error);
     return weft_fail(
         error, WEFT_ERR_FILE,
         "config.json: quantization_config.quant_method is \"%.40s\"; those that can be moved are "
-        "fp8 and compressed-tensors",
+        "fp8, compressed-tensors and modelopt",
         method);
 }
 

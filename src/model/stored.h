@@ -32,6 +32,7 @@ struct weft_stored {
     const char *scheme; /* as weft calls it */
     const char *shape_suffix, *shape_leaf; /* of a tensor I64 [2] with rows and columns; NULL without one */
     weft_stored_grid_t grids[WEFT_STORED_GRIDS]; /* codes first */
+    bool calibrated; /* beside them are scales of activations, which stay where they are: weft_stored_leaves_out */
 };
 
 /* Read what a configuration says. *stored is NULL where it says nothing.
@@ -41,6 +42,10 @@ weft_status_t weft_stored_read(const weft_config_t *config, const weft_stored_t 
 
 /* The form of the model's matrices; NULL where its configuration names none, or no tensor has it. */
 const weft_stored_t *weft_stored_of(const weft_model_t *model);
+
+/* Whether a tensor of such a checkpoint is a scale of activations or of the KV cache. Those were measured when it was made; an
+ * engine has them since it loaded it, and no update of weights changes them. */
+bool weft_stored_leaves_out(const weft_stored_t *stored, const char *tensor);
 
 /* Make a part of a matrix one of a grid over it.
  * **Returns** WEFT_OK, WEFT_ERR_SHAPE where the grid has no such part: the message says why. */

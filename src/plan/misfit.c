@@ -14,11 +14,23 @@ typedef struct choice {
     weft_arrange_t arrange;
 } choice_t;
 
-/* Columns of a rank that marlin's kernels take; rows are whole tiles. */
+/* Columns of a rank that marlin's kernels take of experts; other layers are padded. */
 #define MARLIN_COLS 64u
 
+/* Marlin's tiles: parts of a layer begin with one, and the last, unless of experts, may end anywhere. A
+ * block, too. */
+static void cut_tiles(weft_cut_t *cut, bool experts, bool last)
+{
+    const bool blocks = cut->rows > 1;
+    const uint32_t cols = experts ? MARLIN_COLS : WEFT_MARLIN_COLS;
+    cut->whole_cols |= !blocks || experts;
+    cut->cols = cut->cols < cols ? cols : cut->cols;
+    if (!blocks && (experts || !last))
+        cut->rows = WEFT_MARLIN_ROWS, cut->whole_rows = true;
+}
+
 /* A format's scales say where it may be cut; one that spans a whole row or tensor, anywhere. */
-static weft_cut_t cut_of(choice_t choice)
+static weft_cut_t cut_of(choice_t choice, bool experts, bool last)
 {
     const weft_format_t *format = weft_kernel_format(choice.scheme->kernel);
     bool scaled = format->scale_rows != 0;
@@ -27,11 +39,8 @@ static weft_cut_t cut_of(choice_t choice)
         .cols = scaled && format->scale_cols != WEFT_WHOLE ? format->scale_cols : 1,
         .whole_cols = format->whole_groups,
     };
-    if (choice.arrange == WEFT_ARRANGE_MARLIN) {
-        cut.whole_rows = cut.rows == 1; /* of blocks the last may have fewer; marlin_misfit looks at that */
-        cut.rows = cut.rows < WEFT_MARLIN_ROWS ? WEFT_MARLIN_ROWS : cut.rows;
-        cut.cols = cut.cols < MARLIN_COLS ? MARLIN_COLS : cut.cols, cut.whole_cols = true;
-    }
+    if (choice.arrange == WEFT_ARRANGE_MARLIN)
+        cut_tiles(&cut, experts, last);
     return cut;
 }
 
@@ -44,26 +53,26 @@ static choice_t choice_of(const weft_layer_t *layer, choice_t choice)
     return !layer->stored && layer->quantize ? choice : kept;
 }
 
-/* A block, too, may end with whole tiles only. Marlin's kernels also want twice a tile of one of the two, of the whole matrix
- * of a rank. */
+/* What a rank's matrix must be besides: of experts whole tiles, and twice one of the two. */
 static bool marlin_misfit(const weft_layer_t *layer, uint32_t tp, bool whole, char reason[256])
 {
-    uint64_t rows = 0, cols = 0;
+    unsigned long long rows = 0, cols = 0;
     for (uint32_t part = 0; part < layer->num_parts; part++) {
         weft_need_t need = weft_rollout_need(&layer->parts[part], tp, 0, whole);
         rows += need.rows;
         cols = need.cols;
     }
-    if (rows % WEFT_MARLIN_ROWS) {
-        snprintf(reason, 256, "a rank's %llu rows are no whole number of tiles of %u", (unsigned long long)rows,
+    if (cols % WEFT_MARLIN_COLS)
+        snprintf(reason, 256, "a rank's %llu columns are no multiple of %u", cols, WEFT_MARLIN_COLS);
+    else if (layer->num_experts && rows % WEFT_MARLIN_ROWS)
+        snprintf(reason, 256, "a rank's %llu rows are no whole number of tiles of %u", rows,
                  WEFT_MARLIN_ROWS);
-        return true;
-    }
-    if (rows % (2 * WEFT_MARLIN_ROWS) == 0 || cols % (2 * MARLIN_COLS) == 0)
+    else if (layer->num_experts && rows % (2 * WEFT_MARLIN_ROWS) && cols % (2 * MARLIN_COLS))
+        snprintf(reason, 256,
+                 "a rank's %llu rows x %llu columns are neither a multiple of 128 rows nor of 128 columns",
+                 rows, cols);
+    else
         return false;
-    snprintf(reason, 256,
-             "a rank's %llu rows x %llu columns are neither a multiple of 128 rows nor of 128 columns",
-             (unsigned long long)rows, (unsigned long long)cols);
     return true;
 }
 
@@ -72,10 +81,12 @@ static bool layer_misfit(const weft_layer_t *layer, choice_t choice, uint32_t tp
 {
     bool whole = ep && layer->num_experts > 0;
     choice = choice_of(layer, choice);
-    weft_cut_t cut = cut_of(choice);
-    for (*part = 0; *part < layer->num_parts; ++*part)
-        if (weft_rollout_misfit(&layer->parts[*part], tp, whole, cut, *part + 1 == layer->num_parts, reason))
+    for (*part = 0; *part < layer->num_parts; ++*part) {
+        const bool last = *part + 1 == layer->num_parts;
+        const weft_cut_t cut = cut_of(choice, layer->num_experts > 0, last);
+        if (weft_rollout_misfit(&layer->parts[*part], tp, whole, cut, last, reason))
             return true;
+    }
     *part = 0;
     if (choice.arrange == WEFT_ARRANGE_MARLIN && marlin_misfit(layer, tp, whole, reason))
         return true;

@@ -50,8 +50,8 @@ static void describe_weight(const weft_pattern_t *pattern, const weft_layer_t *l
 {
     uint64_t extent[2];
     bool vector = layer->parts[0].vector;
-    weight->dtype = weft_arrange_codes(pattern->arrange, pattern->scheme->kernel, pattern->dtype, pattern->rows,
-                                       pattern->cols, extent);
+    weight->dtype = weft_arrange_codes(pattern->arrange, pattern->scheme->kernel, pattern->dtype,
+                                       pattern->rows, pattern->cols, extent);
     set_shape(weight, layer, experts, extent + vector, vector ? 1 : 2);
 }
 

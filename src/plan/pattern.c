@@ -37,8 +37,8 @@ typedef struct builder {
 bool weft_layers_alike(const weft_layer_t *a, const weft_layer_t *b)
 {
     if (a->num_parts != b->num_parts || a->num_experts != b->num_experts || a->dtype != b->dtype ||
-        a->quantize != b->quantize || a->keep_f32 != b->keep_f32 || a->stored != b->stored || a->number != b->number ||
-        a->inverse != b->inverse || !a->shape_leaf != !b->shape_leaf)
+        a->quantize != b->quantize || a->keep_f32 != b->keep_f32 || a->stored != b->stored ||
+        a->number != b->number || a->inverse != b->inverse || !a->shape_leaf != !b->shape_leaf)
         return false;
     for (uint32_t p = 0; p < a->num_parts; p++) {
         const weft_part_t *x = &a->parts[p], *y = &b->parts[p];
@@ -273,16 +273,6 @@ static bool needs_amax(const weft_layer_t *layer, const weft_scheme_t *scheme, c
     return false;
 }
 
-static weft_dtype_t output_dtype(const weft_layer_t *layer, const weft_scheme_t *scheme, bool keeps_f16)
-{
-    if (layer->keep_f32)
-        return WEFT_DTYPE_F32;
-    if (layer->stored)
-        return layer->dtype;
-    bool keep = scheme->kernel == WEFT_KERNEL_CAST && keeps_f16;
-    return keep && layer->dtype == WEFT_DTYPE_F16 ? WEFT_DTYPE_F16 : scheme->dtype;
-}
-
 /* vLLM requantizes to powers of two where DeepGEMM takes the layer: linear layers of whole 64 x 128 tiles,
  * and experts only when they are whole. The rest keeps the profile that requantizing starts from. */
 static weft_profile_t layer_profile(const weft_pattern_t *pattern, weft_profile_t profile)
@@ -294,18 +284,18 @@ static weft_profile_t layer_profile(const weft_pattern_t *pattern, weft_profile_
     return profile == WEFT_PROFILE_VLLM_POW2 && !taken ? WEFT_PROFILE_VLLM : profile;
 }
 
-weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_entry_t *entry, bool keeps_f16,
-                                  const weft_layout_t *trainer, const weft_holdings_t *holdings,
-                                  const weft_layout_t *rollout, weft_sets_t *sets, weft_pattern_t *pattern)
+weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_map_t *map,
+                                  const weft_scheme_entry_t *entry, const weft_layout_t *trainer,
+                                  const weft_holdings_t *holdings, const weft_layout_t *rollout,
+                                  weft_sets_t *sets, weft_pattern_t *pattern)
 {
-    const weft_scheme_t *used = layer->stored     ? weft_scheme_moved()
-                                : layer->quantize ? entry->scheme
-                                                  : weft_scheme_cast();
+    const weft_scheme_t *used =
+        layer->stored ? weft_scheme_moved() : weft_scheme_map_decide(map, layer, entry);
     bool whole = rollout->ep && layer->num_experts > 0;
     *pattern = (weft_pattern_t){
         .example = layer,
         .scheme = used,
-        .dtype = output_dtype(layer, used, keeps_f16),
+        .dtype = weft_scheme_map_dtype(map, layer, entry),
         .whole = whole,
         .amax_ahead = needs_amax(layer, used, rollout, whole),
         .num_parts = layer->num_parts,
@@ -324,7 +314,8 @@ weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_e
     for (uint32_t part = 0; part < layer->num_parts && status == WEFT_OK; part++)
         status = build_part(&b, part);
     pattern->profile = layer_profile(pattern, entry->profile);
-    if (layer->quantize && !layer->stored && weft_arrange_takes(entry->arrange, used->kernel, pattern->profile))
+    if (layer->quantize && !layer->stored &&
+        weft_arrange_takes(entry->arrange, used->kernel, pattern->profile))
         pattern->arrange = entry->arrange;
     free(b.members);
     free(b.grouped);

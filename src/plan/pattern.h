@@ -58,10 +58,9 @@ typedef struct weft_pattern {
     uint32_t num_layers; /* how many layers share it */
 } weft_pattern_t;
 
-/* Compute the fragments of `layer`. A layer that is never quantized is a cast, whatever `entry` says; `keeps_f16`: of fp16 a
- * cast stays fp16. `holdings` is NULL where the trainer layout is made of axes. `sets` is added to.
+/* Compute the fragments of `layer`, whose entry in `map` is `entry`. `holdings` is NULL where the trainer layout is made of axes. `sets` is added to.
  * **Returns** WEFT_OK, WEFT_ERR_NO_MEMORY. The layer must fit (misfit.h). */
-weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_entry_t *entry, bool keeps_f16, const weft_layout_t *trainer,
+weft_status_t weft_pattern_create(const weft_layer_t *layer, const weft_scheme_map_t *map, const weft_scheme_entry_t *entry, const weft_layout_t *trainer,
                                   const weft_holdings_t *holdings, const weft_layout_t *rollout, weft_sets_t *sets, weft_pattern_t *pattern);
 void weft_pattern_destroy(weft_pattern_t *pattern);
 

@@ -25,8 +25,7 @@ static bool same_scheme(const weft_plan_t *plan, const weft_layer_t *example, co
     const weft_layer_t *first = plan->layers->items;
     const weft_scheme_entry_t *a = weft_plan_entry(plan, (uint32_t)(example - first)),
                               *b = weft_plan_entry(plan, (uint32_t)(layer - first));
-    return !layer->quantize ||
-           (a->scheme == b->scheme && a->profile == b->profile && a->arrange == b->arrange);
+    return weft_scheme_entries_agree(&plan->map, a, &plan->map, b, layer);
 }
 
 /* The pattern that `layer` can share; their number when there is none yet. */
@@ -48,8 +47,7 @@ static weft_status_t add_pattern(weft_plan_t *plan, pattern_array_t *patterns, c
 {
     weft_pattern_t pattern;
     const weft_scheme_entry_t *entry = weft_plan_entry(plan, (uint32_t)(layer - plan->layers->items));
-    bool keeps_f16 = plan->map.entries[0].scheme != weft_scheme_cast();
-    WEFT_TRY(weft_pattern_create(layer, entry, keeps_f16, plan->trainer, plan->holdings, plan->rollout,
+    WEFT_TRY(weft_pattern_create(layer, &plan->map, entry, plan->trainer, plan->holdings, plan->rollout,
                                  &plan->sets, &pattern));
     if (WEFT_ARRAY_PUSH(patterns, pattern))
         return WEFT_OK;

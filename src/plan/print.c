@@ -50,14 +50,22 @@ static void print_pattern(weft_text_t *text, const weft_plan_t *plan, const weft
                   pattern->amax_ahead ? ", amax ahead" : "");
 }
 
-/* Layers that the entry decides, and that it could: those never quantized are the recipe's. */
+/* Whether the entry makes another thing of it than the recipe and the default do. */
+static bool decides(const weft_plan_t *plan, const weft_layer_t *layer, const weft_scheme_entry_t *entry)
+{
+    return layer->quantize ||
+           !weft_scheme_entries_agree(&plan->map, entry, &plan->map, &plan->map.entries[0], layer);
+}
+
+/* Layers that the entry decides, and that it could: those never quantized are the recipe's, unless they are
+ * cast. */
 static uint32_t count_decided(const weft_plan_t *plan, uint32_t entry, const weft_layer_t **first)
 {
     uint32_t count = 0;
     *first = NULL;
     for (uint32_t i = 0; i < plan->layers->count; i++) {
         const weft_layer_t *layer = &plan->layers->items[i];
-        if (plan->layer_entry[i] != entry || !layer->quantize)
+        if (plan->layer_entry[i] != entry || !decides(plan, layer, &plan->map.entries[entry]))
             continue;
         *first = count++ ? *first : layer;
     }
@@ -72,8 +80,7 @@ static void print_schemes(weft_text_t *text, const weft_plan_t *plan)
     if (plan->map.count == 1)
         return;
     weft_text_add(
-        text,
-        "\n  layers  scheme                      of the layers that may be quantized, those that match\n");
+        text, "\n  layers  scheme                      of the layers that it can change, those that match\n");
     for (uint32_t i = 0; i < plan->map.count; i++) {
         const weft_scheme_entry_t *entry = &plan->map.entries[i];
         const weft_layer_t *first;

@@ -230,9 +230,8 @@ static void place_outputs(const builder_t *b, weft_cursor_t cursor, weft_unit_t 
     const weft_part_pattern_t *part = &pattern->parts[cursor.part];
     const weft_format_t *format = weft_kernel_format(pattern->scheme->kernel);
     uint64_t row = part->row_offset + (uint64_t)cursor.unit * WEFT_UNIT_ROWS;
-    uint64_t rows_before = (uint64_t)cursor.expert * layer->rows;
-    rows_before += weft_arrange_moves_codes(pattern->arrange) ? 0 : row;
-    unit->weight_offset = weight->offset +
+    uint64_t rows_before = weft_arrange_moves_codes(pattern->arrange) ? 0 : row;
+    unit->weight_offset = weight->offset + cursor.expert * (weight->bytes / layer->num_experts) +
                           rows_before * weft_format_row_bytes(format, pattern->dtype, layer->cols) +
                           part->col_offset * weft_dtype_bytes(pattern->dtype);
     unit->scale_offset = unit->global_offset = UINT64_MAX;

@@ -16,6 +16,18 @@ static const weft_scheme_t schemes[] = {
         .profiles = BIT(DEFAULT),
     },
     {
+        .name = "fp16",
+        .kernel = WEFT_KERNEL_CAST,
+        .dtype = WEFT_DTYPE_F16,
+        .profiles = BIT(DEFAULT),
+    },
+    {
+        .name = "fp32",
+        .kernel = WEFT_KERNEL_CAST,
+        .dtype = WEFT_DTYPE_F32,
+        .profiles = BIT(DEFAULT),
+    },
+    {
         .name = "fp8-block",
         .kernel = WEFT_KERNEL_FP8_BLOCK,
         .dtype = WEFT_DTYPE_F8_E4M3,

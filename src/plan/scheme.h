@@ -1,4 +1,4 @@
-/* Schemes: what becomes of a layer that may be quantized. One row a scheme; the arithmetic is a kernel's.
+/* Schemes: what becomes of a layer that may be quantized, and by casts of any. One row a scheme; the arithmetic is a kernel's.
  *
  * To add a scheme: a row here, a kernel id with its format (`kernels/format.c`) and its function in `kernels/ref`.
  */
@@ -39,9 +39,14 @@ const char *weft_profile_name(weft_profile_t profile);
 weft_status_t weft_scheme_arrange(const weft_scheme_t *scheme, weft_profile_t profile, const char *name,
                                   weft_arrange_t *arrange, weft_error_t *error);
 
-/* The scheme of layers that are never quantized: a cast to bf16, where fp16 sources keep their type unless
- * the default of the scheme map is `bf16`. */
+/* The scheme of layers that no entry of a map decides: the cast to bf16, where fp16 sources keep their type. */
 const weft_scheme_t *weft_scheme_cast(void);
+
+/* Whether it quantizes nothing: such a scheme is for every layer. */
+static inline bool weft_scheme_is_cast(const weft_scheme_t *scheme)
+{
+    return scheme->kernel == WEFT_KERNEL_CAST;
+}
 
 /* What becomes of a layer that the checkpoint has quantized already: nothing. */
 const weft_scheme_t *weft_scheme_moved(void);

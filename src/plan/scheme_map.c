@@ -220,6 +220,19 @@ weft_status_t weft_scheme_map_parse(const char *text, const char *profile, const
     return WEFT_OK;
 }
 
+/* The profile goes where it is written by hand, so that an arrangement that needs it finds it. */
+weft_status_t weft_scheme_map_read(const char *text, const char *profile, weft_scheme_map_t *map,
+                                   weft_error_t *error)
+{
+    size_t head = strcspn(text, "@;");
+    weft_text_t whole = {0};
+    weft_text_add(&whole, "%.*s:%s%s", (int)head, text, profile, text + head);
+    weft_status_t status = whole.failed ? weft_fail(error, WEFT_ERR_NO_MEMORY, "no memory for the scheme map")
+                                        : weft_scheme_map_parse(whole.data, NULL, NULL, map, error);
+    weft_text_free(&whole);
+    return status;
+}
+
 void weft_scheme_map_free(weft_scheme_map_t *map)
 {
     for (uint32_t i = 0; i < map->count; i++) {
@@ -277,12 +290,48 @@ static const char *tensor_of(const weft_model_t *model, const weft_layer_t *laye
     return weft_model_tensor(model, layer->tensors[index])->name;
 }
 
+/* ---- what an entry makes of a layer ---- */
+
+const weft_scheme_t *weft_scheme_map_decide(const weft_scheme_map_t *map, const weft_layer_t *layer,
+                                            const weft_scheme_entry_t *entry)
+{
+    const weft_scheme_t *all = map->entries[0].scheme;
+    if (layer->quantize || weft_scheme_is_cast(entry->scheme))
+        return entry->scheme;
+    return weft_scheme_is_cast(all) ? all : weft_scheme_cast();
+}
+
+weft_dtype_t weft_scheme_map_dtype(const weft_scheme_map_t *map, const weft_layer_t *layer,
+                                   const weft_scheme_entry_t *entry)
+{
+    const weft_scheme_t *scheme = weft_scheme_map_decide(map, layer, entry);
+    if (layer->keep_f32)
+        return WEFT_DTYPE_F32;
+    if (layer->stored)
+        return layer->dtype;
+    bool keeps = scheme == weft_scheme_cast() && !weft_scheme_is_cast(map->entries[0].scheme);
+    return keeps && layer->dtype == WEFT_DTYPE_F16 ? WEFT_DTYPE_F16 : scheme->dtype;
+}
+
+bool weft_scheme_entries_agree(const weft_scheme_map_t *map_a, const weft_scheme_entry_t *a,
+                               const weft_scheme_map_t *map_b, const weft_scheme_entry_t *b,
+                               const weft_layer_t *layer)
+{
+    const weft_scheme_t *scheme = weft_scheme_map_decide(map_a, layer, a);
+    const weft_scheme_t *other = weft_scheme_map_decide(map_b, layer, b);
+    if (weft_scheme_is_cast(scheme) && weft_scheme_is_cast(other))
+        return weft_scheme_map_dtype(map_a, layer, a) == weft_scheme_map_dtype(map_b, layer, b);
+    return scheme == other && a->profile == b->profile && a->arrange == b->arrange;
+}
+
 /* ---- entries without effect ---- */
 
 /* Whether a layer can be what the entry says. */
 static bool obeys(const weft_layer_t *layer, const weft_scheme_entry_t *entry)
 {
-    return entry->scheme == weft_scheme_cast() ? !layer->keep_f32 : layer->quantize;
+    if (!weft_scheme_is_cast(entry->scheme))
+        return layer->quantize;
+    return !layer->keep_f32 || entry->scheme->dtype == WEFT_DTYPE_F32;
 }
 
 static bool any_tensor_matches(const char *glob, const weft_model_t *model, const weft_layer_t *layer)
@@ -340,11 +389,6 @@ static const char *entry_title(const weft_scheme_entry_t *entry)
     return entry->glob ? entry->glob : "the default";
 }
 
-static bool same_scheme(const weft_scheme_entry_t *a, const weft_scheme_entry_t *b)
-{
-    return a->scheme == b->scheme && a->profile == b->profile && a->arrange == b->arrange;
-}
-
 static uint32_t entry_by_layer(const weft_scheme_map_t *map, const weft_layer_t *layer)
 {
     uint32_t i = map->count - 1;
@@ -375,11 +419,11 @@ static weft_status_t assign_layer(const weft_scheme_map_t *map, const weft_model
         const weft_scheme_entry_t *first = &map->entries[*entry], *this = &map->entries[found];
         if (t == 0)
             *entry = found;
-        else if (layer->quantize && !same_scheme(first, this))
+        else if (!weft_scheme_entries_agree(map, first, map, this, layer))
             return weft_fail(
                 error, WEFT_ERR_MISFIT,
                 "scheme map: parts of layer %s get different schemes: %s is %s (%.60s), %s is %s (%.60s); "
-                "they are quantized as one, give all the same, such as %s=%s",
+                "they are one in kernel format, give all the same, such as %s=%s",
                 layer->name, tensor_of(model, layer, 0), first->scheme->name, entry_title(first),
                 tensor_of(model, layer, t), this->scheme->name, entry_title(this), layer->name,
                 this->scheme->name);
@@ -403,7 +447,7 @@ bool weft_scheme_maps_agree(const weft_scheme_map_t *a, const uint32_t *entry_of
 {
     bool agree = a->entries[0].scheme == b->entries[0].scheme;
     for (uint32_t i = 0; i < layers->count && agree; i++)
-        agree =
-            !layers->items[i].quantize || same_scheme(&a->entries[entry_of_a[i]], &b->entries[entry_of_b[i]]);
+        agree = weft_scheme_entries_agree(a, &a->entries[entry_of_a[i]], b, &b->entries[entry_of_b[i]],
+                                          &layers->items[i]);
     return agree;
 }

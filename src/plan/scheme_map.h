@@ -46,10 +46,26 @@ typedef struct weft_scheme_map {
  * **Ownership** free with weft_scheme_map_free. */
 weft_status_t weft_scheme_map_parse(const char *text, const char *profile, const weft_engine_t *engine,
                                     weft_scheme_map_t *map, weft_error_t *error);
+
+/* Read one as weft has written it (`map.text`), the default's profile beside it.
+ * **Returns** as weft_scheme_map_parse. */
+weft_status_t weft_scheme_map_read(const char *text, const char *profile, weft_scheme_map_t *map,
+                                   weft_error_t *error);
 void weft_scheme_map_free(weft_scheme_map_t *map);
 
-/* Find the entry of each layer: entry_of[layer] is its index, [layers->count]. Of a layer that is never quantized it
- * changes nothing.
+/* What a layer of that entry becomes: the entry's scheme, if that is a cast or the layer may be quantized. Else the map's
+ * default, if that is a cast; else weft_scheme_cast. */
+const weft_scheme_t *weft_scheme_map_decide(const weft_scheme_map_t *map, const weft_layer_t *layer,
+                                            const weft_scheme_entry_t *entry);
+
+/* The dtype of its weight then. A cast to bf16 keeps fp16, where the map's default is no cast. */
+weft_dtype_t weft_scheme_map_dtype(const weft_scheme_map_t *map, const weft_layer_t *layer, const weft_scheme_entry_t *entry);
+
+/* Whether two entries, each of its map, make the same of a layer. */
+bool weft_scheme_entries_agree(const weft_scheme_map_t *map_a, const weft_scheme_entry_t *a, const weft_scheme_map_t *map_b,
+                               const weft_scheme_entry_t *b, const weft_layer_t *layer);
+
+/* Find the entry of each layer: entry_of[layer] is its index, [layers->count].
  * **Returns** WEFT_OK; WEFT_ERR_UNKNOWN_NAME (an entry that matches nothing); WEFT_ERR_MISFIT (an entry that could only
  * change layers the recipe keeps as they are, or parts of one layer that get different schemes). */
 weft_status_t weft_scheme_map_assign(const weft_scheme_map_t *map, const weft_model_t *model,

@@ -127,6 +127,69 @@ static void add_compressed_tensors(const weft_plan_t *plan, const ct_format_t *f
     weft_text_add(text, "}");
 }
 
+/* ---- the dtype ---- */
+
+static const char *dtype_name(weft_dtype_t dtype)
+{
+    return dtype == WEFT_DTYPE_F32 ? "\"float32\"" : dtype == WEFT_DTYPE_F16 ? "\"float16\"" : "\"bfloat16\"";
+}
+
+/* The end of the string that begins at its quote. */
+static const char *skip_string(const char *text)
+{
+    for (text++; *text && *text != '"'; text++)
+        text += *text == '\\' && text[1];
+    return *text ? text + 1 : text;
+}
+
+static const char *skip_blanks(const char *text)
+{
+    while (isspace((unsigned char)*text))
+        text++;
+    return text;
+}
+
+static bool is_dtype(const char *key, size_t length)
+{
+    static const char *const keys[] = {"\"torch_dtype\"", "\"dtype\""};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (strlen(keys[i]) == length && strncmp(keys[i], key, length) == 0)
+            return true;
+    return false;
+}
+
+/* The end of a value that says a dtype, or nothing; NULL: it is something else. */
+static const char *skip_dtype(const char *value)
+{
+    if (strncmp(value, "null", 4) == 0)
+        return value + 4;
+    return *value == '"' ? skip_string(value) : NULL;
+}
+
+/* Copy [config, end), which was parsed before, with another value behind each dtype of the outermost object;
+ * *found: there was one. */
+static void copy_with_dtype(const char *config, const char *end, const char *dtype, weft_text_t *text,
+                            bool *found)
+{
+    const char *copied = config;
+    unsigned depth = 0;
+    for (const char *c = config; c < end;) {
+        const char *key = c, *next = *c == '"' ? skip_string(c) : c + 1, *value = skip_blanks(next);
+        depth += *c == '{' || *c == '[';
+        depth -= *c == '}' || *c == ']';
+        c = next;
+        if (*key != '"' || depth != 1 || *value != ':' || !is_dtype(key, (size_t)(next - key)))
+            continue;
+        value = skip_blanks(value + 1);
+        if (!(next = skip_dtype(value)))
+            continue;
+        weft_text_add(text, "%.*s%s", (int)(value - copied), copied, dtype);
+        c = copied = next;
+        *found = true;
+    }
+    weft_text_add(text, "%.*s", (int)(end - copied), copied);
+}
+
 weft_kernel_id_t weft_checkpoint_kernel(const weft_plan_t *plan)
 {
     for (uint32_t i = 0; i < plan->layers->count; i++) {
@@ -152,16 +215,24 @@ weft_status_t weft_checkpoint_config_merge(const weft_plan_t *plan, const char *
     if (weft_config_has(weft_model_config(plan->model), KEY))
         return weft_fail(error, WEFT_ERR_FILE,
                          "config.json has a " KEY " already: quantize the checkpoint it was made of");
-    if (weft_checkpoint_kernel(plan) == WEFT_KERNEL_CAST) {
-        weft_text_add(text, "%s", config);
-        return WEFT_OK;
-    }
+    const weft_scheme_t *all = plan->map.entries[0].scheme;
+    bool quantized = weft_checkpoint_kernel(plan) != WEFT_KERNEL_CAST, cast = weft_scheme_is_cast(all);
+    bool said = false;
     /* It was parsed before: an object with a model_type, and only white space after it. */
     const char *end = strrchr(config, '}');
     while (end > config && isspace((unsigned char)end[-1]))
         end--;
-    weft_text_add(text, "%.*s,\n  \"" KEY "\": ", (int)(end - config), config);
-    weft_checkpoint_config_add(plan, text);
-    weft_text_add(text, "\n}\n");
+    if (cast)
+        copy_with_dtype(config, end, dtype_name(all->dtype), text, &said);
+    else
+        weft_text_add(text, "%.*s", (int)(end - config), config);
+    bool says = cast && !said && all->dtype != WEFT_DTYPE_BF16; /* of bf16 none says so too */
+    if (says)
+        weft_text_add(text, ",\n  \"torch_dtype\": %s", dtype_name(all->dtype));
+    if (quantized) {
+        weft_text_add(text, ",\n  \"" KEY "\": ");
+        weft_checkpoint_config_add(plan, text);
+    }
+    weft_text_add(text, "%s", quantized || says ? "\n}\n" : end);
     return WEFT_OK;
 }

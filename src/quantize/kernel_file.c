@@ -102,13 +102,11 @@ static bool same_schemes(const char *found, const char *profile, const weft_plan
 {
     weft_scheme_map_t map;
     uint32_t *entries = calloc((size_t)plan->layers->count + 1, sizeof *entries);
-    if (!entries || weft_scheme_map_parse(found, NULL, NULL, &map, NULL) != WEFT_OK) {
+    if (!entries || weft_scheme_map_read(found, profile, &map, NULL) != WEFT_OK) {
         free(entries);
         return false;
     }
-    weft_scheme_entry_t *all = &map.entries[0];
-    bool same = weft_scheme_profile(all->scheme, profile, &all->profile, NULL) == WEFT_OK &&
-                weft_scheme_map_assign(&map, plan->model, plan->layers, entries, NULL) == WEFT_OK &&
+    bool same = weft_scheme_map_assign(&map, plan->model, plan->layers, entries, NULL) == WEFT_OK &&
                 weft_scheme_maps_agree(&map, entries, &plan->map, plan->layer_entry, plan->layers);
     weft_scheme_map_free(&map);
     free(entries);

@@ -130,6 +130,8 @@ static weft_unit_job_t unit_job(const weft_quantizer_t *q, uint32_t index, const
     bool of_rows = unit->amax_row != UINT32_MAX, of_tensor = unit->domain != UINT32_MAX;
     bool scaled = unit->scale_offset != UINT64_MAX, global = unit->global_offset != UINT64_MAX;
     const uint16_t *amax = of_rows || of_tensor ? sources->amax(sources->user, index) : NULL;
+    uint64_t matrix[2];
+    weft_arrange_extent(pattern->arrange, pattern->scheme->kernel, pattern->rows, pattern->cols, matrix);
     return (weft_unit_job_t){
         .kernel = pattern->scheme->kernel,
         .tensor = digested ? q->outputs->layers[unit->layer].weight : WEFT_RUN_NONE,
@@ -140,14 +142,15 @@ static weft_unit_job_t unit_job(const weft_quantizer_t *q, uint32_t index, const
                  .profile = pattern->profile,
                  .arrange = pattern->arrange == WEFT_ARRANGE_PADDED ? WEFT_ARRANGE_PLAIN : pattern->arrange,
                  .matrix_row = unit->matrix_row,
-                 .matrix_rows = pattern->rows,
+                 .matrix_rows = (uint32_t)matrix[0],
                  .row_amax = of_rows ? amax : NULL,
                  .tensor_amax = of_tensor ? amax : NULL,
                  .out_dtype = pattern->dtype,
                  .out = place_of(q, unit->weight_offset),
                  .scale = scaled ? place_of(q, unit->scale_offset) : NULL,
                  .global = global ? (float *)(void *)place_of(q, unit->global_offset) : NULL,
-                 .inverse = pattern->example->inverse},
+                 .inverse = pattern->example->inverse,
+                 .matrix_cols = (uint32_t)matrix[1]},
     };
 }
 
@@ -249,26 +252,38 @@ static weft_status_t write_shapes(weft_quantizer_t *q, uint32_t index, uint8_t *
     return status;
 }
 
+#define ZEROS_BYTES ((uint64_t)1 << 20) /* at once */
+
 static weft_status_t write_zeros(weft_quantizer_t *q, uint8_t *to, uint64_t bytes)
 {
-    void *zeros = calloc(1, bytes + 1);
-    weft_status_t status = zeros ? q->queue->ops->write(q->queue, to, zeros, bytes) : WEFT_ERR_NO_MEMORY;
+    const uint64_t most = bytes < ZEROS_BYTES ? bytes : ZEROS_BYTES;
+    void *zeros = calloc(1, most + 1);
+    weft_status_t status = zeros ? WEFT_OK : WEFT_ERR_NO_MEMORY;
+    for (uint64_t at = 0; at < bytes && status == WEFT_OK; at += most)
+        status = q->queue->ops->write(q->queue, to + at, zeros, bytes - at < most ? bytes - at : most);
     free(zeros);
     return status;
 }
 
-/* The scales of a layer whose arrangement has padding, which no unit writes; else NULL. */
-static const weft_output_t *padded_scale(const weft_quantizer_t *q, uint32_t index)
+/* Write zeros over what of a layer has padding, which no unit writes, in the range at `range`. */
+static weft_status_t clear_padded(weft_quantizer_t *q, uint32_t index, uint8_t *range)
 {
     const weft_layer_outputs_t *layer = &q->outputs->layers[index];
-    bool pads = weft_arrange_pads(weft_plan_pattern(q->program->plan, index)->arrange);
-    return pads && layer->scale != WEFT_OUTPUT_NONE ? &q->outputs->items[layer->scale] : NULL;
+    const weft_pattern_t *pattern = weft_plan_pattern(q->program->plan, index);
+    const weft_output_t *weight = &q->outputs->items[layer->weight],
+                        *scale = &q->outputs->items[layer->scale];
+    const weft_kernel_id_t kernel = pattern->scheme->kernel;
+    if (weft_arrange_pads_codes(pattern->arrange, kernel, layer->rows, layer->cols))
+        WEFT_TRY(write_zeros(q, range + weight->offset, weight->bytes));
+    if (layer->scale != WEFT_OUTPUT_NONE &&
+        weft_arrange_pads_scales(pattern->arrange, kernel, layer->rows, layer->cols))
+        WEFT_TRY(write_zeros(q, range + scale->offset, scale->bytes));
+    return WEFT_OK;
 }
 
 weft_status_t weft_quantizer_clear_padding(weft_quantizer_t *q, uint32_t index)
 {
-    const weft_output_t *scale = padded_scale(q, index);
-    return scale ? write_zeros(q, place_of(q, scale->offset), scale->bytes) : WEFT_OK;
+    return clear_padded(q, index, place_of(q, 0));
 }
 
 weft_status_t weft_quantizer_put_shapes(weft_quantizer_t *q, uint32_t index)
@@ -282,11 +297,9 @@ weft_status_t weft_quantizer_put_shapes(weft_quantizer_t *q, uint32_t index)
 weft_status_t weft_quantizer_fill_constants(weft_quantizer_t *q, uint8_t *range)
 {
     for (uint32_t i = 0; i < q->program->plan->layers->count; i++) {
-        const weft_output_t *scale = padded_scale(q, i);
         if (q->outputs->layers[i].shape != WEFT_OUTPUT_NONE)
             WEFT_TRY(write_shapes(q, i, range + q->outputs->items[q->outputs->layers[i].shape].offset));
-        if (scale)
-            WEFT_TRY(write_zeros(q, range + scale->offset, scale->bytes));
+        WEFT_TRY(clear_padded(q, i, range));
     }
     return WEFT_OK;
 }
@@ -316,9 +329,12 @@ static weft_status_t refuse_nonfinite(const weft_quantizer_t *q, const weft_unit
         uint64_t row_elems = tensor->num_dims > 1 ? tensor->shape[tensor->num_dims - 1] : tensor->shape[0];
         uint64_t lying_row = f->rect.row + (f->transposed ? right : down);
         uint64_t flat = lying_row * row_elems + f->rect.col + (f->transposed ? down : right);
+        bool narrows = weft_plan_pattern(q->program->plan, unit->layer)->dtype == WEFT_DTYPE_F16 &&
+                       tensor->dtype != WEFT_DTYPE_F16;
         return weft_fail(error, WEFT_ERR_NONFINITE,
-                         "tensor %s holds NaN or Inf at flat index %llu (layer %s)", tensor->name,
-                         (unsigned long long)flat, q->program->plan->layers->items[unit->layer].name);
+                         "tensor %s holds NaN or Inf%s at flat index %llu (layer %s)", tensor->name,
+                         narrows ? ", or what is too large for fp16," : "", (unsigned long long)flat,
+                         q->program->plan->layers->items[unit->layer].name);
     }
     return weft_fail(error, WEFT_ERR_INTERNAL, "a non-finite element outside of every fragment");
 }

@@ -18,7 +18,7 @@ from command import DEMO, Weft, demo, scratch  # noqa: E402
 
 MODELS = {"tiny-qwen3 v3": demo("tiny-qwen3", "v3"), "tiny-qwen3-moe v1": demo("tiny-qwen3-moe", "v1")}
 # scheme: bits a weight, of which scales are a part; profiles, of which the first is the default
-SCHEMES = {"bf16": (16, ["default"]), "fp8-block": (8, ["ieee", "vllm", "pow2", "vllm-pow2"]), "fp8-channel": (8, ["default"]),
+SCHEMES = {"bf16": (16, ["default"]), "fp16": (16, ["default"]), "fp32": (32, ["default"]), "fp8-block": (8, ["ieee", "vllm", "pow2", "vllm-pow2"]), "fp8-channel": (8, ["default"]),
            "fp8-tensor": (8, ["default"]), "int8-channel": (8, ["ieee", "vllm", "ct"]), "mxfp8": (8.25, ["default"]),
            "int4-group-32": (4.5, ["ieee", "ct", "qat"]), "int4-group-64": (4.25, ["ieee", "ct", "qat"]),
            "int4-group-128": (4.125, ["ieee", "ct", "qat"]), "nvfp4": (4.5, ["default", "modelopt"]), "mxfp4": (4.25, ["default"])}

@@ -160,7 +160,7 @@ static std::vector<weft_cuda_unit_t> units_of(const op_t *op, const sets_t *s, c
                          {segments->back().data(), (uint32_t)segments->back().size(), WEFT_DTYPE_BF16, rows, cols,
                           op->profile, false, op->given ? amax + row : NULL, op->out_dtype,
                           (uint8_t *)out + (size_t)row * cols * elem,
-                          op->kernel == WEFT_KERNEL_CAST ? NULL : scale + at, NULL, NULL, WEFT_ARRANGE_PLAIN, 0, 0, false},
+                          op->kernel == WEFT_KERNEL_CAST ? NULL : scale + at, NULL, NULL, WEFT_ARRANGE_PLAIN, 0, 0, false, 0},
                          tensor});
     }
     return units;

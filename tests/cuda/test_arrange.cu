@@ -2,7 +2,13 @@
  * of test_units.) */
 #include "trial.cuh"
 
-/* Every instance of Marlin's order: whole tiles, from whatever pieces, with and without what the quick way refuses. */
+/* Of a unit: whole tiles, or the last is padded. */
+static uint32_t marlin_rows(void)
+{
+    return one_in(3) ? random_in(1, 128) : 64 << random_in(0, 1);
+}
+
+/* Every instance of Marlin's order: tiles, whole or padded, from whatever pieces, with and without what the quick way refuses. */
 static void test_marlin(void)
 {
     static const weft_kernel_id_t kernels[] = {WEFT_KERNEL_INT4_GROUP_32, WEFT_KERNEL_INT4_GROUP_64,
@@ -18,7 +24,7 @@ static void test_marlin(void)
             r.kernel = kernels[kernel], r.profile = profiles[i / 3 % 3], r.out_dtype = WEFT_DTYPE_I32;
             r.splits = one_in(2) ? random_in(1, 6) : 0, r.aligned = !one_in(4), r.arranged = true;
             const fill_t fill = one_in(3) ? FILL_WEIGHTS : (fill_t)random_in(0, FILL_COUNT - 1);
-            matrix_t m = random_matrix(dtypes[i / 9 % 3], 64 << random_in(0, 1), group * groups,
+            matrix_t m = random_matrix(dtypes[i / 9 % 3], marlin_rows(), group * groups,
                                        checked || (fill != FILL_BITS && fill != FILL_WEIGHTS) ? fill : FILL_FINITE);
             trials.emplace_back();
             trial_begin(&trials.back(), r, std::move(m));
@@ -57,7 +63,7 @@ static void test_marlin_bytes(void)
             r.splits = one_in(2) ? random_in(1, 6) : 0, r.aligned = !one_in(4), r.arranged = true;
             r.amax = one_in(2) ? 0 : (int)random_in(1, 2);
             const fill_t fill = one_in(3) ? FILL_WEIGHTS : (fill_t)random_in(0, FILL_COUNT - 1);
-            matrix_t m = random_matrix(dtypes[i / 6 % 3], 64 << random_in(0, 1), is_short() ? 16 * random_in(1, 40) : widths[i / 18],
+            matrix_t m = random_matrix(dtypes[i / 6 % 3], marlin_rows(), is_short() ? 16 * random_in(1, 40) : widths[i / 18],
                                        checked || (fill != FILL_BITS && fill != FILL_WEIGHTS) ? fill : FILL_FINITE);
             const uint32_t rows = m.rows, cols = m.cols;
             trials.emplace_back();

@@ -257,7 +257,7 @@ static void test_tensor_of_units(void)
             segments[num_units + u] = {m.data.data() + first * 2, cols, 0, 0, here, cols, false};
             weft_quantize_unit_t host = {&segments[num_units + u], 1, WEFT_DTYPE_BF16, here, cols,
                                          WEFT_PROFILE_DEFAULT, false, NULL, WEFT_DTYPE_F8_E4M3,
-                                         host_out.data() + first, host_scale.data() + u * scale_row, NULL, NULL, WEFT_ARRANGE_PLAIN, 0, 0, false};
+                                         host_out.data() + first, host_scale.data() + u * scale_row, NULL, NULL, WEFT_ARRANGE_PLAIN, 0, 0, false, 0};
             weft_quantize_result_t result;
             WEFT(weft_kernels_find("ref")->quantize[kernel](&host, &result));
             host.segments = &segments[u];
@@ -294,7 +294,7 @@ static void test_refusals(void)
     weft_cuda_tensor_t tensor = {memory, 128 * 256};
     const weft_cuda_unit_t good = {WEFT_KERNEL_FP8_BLOCK,
                                    {&segment, 1, WEFT_DTYPE_BF16, 128, 256, WEFT_PROFILE_VLLM, false, NULL,
-                                    WEFT_DTYPE_F8_E4M3, memory, memory + 65536, NULL, NULL, WEFT_ARRANGE_PLAIN, 0, 0, false},
+                                    WEFT_DTYPE_F8_E4M3, memory, memory + 65536, NULL, NULL, WEFT_ARRANGE_PLAIN, 0, 0, false, 0},
                                    0};
     weft_cuda_quantize_t *q = NULL;
     WEFT(weft_cuda_quantize_create(&good, 1, &tensor, 1, &q));

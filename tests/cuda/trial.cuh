@@ -155,6 +155,7 @@ static inline void arrange(trial_t *t)
     for (unsigned wanted = WEFT_ARRANGE_DEEPGEMM; wanted < WEFT_ARRANGE_COUNT; wanted++) {
         weft_quantize_unit_t unit = t->host;
         unit.arrange = (weft_arrange_t)wanted;
+        unit.matrix_rows += wanted == WEFT_ARRANGE_MARLIN ? -unit.matrix_rows % 64 : 0; /* is padded below */
         if ((!t->request.arranged && one_in(2)) || !weft_arrange_takes_unit(t->request.kernel, &unit))
             continue;
         const uint32_t each = wanted == WEFT_ARRANGE_DEEPGEMM ? 128 : wanted == WEFT_ARRANGE_MARLIN ? 64 : 1;
@@ -164,21 +165,26 @@ static inline void arrange(trial_t *t)
         t->host.matrix_row = each * random_in(0, 300 / each);
         t->host.matrix_rows = t->host.matrix_row + t->matrix.rows + each * random_in(0, 70 / each);
     }
+    uint64_t extent[2];
+    weft_arrange_extent(t->host.arrange, t->request.kernel, t->host.matrix_rows, t->matrix.cols, extent);
+    t->host.matrix_rows = (uint32_t)extent[0], t->host.matrix_cols = (uint32_t)extent[1];
 }
 
 /* Bytes of codes: of the unit, or of the matrix where they are not one run. */
 static inline size_t codes_of(const trial_t *t)
 {
-    const uint32_t rows = weft_arrange_moves_codes(t->host.arrange) ? t->host.matrix_rows : t->matrix.rows;
-    return rows * weft_format_row_bytes(weft_kernel_format(t->request.kernel), t->request.out_dtype, t->matrix.cols);
+    const weft_format_t *format = weft_kernel_format(t->request.kernel);
+    if (weft_arrange_moves_codes(t->host.arrange))
+        return t->host.matrix_rows * weft_format_row_bytes(format, t->request.out_dtype, t->host.matrix_cols);
+    return t->matrix.rows * weft_format_row_bytes(format, t->request.out_dtype, t->matrix.cols);
 }
 
 /* Bytes. */
 static inline size_t scales_of(const trial_t *t)
 {
     uint64_t extent[2];
-    const weft_dtype_t dtype =
-        weft_arrange_scales(t->host.arrange, t->request.kernel, t->host.matrix_rows, t->matrix.cols, extent);
+    const uint32_t cols = t->host.arrange == WEFT_ARRANGE_MARLIN ? t->host.matrix_cols : t->matrix.cols;
+    const weft_dtype_t dtype = weft_arrange_scales(t->host.arrange, t->request.kernel, t->host.matrix_rows, cols, extent);
     return weft_kernel_format(t->request.kernel)->scale_rows ? extent[0] * extent[1] * weft_dtype_bytes(dtype) : 0;
 }
 
@@ -209,8 +215,12 @@ static inline void give_tensor_amax(trial_t *t)
     t->device.global = t->device_global;
 }
 
-/* What a unit leaves as it is, of a larger matrix or of its padding, is this on both. */
-constexpr uint8_t LEFT = 0xA5;
+/* What a unit leaves as it is, of a larger matrix or of its padding, is this on both: zero where it ends within one of
+ * Marlin's tiles, whose other rows may be written as zeros. */
+static inline uint8_t left_of(const trial_t *t)
+{
+    return t->host.arrange == WEFT_ARRANGE_MARLIN && t->host.rows % WEFT_MARLIN_ROWS ? 0 : 0xA5;
+}
 
 /* Prepare a unit and what the reference makes of it. */
 static inline void trial_begin(trial_t *t, request_t request, matrix_t matrix)
@@ -236,11 +246,12 @@ static inline void trial_begin(trial_t *t, request_t request, matrix_t matrix)
         .matrix_row = 0,
         .matrix_rows = 0,
         .inverse = request.inverse,
+        .matrix_cols = 0,
     };
     arrange(t);
-    t->host_out.assign(codes_of(t), LEFT);
+    t->host_out.assign(codes_of(t), left_of(t));
     t->host.out = t->host_out.data();
-    t->host_scale.assign(scales_of(t), LEFT);
+    t->host_scale.assign(scales_of(t), left_of(t));
     t->host.scale = t->host_scale.empty() ? NULL : t->host_scale.data();
     t->device = t->host;
     t->device.segments = t->device_segments.data();
@@ -304,9 +315,9 @@ static inline outputs_t place_outputs(std::vector<trial_t> *trials, bool odd)
         o.out.push_back(guarded_create(t.host_out.size(), shift));
         o.scale.push_back(guarded_create(t.host_scale.size(), odd ? 4 * random_in(0, 3) : 0));
         if (t.host.arrange != WEFT_ARRANGE_PLAIN) /* padding, and of a larger matrix what other units write */
-            CUDA(cudaMemset(o.scale.back().data, LEFT, o.scale.back().bytes));
+            CUDA(cudaMemset(o.scale.back().data, left_of(&t), o.scale.back().bytes));
         if (weft_arrange_moves_codes(t.host.arrange))
-            CUDA(cudaMemset(o.out.back().data, LEFT, o.out.back().bytes));
+            CUDA(cudaMemset(o.out.back().data, left_of(&t), o.out.back().bytes));
         t.device.out = o.out.back().data;
         t.device.scale = t.host_scale.empty() ? NULL : (float *)(void *)o.scale.back().data;
         uint32_t tensor = (uint32_t)o.tensors.size();

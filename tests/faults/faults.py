@@ -210,16 +210,22 @@ class Play:
     def is_fence(self, report):
         return report[0] >= self.time and report[1] == "step" and report[2].startswith("ERR_PEER_LOST")
 
+    def hears(self, rank):
+        """Whether it is not cut off, as far as it has said."""
+        said = [text for _, kind, text in self.world.ranks[rank].reports if kind == "log" and " the coordinator" in text]
+        return not said or said[-1].endswith("heard again")
+
     def learn_fence(self, rank):
         """A rollout begins no step any more; a trainer's version, in hand or next, does not go through."""
         world = self.world
         if rank >= world.num_trainers:
             found = world.wait(lambda: next(filter(self.is_fence, world.ranks[rank].reports), None), f"rank {rank} is fenced", 15)
         else:
+            world.wait(lambda: self.hears(rank), f"trainer {rank} hears the coordinator again", 15)
             world.begin_publish(ranks=[rank])
             found = world.wait(lambda: world.find(rank, "outcome", f"{world.version} "), f"trainer {rank} is fenced", 15)
-            if found[2].split()[1] == "OK":
-                raise w.Failed(f"trainer {rank} publishes though it was lost")
+            if found[2].split()[1] != "ERR_PEER_LOST" or "was last heard" in found[2]:
+                raise w.Failed(f"trainer {rank} is not fenced: {found[2]}")
         self.row.seen.append(f"fenced: rank {rank} {found[0] - self.time:.3f} {found[1]} {found[2]}")
         return found[0]
 

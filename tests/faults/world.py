@@ -177,6 +177,7 @@ class World:
         self.gathers = {}   # (epoch, label) -> {rank: hex}
         self.closed_epochs = set()
         self.faults = []
+        self.counts_late, self.late = False, []  # calls beyond their deadlines: counted, or a fault each
         self.changed = set()  # versions whose bytes a scenario has changed behind everybody's back
         self.start = time.monotonic()
         for rank in range(self.num_ranks):
@@ -274,6 +275,8 @@ class World:
             self.check_served(rank, report[2])
         elif kind == "step":
             self.check_kept(rank, report[2])
+        elif kind == "late" and self.counts_late:
+            self.late += [] if rank.slowed else [f"rank {rank.rank}: {report[2]}"]
         elif kind == "failed" or (kind == "late" and not rank.slowed):
             self.faults.append(f"rank {rank.rank}: {kind} {report[2]}")
         elif kind == "tensor":

@@ -173,14 +173,23 @@ def boxes():
     yield compact({"ranks": 65536, "boxes": {}})
 
 
-SCHEMES = (b"bf16", b"fp8-block", b"fp8-channel", b"int8-channel", b"mxfp8", b"mxfp4", b"int4-group-32", b"int4-group-64",
+SCHEMES = (b"bf16", b"fp16", b"fp32", b"fp8-block", b"fp8-channel", b"int8-channel", b"mxfp8", b"mxfp4", b"int4-group-32", b"int4-group-64",
            b"int4-group-128", b"fp8-tensor", b"nvfp4")
 PROFILES = (b"", b"default", b"ieee", b"vllm", b"pow2", b"vllm-pow2", b"ct", b"qat", b"modelopt")
+
+
+MAPS = (b"fp8-block; *.experts.*=nvfp4:modelopt@128x4; layers.0.*=bf16; lm_head=fp32", b"fp8-block:pow2@deepgemm; *.o_proj=fp8-block:ieee@padded",
+        b"int4-group-128@marlin; *.experts.*=int4-group-64:ct@marlin; layers.?.*norm*=fp16", b"fp16;*.[qkv]_proj=mxfp8@128x4 ;model.norm=bf16",
+        b"fp32; *=fp8-channel; model.layers.1.mlp.experts.1.up_proj=fp8-channel", b"fp8-block@plain; *.w2=int8-channel:ct@plain; *.w13=fp8-tensor")
+ENGINES = (b"", b"vllm-hopper", b"vllm-blackwell", b"sglang")
 
 
 def schemes():
     for number, scheme in enumerate(SCHEMES):
         yield scheme + b"\n" + PROFILES[number % len(PROFILES)]
+    for number, text in enumerate(MAPS):
+        yield b"\n".join((text, PROFILES[number % len(PROFILES)], ENGINES[number % len(ENGINES)]))
+        yield text + b"\n\n"
 
 
 def plans():
@@ -192,6 +201,8 @@ def plans():
         yield FILES.join((compact(config), trainer, rollout, scheme, b"", b"", b"", b"", b"model.layers.0.*"))
         yield FILES.join((compact(config), b"fsdp:2", b"tp:2", SCHEMES[(number + 5) % len(SCHEMES)], b"", b"100000",
                           b"4096", b"0", b"*"))
+        yield FILES.join((compact(config), b"fsdp:2", b"tp:1", MAPS[number % len(MAPS)].replace(b"layers.1", b"layers.0"), b"", b"",
+                          b"", b"", b"*"))
 
 
 def messages():

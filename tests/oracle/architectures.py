@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from checkpoint import Scheme, dense_mlp, dtype_name, emit, even, expert_range, experts, kv_rows, linear, plain, qkv_bias, vocabulary
+from checkpoint import dense_mlp, emit, even, expert_range, experts, kv_rows, linear, plain, qkv_bias, vocabulary
 from checkpoint import attention as grouped_attention
 
 
@@ -47,7 +47,7 @@ def latent_attention(model, rollout, schemes, prefix):
     yield from plain(model, rollout, prefix + ".q_a_layernorm.weight")
     yield from linear(model, rollout, schemes, prefix + ".q_b_proj", ["q_b_proj"], head_cut)
     yield from plain(model, rollout, prefix + ".kv_a_layernorm.weight")
-    yield from linear(model, rollout, Scheme("bf16", "default"), prefix + ".kv_b_proj", ["kv_b_proj"], head_cut)
+    yield from linear(model, rollout, schemes.kept(), prefix + ".kv_b_proj", ["kv_b_proj"], head_cut)
     yield from linear(model, rollout, schemes, prefix + ".o_proj", ["o_proj"], o_cut)
 
 
@@ -106,8 +106,8 @@ def gpt_oss_attention(model, rollout, schemes, source, name):
     bias, sinks = model.take(source + ".o_proj.bias"), model.take(source + ".sinks")
     for rank in range(rollout.tp):
         begin, end = even(len(sinks), rollout.tp, rank, "sinks")
-        yield rank, name + ".o_proj.bias", dtype_name(bias), bias
-        yield rank, name + ".sinks", dtype_name(sinks), sinks[begin:end]
+        yield rank, name + ".o_proj.bias", *model.cast(name + ".o_proj", bias, "bias")
+        yield rank, name + ".sinks", *model.cast(name, sinks[begin:end], "sinks")
 
 
 def gpt_oss_matrices(model, rollout, schemes, prefix, stack, tensor):
@@ -134,9 +134,9 @@ def gpt_oss_biases(model, rollout, prefix):
     for rank in range(rollout.tp):
         begin, end = expert_range(len(first), rollout.tp, rank) if rollout.ep else (0, len(first))
         left, right = (0, first.shape[1]) if rollout.ep else even(first.shape[1], rollout.tp, rank, "w13_bias")
-        yield rank, prefix + ".w13_bias", dtype_name(first), first[begin:end, left:right]
+        yield rank, prefix + ".w13_bias", *model.cast(prefix, first[begin:end, left:right], "w13_bias")
         mine = second[begin:end] if rollout.ep or rank == 0 else np.zeros_like(second)
-        yield rank, prefix + ".w2_bias", dtype_name(second), mine
+        yield rank, prefix + ".w2_bias", *model.cast(prefix, mine, "w2_bias")
 
 
 def gpt_oss_block(model, rollout, schemes, prefix, _):

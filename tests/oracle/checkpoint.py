@@ -63,17 +63,23 @@ class Model:
         self.kv_heads = self.config.get("num_key_value_heads") or self.heads
         self.head_dim = self.config.get("head_dim") or self.config["hidden_size"] // self.heads
         self.tied = self.config.get("tie_word_embeddings", False)
+        self.schemes = None  # what casts tensors that are never quantized
 
     def __contains__(self, name):
         return name in self.tensors
 
     def take(self, name):
-        """A tensor as bf16 bits, or as float16 where the checkpoint has that."""
+        """A tensor as the checkpoint has it: bf16 bits, float16 or float32."""
         if name not in self.tensors:
             fail(f"the checkpoint has no {name}")
         self.used.add(name)
-        dtype, array = self.tensors[name]
-        return quantize.cast_bf16(array) if dtype == "F32" else np.asarray(array)
+        return np.asarray(self.tensors[name][1])
+
+    def cast(self, layer, array, leaf="weight"):
+        """Of a layer that is never quantized: its kernel-format dtype, and it in that."""
+        scheme = self.schemes.kept().of(layer, [f"{layer}.{leaf}"])
+        array = scheme.quantize(array)[0]
+        return dtype_name(array), array
 
     def take_f32(self, name):
         """A tensor that stays in fp32."""
@@ -110,6 +116,8 @@ class Model:
 # name: profiles (the first is the default), elements that a scale is for (None: all of a row, or all rows)
 SCHEMES = {
     "bf16": (("default",), None),
+    "fp16": (("default",), None),
+    "fp32": (("default",), None),
     "fp8-block": (quantize.BLOCK_PROFILES, (BLOCK, BLOCK)),
     "fp8-channel": (("default",), (1, None)),
     "int8-channel": (quantize.INT8_PROFILES, (1, None)),
@@ -121,6 +129,7 @@ SCHEMES = {
     "fp8-tensor": (("default",), (None, None)),
     "nvfp4": (quantize.NVFP4_PROFILES, (1, quantize.NVFP4_GROUP)),
 }
+CASTS = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 SPANNING = {"fp8-tensor": quantize.quantize_fp8_tensor, "nvfp4": quantize.quantize_nvfp4}  # whose amax is of a whole layer
 Scales = collections.namedtuple("Scales", "grid whole")  # either may be None
 INT4 = ("int4-group-32", "int4-group-64", "int4-group-128")
@@ -154,10 +163,13 @@ class Schemes:
             name, _, its = chosen.partition(":")
             its = its or (profile if profile in SCHEMES[name.strip()][0] else "default")
             self.entries.append((glob.strip(), Scheme(name.strip(), its.strip(), arrange)))
+        for _, scheme in self.entries:
+            scheme.keeps_f16 = self.entries[0][1].name not in CASTS
 
     def by_name(self, *names):
-        """The number of the last entry that matches one of the names, each also without "model." and without ".weight"."""
-        forms = {form for name in names for full in (name, name.removesuffix(".weight")) for form in (full, full.removeprefix("model."))}
+        """The number of the last entry that matches one of the names, each also without "model." and without its leaf."""
+        bare = lambda name: name.removesuffix(".weight").removesuffix(".bias")
+        forms = {form for name in names for full in (name, bare(name)) for form in (full, full.removeprefix("model."))}
         return max(i for i, (glob, _) in enumerate(self.entries) if any(fnmatch.fnmatchcase(form, glob) for form in forms))
 
     def of(self, layer, tensors):
@@ -167,6 +179,23 @@ class Schemes:
         if len(chosen) != 1:
             fail(f"{layer}: its parts get {chosen}")
         return self.entries[found.pop()][1]
+
+    def kept(self):
+        """For layers that are never quantized."""
+        return Kept(self)
+
+
+class Kept:
+    """What casts such layers: the entry that matches last, if that is a cast; else the default, if that is one; else bf16."""
+
+    def __init__(self, schemes):
+        self.schemes = schemes
+        self.fallback = Scheme("bf16", "default")
+        self.fallback.keeps_f16 = True
+
+    def of(self, layer, tensors):
+        own, default = (self.schemes.entries[i][1] for i in (self.schemes.by_name(layer, *tensors), 0))
+        return own if own.name in CASTS else default if default.name in CASTS else self.fallback
 
 
 class Scheme:
@@ -181,6 +210,7 @@ class Scheme:
         if self.profile not in profiles:
             fail(f"profile {profile!r} is none of {', '.join(profiles)}")
         self.arrange = arrange.strip() or "plain"
+        self.keeps_f16 = False
 
     def of(self, layer, tensors):
         """A scheme alone is for every layer."""
@@ -197,6 +227,18 @@ class Scheme:
     def first_pass(self):
         """What vllm-pow2 requantizes: no powers of two, so their exponents alone do not do."""
         return Scheme(self.name, "vllm", "plain" if self.arrange == "deepgemm" else self.arrange)
+
+    def padded(self, scales, codes):
+        """Marlin pads a matrix, and its scales along; of experts it takes none that would be."""
+        if self.arrange != "marlin":
+            return scales, codes
+        codes, each = quantize.marlin_unsigned(codes), CODES.get(self.name, 1)
+        group = self.grid[1] or 1
+        if codes.ndim == 3:
+            return scales, codes
+        rows, cols = quantize.marlin_extent(len(codes), codes.shape[1] * each, group)
+        groups = cols // group if self.grid[1] else 1
+        return Scales(quantize.pad_to(scales.grid, rows, groups), None), quantize.pad_to(codes, rows, cols // each)
 
     def of_rows(self, scales, codes):
         """Marlin has a scale of bf16 for every row, whatever it is for."""
@@ -226,8 +268,9 @@ class Scheme:
         return "weight_scale_inv" if self.name == "fp8-block" else "weight_scale"
 
     def quantize(self, w, amax=None):
-        if not self.grid:
-            return w, None
+        if self.name in CASTS:
+            keeps = self.name == "bf16" and self.keeps_f16 and w.dtype == np.float16
+            return w if keeps else quantize.cast(w, CASTS[self.name]), None
         if self.name not in SPANNING:
             codes, grid = QUANTIZE[self.name](w, self.profile)
             return codes, Scales(grid, None)
@@ -324,27 +367,28 @@ def emit(scheme, rank, base, quantized):
     if not scheme.grid:
         yield rank, base + "weight", dtype_name(codes), codes
         return
-    scales = scheme.of_rows(scales, codes)
+    shape = np.array([codes.shape[-2], codes.shape[-1] * CODES.get(scheme.name, 1)], np.int64)
+    scales, codes = scheme.padded(scheme.of_rows(scales, codes), codes)
     yield rank, base + WEIGHT_NAMES.get(scheme.name, "weight"), *scheme.arranged_codes(codes)
     if scales.grid is not None:
         yield rank, base + scheme.scale_name, *scheme.arranged(scales.grid, codes)
     if scales.whole is not None:
         yield rank, base + WHOLE_NAMES[scheme.name], "F32", np.atleast_1d(scales.whole)
     if scheme.name in INT4:
-        shape = np.array([codes.shape[-2], codes.shape[-1] * CODES[scheme.name]], np.int64)
         yield rank, base + "weight_shape", "I64", np.tile(shape, (len(codes), 1)) if codes.ndim == 3 else shape
 
 
 def plain(model, rollout, name):
-    w = model.take(name)
+    layer, _, leaf = name.rpartition(".")
+    dtype, w = model.cast(layer, model.take(name), leaf)
     for rank in range(rollout.tp):
-        yield rank, name, dtype_name(w), w
+        yield rank, name, dtype, w
 
 
 def vocabulary(model, rollout, name, source=None):
-    w = model.take(source or name)
+    dtype, w = model.cast(name.removesuffix(".weight"), model.take(source or name))
     for rank in range(rollout.tp):
-        yield rank, name, dtype_name(w), vocabulary_rows(w, rollout.tp, rank)
+        yield rank, name, dtype, vocabulary_rows(w, rollout.tp, rank)
 
 
 def linear(model, rollout, schemes, layer, part_names, cut, called=None):
@@ -390,8 +434,7 @@ def qkv_bias(model, rollout, prefix, kernel_prefix, qkv_cut):
         for part, whole in wholes.items():
             (begin, end), _ = qkv_cut(part, (len(whole), 1), rank)
             parts.append(whole[begin:end])
-        joined = np.concatenate(parts)
-        yield rank, kernel_prefix + ".qkv_proj.bias", dtype_name(joined), joined
+        yield rank, kernel_prefix + ".qkv_proj.bias", *model.cast(kernel_prefix + ".qkv_proj", np.concatenate(parts), "bias")
 
 
 def dense_mlp(model, rollout, schemes, prefix):
@@ -467,6 +510,7 @@ def main():
         sys.exit(__doc__)
     folder, rollout, scheme, profile, out, *prefix = sys.argv[1:]
     model, rollout, schemes = Model(folder), Rollout(rollout), Schemes(scheme, profile)
+    model.schemes = schemes
     ranks = [{} for _ in range(rollout.tp)]
     for rank, name, dtype, array in outputs(model, rollout, schemes):
         name = name.replace(".experts.", ".experts." + "".join(prefix))

@@ -313,11 +313,25 @@ def arrange_marlin_scales(grid):
     return np.ascontiguousarray(grid.T.reshape(grid.shape[1], -1, len(order))[:, :, order]).reshape(grid.T.shape)
 
 
+def marlin_extent(rows, cols, group):
+    """What Marlin pads a matrix to: tiles of 64 x 128 or 128 x 64 in whole groups, the fewer elements, then the lesser sum, then the first."""
+    up = lambda extent, of: -(-extent // of) * of
+    tiles = [(up(rows, n), up(cols, int(np.lcm(k, group)))) for n, k in ((64, 128), (128, 64))]
+    return min(tiles, key=lambda of: (of[0] * of[1], sum(of)))
+
+
+def pad_to(array, rows, cols):
+    return np.pad(array, ((0, rows - array.shape[0]), (0, cols - array.shape[1])))
+
+
+def marlin_unsigned(codes):
+    """int8 as the value + 128."""
+    return (codes.astype(np.int16) + 128).astype(np.uint8) if codes.dtype == np.int8 else codes
+
+
 def arrange_marlin_bytes(codes):
     """A byte each, [N, K] -> int32 [K/16, 4N]: n is (tile, warp, half, r), k is (tile, half, pair, which), each axis of one of them."""
     rows, cols = codes.shape
-    if codes.dtype == np.int8:
-        codes = (codes.astype(np.int16) + 128).astype(np.uint8)
     axes = codes.reshape(rows // 64, 4, 2, 8, cols // 16, 2, 4, 2)
     return np.ascontiguousarray(axes.transpose(4, 0, 3, 6, 1, 2, 7, 5)).reshape(cols // 16, rows * 16).view("<i4")
 

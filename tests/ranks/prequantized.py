@@ -19,6 +19,8 @@ from command import Checks, Weft, demo, needs_gpu, scratch, skip_unless  # noqa:
 
 skip_unless(numpy=True, mpirun=True)
 import numpy as np  # noqa: E402
+import checkpoint as oracle  # noqa: E402
+import quantized  # noqa: E402
 import scaled  # noqa: E402
 import tensor_file  # noqa: E402
 
@@ -74,6 +76,86 @@ def check_models(checks, weft, work, only):
             if model == ALL_SCHEMES_OF or scheme in ON_EVERY_MODEL:
                 found = check_scheme(checks, weft, source, model, scheme, profile, work)
                 checks.that(found > 0, f"{model} {scheme}: some layouts fit")
+
+
+def check_casts(checks, weft, work):
+    """What is not quantized there is cast as the map says."""
+    source, scheme = demo("tiny-qwen3", "v1"), "fp8-block; lm_head=fp32; layers.0.*norm*=fp16"
+    stored, direct, moved = (os.path.join(work, name) for name in ("cast-stored", "cast-direct", "cast-moved"))
+    checks.code(weft("quantize", source, stored, "--scheme", "fp8-block", "--format", "checkpoint"), OK, "casts")
+    for folder, out in ((source, direct), (stored, moved)):
+        checks.code(weft("quantize", folder, out, "--scheme", scheme, "--rollout", "tp:2"), OK, f"casts, from {folder}")
+    checks.that(files(direct) == files(moved), "casts beside what is moved: byte for byte", weft("verify", direct, moved))
+
+
+# ---- as ModelOpt writes them ----
+
+
+MODELOPT = {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"], "producer": {"name": "modelopt"},
+            "kv_cache_scheme": {"dynamic": False, "num_bits": 8, "type": "float"},
+            "config_groups": {"group_0": {"weights": {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16},
+                                          "input_activations": {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16}}}}
+
+
+def modelopt_tensors(source):
+    """-> the configuration, and tensors such as ModelOpt's: numbers of no dimension, scales of activations and of the KV cache among
+    them."""
+    expected, tensors = quantized.Expected(source, "nvfp4", "modelopt"), {}
+    one = np.array(1.5, np.float32)
+    for name, (dtype, array) in expected.source.items():
+        if name not in expected.quantized:
+            tensors[name] = (dtype, np.asarray(array))
+            continue
+        module = quantized.module_of(name)
+        codes = expected.scheme.quantize(np.asarray(array), expected.amax[quantized.layer_of(name)])
+        for _, tensor, kind, values in oracle.emit(expected.scheme, 0, module + ".", codes):
+            tensors[tensor] = (kind, values.reshape(()) if tensor.endswith("_2") else values)
+        tensors[module + ".input_scale"] = ("F32", one)
+        for part, scale in (("k_proj", "k_scale"), ("v_proj", "v_scale")):
+            if module.endswith(part):
+                tensors[f"{module}.{scale}"] = ("F32", one)
+    return expected.config, tensors
+
+
+def modelopt_folder(folder, config, tensors, how):
+    os.makedirs(folder)
+    tensor_file.write(os.path.join(folder, "model.safetensors"), tensors)
+    with open(os.path.join(folder, "config.json"), "w") as text:
+        json.dump({**config, "quantization_config": how}, text)
+    return folder
+
+
+def check_modelopt(checks, weft, work):
+    source = scaled.write("qwen3-moe", os.path.join(work, "modelopt-source"), 7, tensor_file)
+    config, tensors = modelopt_tensors(source)
+    stored = modelopt_folder(os.path.join(work, "modelopt"), config, tensors, MODELOPT)
+    how = ["--profile", "modelopt", "--rollout"]
+    for layout in LAYOUTS:
+        direct, moved = os.path.join(work, "m-direct"), os.path.join(work, "m-moved")
+        checks.code(weft("quantize", source, direct, "--scheme", "nvfp4", *how, layout), OK, f"modelopt {layout}")
+        checks.code(weft("quantize", stored, moved, *how, layout), OK, f"modelopt {layout}")
+        checks.that(files(direct) == files(moved), f"modelopt {layout}: byte for byte", weft("verify", direct, moved))
+        if layout == "tp:2":
+            options = ["--model", stored, "--profile", "modelopt", "--trainer", "fsdp:2", "--rollout", layout, "--tokens", 0, "--quiet"]
+            dump = os.path.join(work, "m-dump")
+            checks.code(weft.ranks(4, *options, "--dump", dump), OK, "modelopt: sync")
+            checks.code(weft("verify", direct, dump), OK, "modelopt: sync, byte for byte")
+        for folder in (direct, moved):
+            shutil.rmtree(folder, ignore_errors=True)
+    experts = "model.layers.1.mlp.experts.2."
+    for what, says, has, code, words in (
+            ("another algorithm", {**MODELOPT, "quant_algo": "MIXED_PRECISION"}, {}, CHECK_FAILED, ["MIXED_PRECISION", "NVFP4"]),
+            ("another group", {**MODELOPT, "config_groups": {"group_0": {"weights": {"group_size": 32}}}}, {}, CHECK_FAILED, ["32", "16"]),
+            ("two groups", {**MODELOPT, "config_groups": {"group_0": {}, "group_1": {}}}, {}, CHECK_FAILED, ["2 groups"]),
+            ("no number", MODELOPT, {Q + ".weight_scale_2": None}, CHECK_FAILED, [Q + ".weight_scale_2", "not in the checkpoint"]),
+            ("two numbers", MODELOPT, {experts + "up_proj.weight_scale_2": ("F32", np.array(3, np.float32))}, PLAN,
+             [experts + "up_proj.weight_scale_2", "differ"])):
+        changed_tensors = {name: entry for name, entry in {**tensors, **has}.items() if entry}
+        bad = modelopt_folder(os.path.join(work, "m-bad"), config, changed_tensors, says)
+        result = weft("quantize", bad, os.path.join(work, "out"), "--rollout", "tp:1")
+        checks.code(result, code, f"modelopt, {what}")
+        checks.that(all(word in result.err for word in words), f"modelopt, {what}: {words}", result)
+        shutil.rmtree(bad)
 
 
 # ---- over a transport, and from disk ----
@@ -208,6 +290,8 @@ def main():
         if options.transport is None:
             check_models(checks, weft, work, options.only)
         if not options.only:
+            check_casts(checks, weft, work)
+            check_modelopt(checks, weft, work)
             check_ranks(checks, weft, work, transport)
         if not options.only and options.transport is None:
             check_refusals(checks, weft, work)

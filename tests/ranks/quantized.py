@@ -34,6 +34,8 @@ KEPT = ("embed_tokens", "lm_head", "norm", "layernorm", "mlp.gate", "block_spars
 # scheme, profile, what its configuration says
 SCHEMES = (
     ("bf16", "default", None),
+    ("fp16", "default", None),
+    ("fp32", "default", None),
     ("fp8-block", "ieee", "fp8"),
     ("fp8-block", "pow2", "fp8"),
     ("fp8-channel", "default", "float-quantized"),
@@ -46,6 +48,7 @@ SCHEMES = (
     ("mxfp4", "default", "mxfp4-pack-quantized"),
     ("nvfp4", "default", "nvfp4-pack-quantized"),
 )
+CASTS = {"fp16": ("F16", "float16"), "fp32": ("F32", "float32")}  # to another dtype than the source's: safetensors', transformers'
 ON_EVERY_MODEL = ("bf16", "int4-group-32", "nvfp4")  # no scale; its own shape; a number for the parts of a layer
 MODELS = ("qwen3-tied", "qwen2", "mixtral", "deepseek-v3", "phi3", "qwen3-moe")
 ALL_SCHEMES_OF = "qwen3-moe"
@@ -94,7 +97,8 @@ class Expected:
     def tensors(self):
         for name, (dtype, array) in self.source.items():
             if name not in self.quantized:
-                yield name, dtype, array
+                dtype = CASTS.get(self.scheme.name, (dtype,))[0]
+                yield name, dtype, quantize.cast(np.asarray(array), dtype)
                 continue
             amax = self.amax[layer_of(name)]
             codes = self.scheme.quantize(np.asarray(array), amax if self.scheme.name in oracle.SPANNING else None)
@@ -149,7 +153,8 @@ def check_tensors(checks, what, expected, found):
 def check_config(checks, what, expected, out, says):
     config = json.load(open(os.path.join(out, "config.json")))
     how = config.pop("quantization_config", None)
-    checks.that(config == expected.config, f"{what}: the rest of config.json is the source's")
+    as_cast = {"torch_dtype": CASTS[expected.scheme.name][1]} if expected.scheme.name in CASTS else {}
+    checks.that(config == {**expected.config, **as_cast}, f"{what}: the rest of config.json is the source's")
     if not says:
         checks.that(how is None, f"{what}: nothing says that it is quantized")
         return
@@ -208,14 +213,19 @@ def check_refusals(checks, weft, work):
     def put_nan(config, tensors):
         tensors[last][1][3, 5] = 0x7FC0
 
+    def put_large(config, tensors):
+        tensors[last][1][3, 5] = 0xC780  # -65536
+
     def say_quantized(config, tensors):
         config["quantization_config"] = {"quant_method": "fp8"}
 
     nan = copy_with(v1, os.path.join(work, "nan"), put_nan)
+    large = copy_with(v1, os.path.join(work, "large"), put_large)
     again = copy_with(v1, os.path.join(work, "again"), say_quantized)
     models = {name: scaled.write(name, os.path.join(work, name), 3, tensor_file) for name in ("gpt-oss", "qwen3-moe-stacked")}
     os.mkdir(os.path.join(work, "there"))
     refused(checks, weft, work, "a NaN", CHECK_FAILED, [last, "NaN"], nan, *fp8)
+    refused(checks, weft, work, "what fp16 cannot hold", CHECK_FAILED, [last, "too large for fp16", "index 3077"], large, "--scheme", "fp16")
     refused(checks, weft, work, "an empty folder in its place", ENVIRONMENT, ["there", "exists"], v1, *fp8, out="there")
     refused(checks, weft, work, "no folder to be in", ENVIRONMENT, ["none/out"], v1, *fp8, out="none/out")
     refused(checks, weft, work, "quantized already", CHECK_FAILED, ["quantization_config"], again, *fp8)

@@ -25,8 +25,8 @@ LEAST = "least"
 # model, trainer, its ranks, rollout, its ranks, map, profile, its kernel-format dtypes, further options
 SYNCS = (
     (EXPERTS, "fsdp:2", 2, "tp:2", 2, "fp8-block; *.experts.*=nvfp4; layers.0.*=bf16; lm_head=bf16", "vllm", "BF16 F8_E4M3 F32 U8", []),
-    (EXPERTS, "ep:2", 2, "tp:2,ep", 2, "bf16; *.w13=fp8-tensor; *.w2=int8-channel:ct; *.o_proj=fp8-channel; *.[qkv]_proj=int4-group-32; "
-     "layers.1.*=mxfp8", "default", "BF16 F8_E4M3 F32 I32 I64 I8 U8", ["--budget", LEAST]),
+    (EXPERTS, "ep:2", 2, "tp:2,ep", 2, "fp16; *.w13=fp8-tensor; *.w2=int8-channel:ct; *.o_proj=fp8-channel; *.[qkv]_proj=int4-group-32; "
+     "layers.1.*=mxfp8", "default", "F16 BF16 F8_E4M3 F32 I32 I64 I8 U8", ["--budget", LEAST]),
     (DENSE, "tp:2", 2, "tp:2x2", 4, "fp8-channel; *.o_proj=int8-channel; *.down_proj=mxfp4; layers.0.*=bf16; layers.1.mlp.*=nvfp4:modelopt", "default",
      "BF16 F8_E4M3 F32 I8 U8", ["--swap", "copy", "--max-groups", "0"]),
     (EXPERTS, "fsdp:1", 1, "tp:2", 2, "fp8-block; layers.0.mlp.*=fp8-channel", "vllm-pow2", "BF16 F8_E4M3 F32", ["--engine", "vllm-hopper"]),
@@ -36,7 +36,8 @@ SYNCS = (
      "default", "BF16 I32 I64", []),
     (EXPERTS, "fsdp:2", 2, "tp:2", 2, "fp8-block@marlin; *.w13=fp8-tensor@marlin; *.w2=fp8-channel@marlin; *.o_proj=int8-channel:ct@marlin; "
      "layers.0.*_proj=fp8-tensor@marlin", "vllm-pow2", "BF16 I32", ["--swap", "copy"]),
-    (DENSE, "fsdp:3", 3, "tp:1", 1, "fp8-block; *.down_proj=fp8-channel; layers.1.*=bf16", "pow2", "BF16 F8_E4M3 F32",
+    (DENSE, "fsdp:3", 3, "tp:1", 1, "fp8-block; *.down_proj=fp8-channel; layers.1.*=fp16; layers.2.*norm*=fp32; lm_head=fp32", "pow2",
+     "BF16 F16 F8_E4M3 F32",
      ["--swap", "layerwise", "--eval", os.path.join(DEMO, "eval.txt"), "--eval-bytes", "1KiB"]),
 )
 
@@ -100,6 +101,26 @@ def check_syncs(t):
             t.that(table and 0 < table["versions"][0]["bits_per_byte"] < 2, f"{scheme}: the decoder reads it", table)
 
 
+# No matrix of it is whole tiles of Marlin's.
+ODD = ("hidden_size=352,intermediate_size=448,num_attention_heads=3,num_key_value_heads=1,head_dim=64,num_hidden_layers=3,vocab_size=256,"
+       "max_position_embeddings=64")
+PADDED = ("fp8-channel@marlin; *.o_proj=int8-channel@marlin; *.down_proj=int4-group-32@marlin; layers.1.*=fp8-tensor@marlin; "
+          "layers.2.*.o_proj=fp8-block@marlin; layers.2.*.down_proj=int4-group-64:qat@marlin")
+
+
+def check_padding(t):
+    """What an engine would pad is padded, with zeros that no update writes over."""
+    odd, oracle = t.path("odd"), t.path("oracle")
+    os.environ["MALLOC_PERTURB_"] = "165"  # memory that is not zero by itself
+    t.code(t.weft("gen", "qwen3-8b", odd, "--set", ODD, "--random"), OK, "gen")
+    offline = t.quantize(odd, "tp:1", PADDED)
+    t.python("checkpoint.py", odd, "tp:1", PADDED, "default", oracle)
+    t.python("compare.py", oracle, offline)
+    _, _, dump = t.sync(2, odd, "--trainer", "fsdp:1", "--rollout", "tp:1", "--scheme", PADDED)
+    t.code(t.weft("verify", dump, offline), OK, f"{PADDED}: what is served")
+    del os.environ["MALLOC_PERTURB_"]
+
+
 def check_load(t):
     """Maps are compared by what layers get, not by their words."""
     options = ["--trainer", "fsdp:1", "--rollout", "tp:2", "--updates", "0", "--scheme", "fp8-block; layers.0.*=bf16"]
@@ -134,6 +155,7 @@ def main():
     with scratch("schemes") as folder:
         t = Test(Weft(arguments.weft), folder, ["--transport", arguments.transport, *arguments.options.split()])
         check_syncs(t)
+        check_padding(t)
         check_load(t)
         check_disagreement(t)
     t.end()

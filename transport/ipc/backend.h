@@ -156,6 +156,7 @@ typedef struct weft_ipc_server {
     bool running;
     int listener, wake;
     struct weft_ipc_client *clients; /* [num_ranks - 1] */
+    struct pollfd *polled;           /* the thread's */
     uint32_t num_clients;
 } weft_ipc_server_t;
 

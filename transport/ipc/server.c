@@ -215,8 +215,8 @@ static void serve_ready(weft_transport_t *transport, const struct pollfd *polled
 static void *serve(void *argument)
 {
     weft_transport_t *transport = argument;
-    struct pollfd *polled = calloc(2 + 2 * (size_t)transport->base.num_ranks, sizeof *polled);
-    while (polled) {
+    struct pollfd *polled = transport->server.polled;
+    for (;;) {
         int ready = poll(polled, list_polled(&transport->server, polled), -1);
         if (ready < 0 && errno != EINTR && errno != EAGAIN)
             break;
@@ -226,7 +226,6 @@ static void *serve(void *argument)
             break;
         serve_ready(transport, polled);
     }
-    free(polled);
     return NULL;
 }
 
@@ -261,14 +260,16 @@ static int start_thread(weft_transport_t *transport)
 
 weft_status_t weft_ipc_server_start(weft_transport_t *transport, const char *name, weft_error_t *error)
 {
-    transport->server.clients = calloc(transport->base.num_ranks, sizeof *transport->server.clients);
-    if (!transport->server.clients)
+    weft_ipc_server_t *server = &transport->server;
+    server->clients = calloc(transport->base.num_ranks, sizeof *server->clients);
+    server->polled = calloc(2 + 2 * (size_t)transport->base.num_ranks, sizeof *server->polled);
+    if (!server->clients || !server->polled)
         return weft_fail(error, WEFT_ERR_NO_MEMORY, "rank %u: ipc: out of memory", transport->base.rank);
     WEFT_TRY(make_listener(transport, name, error));
     errno = start_thread(transport);
     if (errno)
         return weft_ipc_fail(transport, WEFT_ERR_SYSTEM, "starting a thread", error);
-    transport->server.running = true;
+    server->running = true;
     return WEFT_OK;
 }
 
@@ -288,5 +289,6 @@ void weft_ipc_server_stop(weft_transport_t *transport)
     weft_ipc_close_fds(&server->listener, 1);
     weft_ipc_close_fds(&server->wake, 1);
     free(server->clients);
+    free(server->polled);
     *server = (weft_ipc_server_t){.listener = -1, .wake = -1};
 }

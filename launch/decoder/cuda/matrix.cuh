@@ -43,7 +43,9 @@ static __device__ __forceinline__ float2 floats_of_e4m3(uint32_t pair)
 /* The codes of a word, the first one lowest. */
 template <weft_dtype_t DTYPE> static __device__ __forceinline__ void unpack_word(uint32_t word, float *out)
 {
-    if constexpr (DTYPE == WEFT_DTYPE_BF16) {
+    if constexpr (DTYPE == WEFT_DTYPE_F32) {
+        out[0] = decoder_float_of_bits(word);
+    } else if constexpr (DTYPE == WEFT_DTYPE_BF16) {
         out[0] = decoder_float_of_bf16((uint16_t)word);
         out[1] = decoder_float_of_bf16((uint16_t)(word >> 16));
     } else if constexpr (DTYPE == WEFT_DTYPE_F16) {

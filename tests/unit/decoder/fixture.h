@@ -56,4 +56,10 @@ bool kernel_rank_find(void *user, const char *name, decoder_weight_t *weight);
  * they stand for. The two must decode alike to the bit. */
 void kernel_rank_quantize(kernel_rank_t *rank, decoder_format_id_t format, kernel_rank_t *quantized);
 
+/* Cast all of a bf16 rank to fp16 or fp32, likewise: what fp16 rounds is a bf16 number again. */
+void kernel_rank_cast(kernel_rank_t *rank, decoder_format_id_t format, kernel_rank_t *cast);
+
+/* Whichever of the two the format takes. */
+void kernel_rank_convert(kernel_rank_t *rank, decoder_format_id_t format, kernel_rank_t *converted);
+
 #endif

@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "kernels/arith.h"
 #include "src/base/array.h"
 
 static float load_bf16(uint16_t code)
@@ -224,4 +225,38 @@ void kernel_rank_quantize(kernel_rank_t *rank, decoder_format_id_t format, kerne
         memcpy(copy.data, tensor->data, bytes);
         push(quantized, tensor->name, "", copy);
     }
+}
+
+/* ---- casts ---- */
+
+static void cast_element(kernel_tensor_t *from, weft_dtype_t dtype, void *to, size_t at)
+{
+    float value = load_bf16(((uint16_t *)from->data)[at]);
+    if (dtype == WEFT_DTYPE_F32) {
+        ((float *)to)[at] = value;
+        return;
+    }
+    uint16_t half = weft_f16_from_f32(value);
+    ((uint16_t *)to)[at] = half;
+    ((uint16_t *)from->data)[at] = store_bf16(weft_f32_from_f16(half));
+}
+
+void kernel_rank_cast(kernel_rank_t *rank, decoder_format_id_t format, kernel_rank_t *cast)
+{
+    *cast = (kernel_rank_t){0};
+    for (size_t i = 0; i < rank->tensors.count; i++) {
+        kernel_tensor_t *tensor = &rank->tensors.items[i], made = *tensor;
+        size_t elems = tensor->weight.shape[0] * tensor->weight.shape[1] * tensor->weight.shape[2];
+        made.weight.dtype = decoder_formats[format].dtype;
+        made.data = calloc(elems, weft_dtype_bytes(made.weight.dtype));
+        assert_non_null(made.data);
+        for (size_t at = 0; at < elems; at++)
+            cast_element(tensor, made.weight.dtype, made.data, at);
+        push(cast, tensor->name, "", made);
+    }
+}
+
+void kernel_rank_convert(kernel_rank_t *rank, decoder_format_id_t format, kernel_rank_t *converted)
+{
+    (decoder_formats[format].scaling.scaled ? kernel_rank_quantize : kernel_rank_cast)(rank, format, converted);
 }

@@ -54,6 +54,10 @@ static void every_code_is_dequantized(void **state)
     decoder_dequantize(&fp16, 0, 0, 65536, out);
     for (uint32_t i = 0; i < 65536; i++)
         assert_same(out[i], by_the_book(i, 10, 5, 31));
+    static const float values[] = {0, -0.0f, 1.5f, 0x1p-149f, -0x1.fffffep127f};
+    decoder_matrix_t fp32 = decoder_matrix(DECODER_FORMAT_F32, 1, 5, values, NULL, NULL);
+    for (uint32_t i = 0; i < 5; i++)
+        assert_same(decoder_matrix_value(&fp32, 0, i), values[i]);
     decoder_matrix_t fp8 = decoder_matrix(DECODER_FORMAT_FP8_CHANNEL, 1, 256, bytes, &scale, NULL);
     decoder_dequantize(&fp8, 0, 0, 256, out);
     for (uint32_t i = 0; i < 256; i++)

@@ -215,7 +215,7 @@ static void check_format(const char *path, decoder_format_id_t format)
     float plain_logits[VOCAB], quantized_logits[VOCAB];
     double plain_bits, quantized_bits;
     open_subject(&subject, path);
-    kernel_rank_quantize(&subject.weights, format, &quantized);
+    kernel_rank_convert(&subject.weights, format, &quantized);
     decode(subject.model, &subject.weights, plain_logits, &plain_bits);
     decode(subject.model, &quantized, quantized_logits, &quantized_bits);
     assert_memory_equal(plain_logits, quantized_logits, sizeof plain_logits);
@@ -229,9 +229,10 @@ static void every_format_decodes_as_what_it_stands_for(void **state)
 {
     (void)state;
     for (uint32_t id = 0; id < DECODER_FORMAT_COUNT; id++) {
-        if (!decoder_formats[id].scaling.scaled)
+        if (id == DECODER_FORMAT_BF16) /* what the others are compared with */
             continue;
-        check_format("tiny-qwen3/v3", (decoder_format_id_t)id);
+        if (decoder_formats[id].scaling.scaled)
+            check_format("tiny-qwen3/v3", (decoder_format_id_t)id);
         check_format("tiny-qwen3-moe/v1", (decoder_format_id_t)id);
     }
 }

@@ -149,6 +149,33 @@ static void test_marlin(void **state)
     assert_true(extent[0] == 1 && extent[1] == 192);
 }
 
+/* The fewest elements of at least 64 x 128 or 128 x 64, in whole groups; nothing is added where nothing need be. */
+static void test_marlin_extents(void **state)
+{
+    (void)state;
+    static const struct {
+        weft_kernel_id_t kernel;
+        uint32_t rows, cols, whole[2];
+    } cases[] = {
+        {WEFT_KERNEL_FP8_CHANNEL, 64, 128, {64, 128}},     {WEFT_KERNEL_FP8_CHANNEL, 128, 64, {128, 64}},
+        {WEFT_KERNEL_INT8_CHANNEL, 192, 192, {192, 256}},  {WEFT_KERNEL_FP8_TENSOR, 192, 1216, {192, 1280}},
+        {WEFT_KERNEL_FP8_TENSOR, 1216, 192, {1280, 192}},  {WEFT_KERNEL_INT4_GROUP_32, 192, 96, {192, 128}},
+        {WEFT_KERNEL_INT4_GROUP_128, 64, 384, {64, 384}},  {WEFT_KERNEL_FP8_BLOCK, 200, 272, {256, 384}},
+        {WEFT_KERNEL_INT4_GROUP_64, 200, 320, {256, 320}}, {WEFT_KERNEL_FP8_CHANNEL, 256, 208, {256, 256}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        uint64_t extent[2], codes[2];
+        const uint32_t rows = cases[i].rows, cols = cases[i].cols, *whole = cases[i].whole;
+        weft_arrange_extent(WEFT_ARRANGE_MARLIN, cases[i].kernel, rows, cols, extent);
+        assert_true(extent[0] == whole[0] && extent[1] == whole[1]);
+        assert_int_equal(weft_arrange_pads_codes(WEFT_ARRANGE_MARLIN, cases[i].kernel, rows, cols), rows != whole[0] || cols != whole[1]);
+        weft_arrange_codes(WEFT_ARRANGE_MARLIN, cases[i].kernel, WEFT_DTYPE_I8, rows, cols, codes);
+        assert_int_equal(codes[0] * 16, whole[1]);
+        weft_arrange_extent(WEFT_ARRANGE_PLAIN, cases[i].kernel, rows, cols, extent);
+        assert_true(extent[0] == rows && extent[1] == cols);
+    }
+}
+
 /* Units of marlin are whole tiles. */
 static void test_marlin_units(void **state)
 {
@@ -156,7 +183,9 @@ static void test_marlin_units(void **state)
     weft_quantize_unit_t unit = {.rows = 128, .cols = 64, .arrange = WEFT_ARRANGE_MARLIN, .matrix_row = 64, .matrix_rows = 192};
     assert_true(weft_arrange_takes_unit(WEFT_KERNEL_INT4_GROUP_32, &unit));
     assert_false(weft_arrange_takes_unit(WEFT_KERNEL_MXFP4, &unit));
-    unit.rows = 100;
+    unit.rows = 100; /* and padding */
+    assert_true(weft_arrange_takes_unit(WEFT_KERNEL_INT4_GROUP_32, &unit));
+    unit.rows = 129;
     assert_false(weft_arrange_takes_unit(WEFT_KERNEL_INT4_GROUP_32, &unit));
     unit.rows = 128, unit.matrix_row = 32;
     assert_false(weft_arrange_takes_unit(WEFT_KERNEL_INT4_GROUP_32, &unit));
@@ -217,7 +246,7 @@ static void check_marlin_unit(weft_kernel_id_t kernel, weft_dtype_t codes, weft_
     unit.out_dtype = codes, unit.out = plain, unit.scale = scale;
     assert_int_equal(quantize(&unit, &result), WEFT_OK);
     unit.out = lies, unit.scale = scales, unit.arrange = WEFT_ARRANGE_MARLIN;
-    unit.matrix_row = MARLIN_BEFORE, unit.matrix_rows = MARLIN_ALL;
+    unit.matrix_row = MARLIN_BEFORE, unit.matrix_rows = MARLIN_ALL, unit.matrix_cols = groups * 128;
     assert_int_equal(quantize(&unit, &result), WEFT_OK);
     for (uint32_t row = 0; row < MARLIN_ROWS; row++) {
         for (uint32_t col = 0; col < MARLIN_COLS; col++) {
@@ -285,6 +314,7 @@ int main(void)
         cmocka_unit_test(test_deepgemm),
         cmocka_unit_test(test_marlin),
         cmocka_unit_test(test_marlin_numbers),
+        cmocka_unit_test(test_marlin_extents),
         cmocka_unit_test(test_marlin_units),
         cmocka_unit_test(test_unit_in_a_matrix),
         cmocka_unit_test(test_unit_of_marlin),

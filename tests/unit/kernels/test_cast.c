@@ -77,6 +77,23 @@ static void every_pattern_to_the_other_dtype(void **state)
     }
 }
 
+/* All of bf16 that fits fp16, with nothing that sends fast kernels another way. */
+static void every_value_that_fits(void **state)
+{
+    (void)state;
+    random_begin("every_value_that_fits");
+    matrix_t matrix = every_pattern(WEFT_DTYPE_BF16);
+    for (uint32_t i = 0; i < ALL_16_BITS; i++)
+        matrix_set_bits(&matrix, i, ((i & 0x7FFF) % 0x4780) | (i & 0x8000));
+    output_t output = cast(&matrix, WEFT_DTYPE_F16);
+    for (uint32_t i = 0; i < ALL_16_BITS; i++)
+        assert_nearest(WEFT_DTYPE_F16, ((uint16_t *)output.data)[i],
+                       decode_value(WEFT_DTYPE_BF16, ((uint16_t *)matrix.data)[i]));
+    assert_false(output.result.nonfinite);
+    output_destroy(&output);
+    free(matrix.data);
+}
+
 /* Once, whatever comes out: bits of every kind, and ties of either format. */
 static void f32_is_rounded_once(void **state)
 {
@@ -241,8 +258,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_dtype_keeps_bytes),    cmocka_unit_test(every_pattern_to_the_other_dtype),
-        cmocka_unit_test(f32_is_rounded_once),       cmocka_unit_test(overflow_is_named),
-        cmocka_unit_test(ragged_pieces),
+        cmocka_unit_test(every_value_that_fits),     cmocka_unit_test(f32_is_rounded_once),
+        cmocka_unit_test(overflow_is_named),         cmocka_unit_test(ragged_pieces),
         cmocka_unit_test(every_pattern_to_f32),      cmocka_unit_test(f32_stays_as_it_is),
         cmocka_unit_test(other_outputs_are_refused), cmocka_unit_test(codes_stay_as_they_are),
         cmocka_unit_test(divisors_become_multipliers),

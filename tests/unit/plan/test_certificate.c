@@ -35,6 +35,7 @@ static void open_bench_of(bench_t *b, const char *type, const char *layer, const
 {
     checkpoint_t cp = model_of(type);
     weft_scheme_entry_t entry = {0};
+    const weft_scheme_map_t map = {.entries = &entry, .count = 1};
     *b = (bench_t){.model = checkpoint_model(&cp)};
     b->trainer = parse_layout(trainer, WEFT_SIDE_TRAINER);
     b->rollout = parse_layout(rollout, WEFT_SIDE_ROLLOUT);
@@ -44,7 +45,7 @@ static void open_bench_of(bench_t *b, const char *type, const char *layer, const
         const char *name = b->layers->items[i].name;
         if (strlen(name) < strlen(layer) || strcmp(name + strlen(name) - strlen(layer), layer) != 0)
             continue;
-        assert_int_equal(weft_pattern_create(&b->layers->items[i], &entry, false, b->trainer,
+        assert_int_equal(weft_pattern_create(&b->layers->items[i], &map, &entry, b->trainer,
                                              NULL, b->rollout, &b->sets, &b->pattern),
                          WEFT_OK);
         return;

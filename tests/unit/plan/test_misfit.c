@@ -243,7 +243,7 @@ static void test_sides_must_be_in_order(void **state)
     weft_plan_destroy(NULL);
 }
 
-/* Of every rank whole tiles of 64 rows and columns, and one of the two twice. */
+/* Parts of a layer begin with tiles of 64 rows; what ends within one is padded, but of experts. */
 static void test_marlin(void **state)
 {
     (void)state;
@@ -256,13 +256,17 @@ static void test_marlin(void **state)
     expect_words(&error, "these fit: tp:1, tp:2");
     expect_words(&error, "without @");
     cp = dense(320, 640, 5, 5, 64); /* 320 rows, 320 columns; fused qkv 960 */
-    error = expect_misfit(&cp, "fsdp:1", "tp:1", "int4-group-64@marlin");
-    expect_words(&error, "neither a multiple of 128 rows nor of 128 columns");
-    expect_fit(&cp, "fsdp:1", "tp:1", "int4-group-64; *.o_proj=bf16; *.qkv_proj=bf16");
+    expect_fit(&cp, "fsdp:1", "tp:1", "int4-group-64@marlin");
     expect_fit(&cp, "fsdp:1", "tp:1", "int4-group-64@marlin; *.o_proj=int4-group-64@plain; *.qkv_proj=bf16");
+    cp = experts_768();
+    expect_fit(&cp, "fsdp:1", "tp:4", "int4-group-32@marlin; *.qkv_proj=bf16");
+    error = expect_misfit(&cp, "fsdp:1", "tp:8", "int4-group-32@marlin; *.qkv_proj=bf16; *.w2=bf16"); /* w13 96 rows each */
+    expect_words(&error, "a cut inside a tile of 64");
+    error = expect_misfit(&cp, "fsdp:1", "tp:8", "int4-group-32@marlin; *.qkv_proj=bf16; *.w13=bf16"); /* w2 96 columns */
+    expect_words(&error, "columns: 768 over 8 ranks leave 96, a cut inside a group of 64");
 }
 
-/* The same of its 8-bit codes, and of blocks: whole ones between parts and along rows, and tiles at the end. */
+/* The same of its 8-bit codes, and of blocks: whole ones between parts and where rows are cut. */
 static void test_marlin_bytes(void **state)
 {
     (void)state;
@@ -277,15 +281,16 @@ static void test_marlin_bytes(void **state)
     expect_fit(&cp, "fsdp:1", "tp:1", "fp8-block@marlin");
     weft_error_t error = expect_misfit(&cp, "fsdp:1", "tp:2", "fp8-block@marlin"); /* 576 of 1152 rows of gate */
     expect_words(&error, "a cut inside a block of 128");
-    cp = dense(192, 1152, 4, 4, 64); /* 192 columns */
-    error = expect_misfit(&cp, "fsdp:1", "tp:1", "fp8-block@marlin");
-    expect_words(&error, "columns: 192 are not whole groups of 128");
-    expect_fit(&cp, "fsdp:1", "tp:1", "fp8-block; *.gate_up_proj=fp8-channel@marlin");
-    cp = dense(256, 1184, 4, 2, 64); /* gate 1184 rows, down 1184 columns */
+    cp = dense(272, 1184, 4, 4, 64); /* gate 1184 rows, down 1184 columns */
     error = expect_misfit(&cp, "fsdp:1", "tp:1", "fp8-channel@marlin");
     expect_words(&error, "a cut inside a tile of 64");
-    error = expect_misfit(&cp, "fsdp:1", "tp:1", "fp8-channel@marlin; *.gate_up_proj=bf16");
-    expect_words(&error, "columns: 1184 are not whole groups of 64");
+    expect_fit(&cp, "fsdp:1", "tp:1", "fp8-channel@marlin; *.gate_up_proj=bf16");
+    expect_fit(&cp, "fsdp:1", "tp:1", "fp8-block@marlin; *.gate_up_proj=bf16");
+    cp = dense(264, 1152, 4, 4, 64);
+    error = expect_misfit(&cp, "fsdp:1", "tp:1", "fp8-channel@marlin");
+    expect_words(&error, "columns: 264 are not whole groups of 16");
+    error = expect_misfit(&cp, "fsdp:1", "tp:1", "fp8-block@marlin");
+    expect_words(&error, "264 columns are no multiple of 16");
 }
 
 int main(void)

@@ -59,14 +59,22 @@ static void test_text_reads_back(void **state)
 {
     (void)state;
     weft_scheme_map_t map = parse("int8-channel:ct; a*=fp8-block ; b?=bf16;[cd]=int4-group-64:qat;e=int8-channel", "vllm");
-    weft_scheme_map_t again = parse(map.text, NULL);
+    weft_scheme_map_t again;
+    assert_int_equal(weft_scheme_map_read(map.text, "ct", &again, NULL), WEFT_OK);
     assert_string_equal(map.text, "int8-channel; a*=fp8-block:vllm; b?=bf16; [cd]=int4-group-64:qat; e=int8-channel:vllm");
     assert_string_equal(again.text, map.text);
-    for (uint32_t i = 1; i < map.count; i++) {
+    for (uint32_t i = 0; i < map.count; i++) {
         assert_ptr_equal(again.entries[i].scheme, map.entries[i].scheme);
         assert_int_equal(again.entries[i].profile, map.entries[i].profile);
-        assert_string_equal(again.entries[i].glob, map.entries[i].glob);
+        if (i)
+            assert_string_equal(again.entries[i].glob, map.entries[i].glob);
     }
+    weft_scheme_map_free(&map);
+    weft_scheme_map_free(&again);
+    map = parse("fp8-block:pow2@deepgemm; a=nvfp4@128x4; b=fp32", NULL); /* an arrangement of that profile alone */
+    assert_string_equal(map.text, "fp8-block@deepgemm; a=nvfp4@128x4; b=fp32");
+    assert_int_equal(weft_scheme_map_read(map.text, "pow2", &again, NULL), WEFT_OK);
+    assert_string_equal(again.text, map.text);
     weft_scheme_map_free(&map);
     weft_scheme_map_free(&again);
 }
@@ -93,17 +101,17 @@ static void test_bad_maps(void **state)
     } bad[] = {
         {"", WEFT_ERR_ARGUMENT, "empty"},
         {"  ", WEFT_ERR_UNKNOWN_NAME, "fp8-block"},
-        {"fp9", WEFT_ERR_UNKNOWN_NAME, "bf16, fp8-block"},
+        {"fp9", WEFT_ERR_UNKNOWN_NAME, "bf16, fp16, fp32, fp8-block"},
         {"fp8-block;", WEFT_ERR_ARGUMENT, "entry 2"},
         {"fp8-block;;lm_head=bf16", WEFT_ERR_ARGUMENT, "entry 2"},
-        {";fp8-block", WEFT_ERR_UNKNOWN_NAME, "bf16, fp8-block"},
+        {";fp8-block", WEFT_ERR_UNKNOWN_NAME, "bf16, fp16, fp32, fp8-block"},
         {"lm_head=bf16", WEFT_ERR_ARGUMENT, "fp8-block; lm_head=bf16"},
         {"*=bf16; fp8-block", WEFT_ERR_ARGUMENT, "default"},
         {"fp8-block; bf16", WEFT_ERR_ARGUMENT, "layers=scheme"},
         {"fp8-block; lm_head", WEFT_ERR_ARGUMENT, "layers=scheme"},
         {"fp8-block, lm_head=bf16", WEFT_ERR_ARGUMENT, "default"},
         {"fp8-block; =bf16", WEFT_ERR_ARGUMENT, "entry 2"},
-        {"fp8-block; lm_head=", WEFT_ERR_UNKNOWN_NAME, "bf16, fp8-block"},
+        {"fp8-block; lm_head=", WEFT_ERR_UNKNOWN_NAME, "bf16, fp16, fp32, fp8-block"},
         {"fp8-block; a=bf16; b=fp9", WEFT_ERR_UNKNOWN_NAME, "entry 3 of the scheme map, \"b=fp9\""},
         {"fp8-block; a==bf16", WEFT_ERR_UNKNOWN_NAME, "\"=bf16\""},
         {"fp8-block:exact", WEFT_ERR_UNKNOWN_NAME, "vllm-pow2"},
@@ -255,8 +263,12 @@ static void test_refused_on_a_model(void **state)
     refuse_assign(&b, "bf16; *=fp8-block; *.v_proj=fp8-block:vllm", WEFT_ERR_MISFIT, "(*)", "(*.v_proj)");
     refuse_assign(&b, "bf16; *.experts.3.*=fp8-block", WEFT_ERR_MISFIT, "experts.w13", "experts.3.");
     refuse_assign(&b, "bf16; *.up_proj=fp8-block", WEFT_ERR_MISFIT, "gate_proj", "up_proj");
+    refuse_assign(&b, "bf16; *.q_proj=fp32", WEFT_ERR_MISFIT, "layers.0.self_attn.q_proj.weight is fp32 (*.q_proj)",
+                  "layers.0.self_attn.k_proj.weight is bf16 (the default)");
     close_bench(&b);
     bench_t biased = open_bench("qwen2");
+    refuse_assign(&biased, "fp8-block; *.k_proj.bias=fp16", WEFT_ERR_MISFIT, "q_proj.bias is fp8-block (the default)", "k_proj.bias is fp16");
+    assert_int_equal(entry_of(&biased, "fp8-block; *.k_proj.bias=bf16", QKV), 0); /* as it is anyway */
     refuse_assign(&biased, "bf16; *.bias=fp8-block", WEFT_ERR_MISFIT, "qkv_proj.bias", "never quantized");
     refuse_assign(&biased, "bf16; *.experts.*=nvfp4", WEFT_ERR_UNKNOWN_NAME, "*.experts.*", "no layer");
     close_bench(&biased);
@@ -300,6 +312,62 @@ static void test_hash_is_of_what_layers_get(void **state)
     assert_false(same_plan("fp8-block; *.experts.*=nvfp4", "fp8-block; *.experts.*=nvfp4:modelopt"));
     assert_false(same_plan("fp8-block; *.experts.*=int4-group-32", "fp8-block; *.experts.*=int4-group-64"));
     assert_false(same_plan("fp8-block; *=fp8-channel", "fp8-channel"));
+    assert_false(same_plan("fp16", "bf16"));
+    assert_false(same_plan("fp16", "fp32"));
+    assert_false(same_plan("fp8-block; lm_head=fp32", "fp8-block"));
+    assert_false(same_plan("fp8-block; lm_head=fp32", "fp8-block; lm_head=fp16"));
+    assert_false(same_plan("fp8-block; layers.1.*norm*=fp32", "fp8-block; layers.2.*norm*=fp32"));
+    assert_true(same_plan("fp16; lm_head=fp16", "fp16"));
+}
+
+static void assert_output(const world_t *w, const char *map, const char *name, weft_dtype_t dtype)
+{
+    for (uint32_t o = 0; o < w->outputs[1].count; o++)
+        if (strcmp(w->outputs[1].items[o].name, name) == 0) {
+            if (w->outputs[1].items[o].dtype != dtype)
+                fail_msg("%s: %s is %s", map, name, weft_dtype_name(w->outputs[1].items[o].dtype));
+            return;
+        }
+    fail_msg("%s: no output %s", map, name);
+}
+
+/* Casts are for every layer, and what no entry casts follows the default if that is one. */
+static void test_casts(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *map;
+        weft_dtype_t source, norm0, qkv0, norm1, qkv1, head;
+    } cases[] = {
+#define D(name) WEFT_DTYPE_##name
+        {"fp16", D(BF16), D(F16), D(F16), D(F16), D(F16), D(F16)},
+        {"fp32", D(F16), D(F32), D(F32), D(F32), D(F32), D(F32)},
+        {"bf16", D(F16), D(BF16), D(BF16), D(BF16), D(BF16), D(BF16)},
+        {"fp8-block; layers.0.*=fp16; lm_head=fp32", D(BF16), D(F16), D(F16), D(BF16), D(F8_E4M3), D(F32)},
+        {"fp8-block; layers.0.*=bf16; lm_head=fp32", D(F16), D(F16), D(F16), D(F16), D(F8_E4M3), D(F32)},
+        {"fp16; layers.1.*=fp8-block; lm_head=bf16", D(BF16), D(F16), D(F16), D(F16), D(F8_E4M3), D(BF16)},
+        {"fp16; layers.1.*=bf16", D(F16), D(F16), D(F16), D(BF16), D(BF16), D(F16)},
+        {"fp8-block; layers.*=fp16; layers.1.*_proj=fp8-block", D(F32), D(F16), D(F16), D(F16), D(F8_E4M3), D(BF16)},
+#undef D
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        bench_t b = open_bench("qwen3");
+        b.cp.dtype = cases[i].source;
+        checkpoint_describe(&b.cp);
+        world_t *w = world_create(&b.cp, "fsdp:2", "tp:2", cases[i].map, NULL);
+        const struct {
+            const char *name;
+            weft_dtype_t dtype;
+        } expected[] = {
+            {"model.layers.0.input_layernorm.weight", cases[i].norm0}, {"model.layers.0.self_attn.qkv_proj.weight", cases[i].qkv0},
+            {"model.layers.1.input_layernorm.weight", cases[i].norm1}, {"model.layers.1.self_attn.qkv_proj.weight", cases[i].qkv1},
+            {"lm_head.weight", cases[i].head},
+        };
+        for (size_t e = 0; e < sizeof expected / sizeof *expected; e++)
+            assert_output(w, cases[i].map, expected[e].name, expected[e].dtype);
+        world_destroy(w);
+        close_bench(&b);
+    }
 }
 
 /* Each layer has the outputs of its own scheme, and fp16 stays where the default quantizes. */
@@ -325,16 +393,8 @@ static void test_outputs_of_a_mixed_plan(void **state)
         {"model.layers.1.mlp.experts.w13_weight", WEFT_DTYPE_F16},
         {"lm_head.weight", WEFT_DTYPE_F16},
     };
-    for (unsigned i = 0; i < sizeof expected / sizeof *expected; i++) {
-        bool found = false;
-        for (uint32_t o = 0; o < w->outputs[1].count; o++)
-            if (strcmp(w->outputs[1].items[o].name, expected[i].name) == 0) {
-                found = true;
-                assert_int_equal(w->outputs[1].items[o].dtype, expected[i].dtype);
-            }
-        if (!found)
-            fail_msg("no output %s", expected[i].name);
-    }
+    for (unsigned i = 0; i < sizeof expected / sizeof *expected; i++)
+        assert_output(w, "the map", expected[i].name, expected[i].dtype);
     assert_string_equal(weft_plan_scheme(w->plan), "fp8-block; *.experts.*=nvfp4; *.w2=int8-channel:ieee; layers.1.*=bf16");
     assert_string_equal(weft_plan_profile(w->plan), "ieee");
     world_destroy(w);
@@ -374,6 +434,7 @@ int main(void)
         cmocka_unit_test(test_refused_on_a_model),
         cmocka_unit_test(test_harmless_entries),
         cmocka_unit_test(test_hash_is_of_what_layers_get),
+        cmocka_unit_test(test_casts),
         cmocka_unit_test(test_outputs_of_a_mixed_plan),
         cmocka_unit_test(test_misfit_names_the_scheme),
     };
