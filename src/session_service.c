@@ -112,21 +112,35 @@ static weft_status_t connect_leader(weft_session_t *s, weft_error_t *error)
     return weft_mailbox_connect(s->mailbox, leader, endpoint, error);
 }
 
-/* Alone, for now: whom it joins is known with the first version. */
+static weft_status_t check_renews(const weft_session_t *s, const char *name, weft_error_t *error)
+{
+    const weft_transport_ops_t *ops;
+    for (size_t i = 0; (ops = weft_transport_listed(i)) != NULL; i++)
+        if (strcmp(ops->name, name) == 0 && !ops->renew)
+            return weft_fail(
+                error, WEFT_ERR_UNSUPPORTED,
+                "rank %u: a service moves weights by the transport ipc (one node) or zmq, not by "
+                "\"%s\": its ranks cannot meet anew",
+                s->rank, name);
+    return WEFT_OK;
+}
+
+/* Alone, for now: whom it joins is known with the first version. Keys of zmq travel behind the coordinator's
+ * door. */
 static weft_status_t open_transport(weft_session_t *s, weft_error_t *error)
 {
     const weft_service_config_t *service = s->config.service;
+    const char *name = service->transport ? service->transport : "ipc";
+    weft_zmq_options_t zmq = WEFT_ZMQ_OPTIONS;
     weft_transport_config_t config = WEFT_TRANSPORT_CONFIG;
+    zmq.address = s->config.host;
+    zmq.new_keys = true;
     config.bootstrap = weft_service_bootstrap(s->service);
     config.device = service->device;
     config.memory = service->memory;
     config.timeout_us = service->timeout_us;
-    const char *name = service->transport ? service->transport : "ipc";
-    if (strcmp(name, weft_ipc_ops.name) != 0)
-        return weft_fail(
-            error, WEFT_ERR_UNSUPPORTED,
-            "rank %u: a service moves weights by the transport ipc, not by \"%s\": others cannot meet anew",
-            s->rank, name);
+    config.zmq = &zmq;
+    WEFT_TRY(check_renews(s, name, error));
     return weft_transport_open(name, &config, &s->transport, error);
 }
 
@@ -153,6 +167,10 @@ static bool has_met(const weft_session_t *s, uint32_t epoch, const weft_members_
 static weft_status_t renew(weft_session_t *s, uint64_t version, weft_members_t members, weft_error_t *error)
 {
     const weft_transport_ops_t *ops = weft_transport_table(s->transport);
+    if (s->transport_broken && !s->buffers_free)
+        return weft_fail(error, WEFT_ERR_TRANSPORT,
+                         "rank %u: an earlier transfer still holds its buffers: start this rank again",
+                         s->rank);
     weft_service_begin(s->service, version, members);
     WEFT_TRY(ops->renew(s->transport, error));
     s->transport_broken = s->buffers_free = false;

@@ -122,6 +122,9 @@ typedef struct weft_transport_ops {
     weft_status_t (*renew)(weft_transport_t *transport, weft_error_t *error);
     /* (optional, of a bootstrap; default: all are) Whether `rank` is among those that gather. */
     bool (*present)(const weft_transport_t *transport, uint32_t rank);
+    /* (optional, of a bootstrap; default: never) Whether nobody waits any more for the meeting that is under way: who
+     * meets over it fails with WEFT_ERR_ABORTED. */
+    bool (*given_up)(const weft_transport_t *transport);
     /* (optional) Write into `text` [bytes] how far `op` is and whom it waits for, for people: "0 of 4096 bytes
      * came from rank 0, nothing for 2.1 s". */
     void (*describe)(weft_transport_t *transport, const weft_op_t *op, char *text, size_t bytes);

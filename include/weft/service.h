@@ -30,7 +30,8 @@ typedef struct weft_service_config {
     const char *keys;        /* folder with server.pub and this rank's key; NULL: WEFT_KEYS */
     const char *key_name;    /* of the key: client reads client.key; NULL: WEFT_KEY_NAME, or else client */
     uint32_t rank;           /* in the plan; the macro's WEFT_RANK_OF_ENVIRONMENT: WEFT_RANK */
-    const char *transport;   /* by which weights travel; default "ipc": trainers and rollouts of one node */
+    const char *transport;   /* by which weights travel, the same on all ranks; default "ipc": trainers and rollouts of one
+                                node. "zmq": host memory over TCP, encrypted; a rank listens on weft_session_config_t.host */
     const char *memory;      /* ipc: where trainers hold their weights, "cuda" (default with a GPU) or "host" */
     int32_t device;          /* CUDA device number; the macro's -1: the current one */
     uint64_t timeout_us;     /* for the coordinator to answer, and for ranks to meet; default 30 s */

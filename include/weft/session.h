@@ -29,7 +29,8 @@ typedef struct weft_session_config {
     const weft_plan_t *plan;
     weft_transport_t
         *transport;   /* of as many ranks as the plan has; used by this session alone while it is open. NULL with `service` */
-    const char *host; /* address that this rank's control messages come to; NULL: 127.0.0.1 */
+    const char *host; /* address of this host that this rank's control messages come to, and with a service its weights by
+                         zmq; NULL: 127.0.0.1 */
     weft_log_t log;
     weft_span_fn span; /* NULL: no timeline */
     void *span_user;

@@ -34,6 +34,7 @@ typedef struct weft_zmq_options {
     const char *public_key, *secret_key; /* this rank's pair; NULL: no encryption. All ranks have keys, or none */
     const char *server_key; /* the public key that every peer must prove to have, for ranks that share one pair; NULL:
                                the one that the peer told over the bootstrap */
+    bool new_keys; /* instead: the transport makes a pair for each meeting. As safe as the bootstrap, which tells them */
 } weft_zmq_options_t;
 
 #define WEFT_ZMQ_OPTIONS ((weft_zmq_options_t){.struct_size = sizeof(weft_zmq_options_t)})

@@ -440,6 +440,7 @@ static weft_status_t prepare(bench_sync_t *s, weft_error_t *error)
     if (strcmp(o->swap, "layerwise") == 0)
         return weft_fail(error, WEFT_ERR_ARGUMENT,
                          "--swap layerwise pauses the engine, which is not measured here: flip or copy");
+    WEFT_TRY(run_read_keys(&s->world.job, error));
     WEFT_TRY(bench_world_plan(&s->world, s->shape, error));
     return check_decode(s, error);
 }
@@ -517,7 +518,10 @@ static int parse(bench_sync_t *s, int argc, char **argv, bool quiet)
         {"idle", OPTION_FLAG, &s->idle, NULL,
          "let the GPU idle before each update, instead of keeping it at work"},
         {"host", OPTION_TEXT, &o->host, "ADDRESS",
-         "address of this node for control messages (default 127.0.0.1)"},
+         "address of this node for control messages and zmq (default 127.0.0.1)"},
+        {"keys", OPTION_TEXT, &o->keys, "DIR",
+         "zmq: the key that all ranks have (weft keygen); needed unless --host is a loopback address"},
+        {"key-name", OPTION_TEXT, &o->key_name, "NAME", "of the key: NAME.key (default client)"},
         {"json", OPTION_TEXT, &o->json, "FILE", "write the rows as JSON too"},
     };
     const command_spec_t spec = {

@@ -1,30 +1,15 @@
 /* weft coordinator: the process that trainers and rollouts join by its address. */
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 
 #include "launch/weft/commands.h"
 #include "launch/weft/options.h"
+#include "launch/weft/stop.h"
 #include "src/base/error.h"
 #include "src/service/coordinator_process.h"
 
 #define SECOND 1000000u
-
-static volatile sig_atomic_t stopped;
-
-static void on_signal(int signal)
-{
-    stopped = signal;
-}
-
-/* Nothing is to be undone: ranks go on by themselves, and whoever comes next reads the state file. */
-static void catch_signals(void)
-{
-    struct sigaction action = {.sa_handler = on_signal};
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGINT, &action, NULL);
-}
 
 static void print_log(void *user, weft_log_level_t level, const char *line)
 {
@@ -118,7 +103,7 @@ int command_coordinator(int argc, char **argv)
     int code = parse(&o, argc, argv);
     if (code >= 0)
         return code;
-    catch_signals();
+    stop_catch("coordinator", 0); /* nothing is to be undone: whoever comes next reads the state file */
     weft_status_t status = configure(&o, &error);
     if (status == WEFT_OK)
         status = weft_coordinator_process_open(&o.process, &process, &error);
@@ -126,7 +111,7 @@ int command_coordinator(int argc, char **argv)
         return report_error("coordinator", &error);
     printf("weft coordinator: %s\n", weft_coordinator_process_endpoint(process));
     fflush(stdout);
-    while (!stopped && status == WEFT_OK)
+    while (!stop_asked() && status == WEFT_OK)
         status = weft_coordinator_process_run(process, &error);
     weft_coordinator_process_close(process);
     return status == WEFT_OK ? EXIT_OK : report_error("coordinator", &error);

@@ -2,42 +2,24 @@
  * processes. */
 #include "launch/weft/join.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "launch/weft/options.h"
+#include "launch/weft/stop.h"
 #include "src/base/clock.h"
 #include "src/base/error.h"
 #include "transport/transport.h"
 
 #define REST_US          10000u
 #define IPC_BUDGET_BYTES (UINT64_C(1) << 40)
-
-static volatile sig_atomic_t stopped;
-
-static void on_signal(int signal)
-{
-    stopped = signal;
-}
-
-static void catch_signals(void)
-{
-    struct sigaction action = {.sa_handler = on_signal};
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGINT, &action, NULL);
-}
-
-bool join_stopped(void)
-{
-    return stopped != 0;
-}
+#define ZMQ_BUCKET_BYTES (16u << 20) /* as in weft run without workers */
 
 void join_rest(uint64_t us)
 {
     uint64_t until_us = weft_now_us() + us, now_us;
-    while (!stopped && (now_us = weft_now_us()) < until_us)
+    while (!stop_asked() && (now_us = weft_now_us()) < until_us)
         weft_sleep_us((uint32_t)(until_us - now_us < REST_US ? until_us - now_us : REST_US));
 }
 
@@ -78,15 +60,19 @@ static int parse(join_arguments_t *a, int argc, char **argv)
         {"profile", OPTION_TEXT, &o->plan.profile, "NAME",
          "fp8-block: ieee (default), vllm, pow2, vllm-pow2"},
         {"engine", OPTION_TEXT, &o->plan.engine, "NAME", OPTION_ENGINES},
-        {"memory", OPTION_TEXT, &o->memory, "KIND", "where weights are, cuda (default with a GPU) or host"},
+        {"transport", OPTION_TEXT, &o->transport, "NAME",
+         "ipc (default: one node, read in place) or zmq (host memory over TCP, encrypted); the same on all"},
+        {"memory", OPTION_TEXT, &o->memory, "KIND",
+         "ipc: where weights are, cuda (default with a GPU) or host"},
         {"host", OPTION_TEXT, &o->host, "ADDRESS",
-         "address of this node for control messages (default 127.0.0.1)"},
+         "address of this node for control messages and zmq (default 127.0.0.1)"},
         {"timeout", OPTION_COUNT, &a->timeout_s, "SECONDS",
          "for the coordinator to answer, and for ranks to meet (default 30)"},
         {"updates", OPTION_COUNT, &o->updates, "N",
          "trainer: publish N versions, cycling through the checkpoints (default: each once)"},
         {"first", OPTION_COUNT, &a->own.first, "V",
          "trainer: number of the first version (default 1); above all before when it comes back"},
+        {"rate", OPTION_RATE, &o->rate, "RATE", "trainer: sends no faster, such as 5MB/s"},
         {"pause", OPTION_COUNT, &a->own.pause_ms, "MS", "trainer: between two versions (default 0)"},
         {"swap", OPTION_TEXT, &o->swap, "MODE", "rollout: flip (default) or copy"},
         {"step", OPTION_COUNT, &a->own.step_us, "US",
@@ -94,7 +80,7 @@ static int parse(join_arguments_t *a, int argc, char **argv)
         {"until", OPTION_COUNT, &a->own.until, "V",
          "rollout: leave once version V, or a later one, is live (default: at SIGTERM)"},
         {"grace", OPTION_COUNT, &a->own.grace_s, "SECONDS",
-         "rollout: to leave in an orderly way (default 10)"},
+         "to leave in an orderly way after SIGTERM (default 10); 2 s later it ends as it is"},
         {"dump", OPTION_TEXT, &o->dump, "DIR", "rollout: write the live weights when it leaves"},
         {"verbose", OPTION_FLAG, &o->verbose, NULL, "print what the library logs"},
     };
@@ -107,7 +93,7 @@ static int parse(join_arguments_t *a, int argc, char **argv)
                  "checkpoint as a version; rollout ranks step, without decoding, and swap between two steps. "
                  "A rank that ends may be\n"
                  "started again. SIGTERM: a trainer finishes its version, a rollout the swap in hand; then "
-                 "they leave.",
+                 "they leave, within --grace.",
         .options = rows,
         .num_options = sizeof rows / sizeof rows[0],
         .positional_names = "",
@@ -130,8 +116,13 @@ static weft_status_t make_plan(run_job_t *job, char *models, weft_error_t *error
     WEFT_TRY(run_split_models(o, models, error));
     if (strcmp(o->swap, "flip") != 0 && strcmp(o->swap, "copy") != 0)
         return weft_fail(error, WEFT_ERR_UNKNOWN_NAME, "--swap %s: flip or copy", o->swap);
-    o->plan.max_groups = UINT32_MAX; /* as in weft run: ipc needs no communicators, and stages nothing */
-    o->plan.budget_bytes = IPC_BUDGET_BYTES;
+    if (strcmp(o->transport, "zmq") == 0 && o->memory && strcmp(o->memory, "host") != 0)
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "--memory %s: zmq moves host memory", o->memory);
+    o->plan.max_groups = UINT32_MAX; /* neither has communicators, and relays could be absent */
+    if (strcmp(o->transport, "zmq") == 0)
+        o->plan.bucket_bytes = ZMQ_BUCKET_BYTES;
+    else
+        o->plan.budget_bytes = IPC_BUDGET_BYTES; /* as in weft run: nothing is staged */
     WEFT_TRY(weft_model_open(o->model_dirs[0], &job->model, error));
     return plan_from_arguments(job->model, &o->plan, &job->plan, error);
 }
@@ -140,11 +131,13 @@ static weft_status_t open_session(run_job_t *job, const join_arguments_t *a, wef
 {
     weft_session_config_t config = WEFT_SESSION_CONFIG;
     weft_service_config_t service = a->service;
+    service.transport = job->options.transport;
     service.memory = job->options.memory;
     service.timeout_us = (uint64_t)a->timeout_s * 1000000;
     config.plan = job->plan;
     config.service = &service;
     config.host = job->options.host;
+    config.rate_bytes_per_s = job->options.rate;
     config.log = (weft_log_t){print_log, NULL, job->options.verbose ? WEFT_LOG_DEBUG : WEFT_LOG_ERROR};
     WEFT_TRY(weft_session_open(&config, &job->session, error));
     job->rank = weft_session_rank(job->session);
@@ -166,6 +159,8 @@ static int run_rank(run_job_t *job, const join_arguments_t *a)
     weft_status_t status = make_plan(job, models, &error);
     if (status == WEFT_OK)
         status = open_session(job, a, &error);
+    if (status == WEFT_OK)
+        stop_catch("join", a->own.grace_s); /* before, there is nothing to leave */
     int code = status != WEFT_OK                       ? report_error("join", &error)
                : weft_session_is_trainer(job->session) ? join_trainer(job, &a->own)
                                                        : join_rollout(job, &a->own);
@@ -179,11 +174,14 @@ static int run_rank(run_job_t *job, const join_arguments_t *a)
 
 int command_join(int argc, char **argv)
 {
-    join_arguments_t a = {
-        .run = {.plan = PLAN_ARGUMENTS, .swap = "flip", .updates = RUN_EACH_ONCE, .timeout_us = 120000000},
-        .own = {.first = 1, .step_us = 1000, .grace_s = 10},
-        .service = WEFT_SERVICE_CONFIG,
-        .timeout_s = 30};
+    join_arguments_t a = {.run = {.plan = PLAN_ARGUMENTS,
+                                  .swap = "flip",
+                                  .transport = "ipc",
+                                  .updates = RUN_EACH_ONCE,
+                                  .timeout_us = 120000000},
+                          .own = {.first = 1, .step_us = 1000, .grace_s = 10},
+                          .service = WEFT_SERVICE_CONFIG,
+                          .timeout_s = 30};
     int code = parse(&a, argc, argv);
     if (code >= 0)
         return code;
@@ -191,7 +189,6 @@ int command_join(int argc, char **argv)
         fprintf(stderr, "weft join: --first and --timeout are 1 or more\n");
         return EXIT_USAGE;
     }
-    catch_signals();
     run_job_t job = {.options = a.run};
     return run_rank(&job, &a);
 }

@@ -4,6 +4,7 @@
 
 #include "launch/weft/join.h"
 #include "launch/weft/options.h"
+#include "launch/weft/stop.h"
 #include "src/base/clock.h"
 #include "src/base/error.h"
 
@@ -23,7 +24,7 @@ static void note_version(const run_job_t *job, uint64_t version, uint64_t step, 
 
 static bool is_wanted(const join_options_t *options, uint64_t version)
 {
-    return !join_stopped() && (options->until == 0 || version < options->until);
+    return !stop_asked() && (options->until == 0 || version < options->until);
 }
 
 /* One step. FENCED: the leader has not spoken yet, the same step is tried again; NOT_READY: no version yet.
@@ -46,7 +47,7 @@ static bool is_done(const join_options_t *options, const weft_rollout_t *rollout
 {
     weft_rollout_status_t now;
     weft_rollout_get_status(rollout, &now);
-    return join_stopped() || (options->until != 0 && now.live_version >= options->until);
+    return stop_asked() || (options->until != 0 && now.live_version >= options->until);
 }
 
 static weft_status_t serve(const run_job_t *job, const join_options_t *options, weft_rollout_t *rollout,

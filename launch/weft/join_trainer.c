@@ -5,9 +5,11 @@
 #include "launch/weft/join.h"
 #include "launch/weft/options.h"
 #include "launch/weft/shards.h"
+#include "launch/weft/stop.h"
+#include "src/base/clock.h"
 #include "src/base/error.h"
 
-#define WAIT_US 100000
+#define LOOK_US 100000
 
 /* The version failed, others may follow: what ended it may be mended by then. */
 static bool goes_on(weft_status_t status)
@@ -16,27 +18,33 @@ static bool goes_on(weft_status_t status)
            status == WEFT_ERR_TIMEOUT || status == WEFT_ERR_TRANSPORT;
 }
 
-/* While the coordinator is silent nothing is decided: the version, and the shards that are still read for it, wait until it is
- * heard again, or patience is over. */
-static weft_status_t await(run_job_t *job, weft_trainer_t *trainer, uint64_t version, weft_error_t *error)
+/* While the coordinator is silent nothing is decided: the version, and the shards that are still read for it,
+ * wait until it is heard again, or patience is over; after a signal no longer than the grace. */
+static weft_status_t await(const join_options_t *options, weft_trainer_t *trainer, uint64_t version,
+                           weft_error_t *error)
 {
+    uint64_t bound_us = UINT64_MAX;
     bool said = false;
     for (;;) {
-        weft_status_t status =
-            weft_trainer_wait(trainer, version, WEFT_PUBLISH_APPLIED, job->options.timeout_us, error);
-        if (status == WEFT_OK || join_stopped() || !weft_trainer_in_flight(trainer, version))
+        weft_status_t status = weft_trainer_wait(trainer, version, WEFT_PUBLISH_APPLIED, LOOK_US, error);
+        if (status == WEFT_OK || !weft_trainer_in_flight(trainer, version) || weft_now_us() >= bound_us)
             return status;
+        if (stop_asked() && bound_us == UINT64_MAX)
+            bound_us = weft_now_us() + (uint64_t)options->grace_s * 1000000;
+        if (status == WEFT_ERR_TIMEOUT)
+            continue;
         if (!said)
             fprintf(stderr, "weft join: %s\n", error->message);
         said = true;
-        join_rest(WAIT_US);
+        weft_sleep_us(LOOK_US);
     }
 }
 
-static weft_status_t publish(run_job_t *job, weft_trainer_t *trainer, uint64_t version, weft_error_t *error)
+static weft_status_t publish(const join_options_t *options, weft_trainer_t *trainer, uint64_t version,
+                             weft_error_t *error)
 {
     WEFT_TRY(weft_trainer_publish(trainer, version, error));
-    return await(job, trainer, version, error);
+    return await(options, trainer, version, error);
 }
 
 static weft_status_t publish_all(run_job_t *job, const join_options_t *options, weft_trainer_t *trainer,
@@ -44,10 +52,10 @@ static weft_status_t publish_all(run_job_t *job, const join_options_t *options, 
 {
     const run_options_t *o = &job->options;
     uint32_t updates = o->updates == RUN_EACH_ONCE ? o->num_models : o->updates;
-    for (uint32_t i = 0; i < updates && !join_stopped(); i++) {
+    for (uint32_t i = 0; i < updates && !stop_asked(); i++) {
         uint64_t version = (uint64_t)options->first + i;
         WEFT_TRY(shards_load(shards, o->model_dirs[i % o->num_models], error));
-        weft_status_t status = publish(job, trainer, version, error);
+        weft_status_t status = publish(options, trainer, version, error);
         if (status != WEFT_OK && !goes_on(status))
             return status;
         printf("version %llu: %s\n", (unsigned long long)version,

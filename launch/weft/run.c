@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "launch/weft/options.h"
+#include "launch/weft/stop.h"
 #include "src/base/error.h"
 
 static void print_log(void *user, weft_log_level_t level, const char *line)
@@ -85,7 +86,12 @@ static int parse(run_options_t *o, int argc, char **argv, bool quiet)
         {"json", OPTION_TEXT, &o->json, "FILE", "write the closing table as JSON"},
         {"trace", OPTION_TEXT, &o->trace, "FILE", "write a timeline of all ranks that Perfetto opens"},
         {"host", OPTION_TEXT, &o->host, "ADDRESS",
-         "address of this node for control messages (default 127.0.0.1)"},
+         "address of this node for control messages and zmq (default 127.0.0.1)"},
+        {"keys", OPTION_TEXT, &o->keys, "DIR",
+         "zmq: the key that all ranks have (weft keygen); needed unless --host is a loopback address"},
+        {"key-name", OPTION_TEXT, &o->key_name, "NAME", "of the key: NAME.key (default client)"},
+        {"grace", OPTION_COUNT, &o->grace_s, "SECONDS",
+         "after SIGTERM: to decide the version in hand and end (default 10); 2 s later it ends as it is"},
         {"quiet", OPTION_FLAG, &o->quiet, NULL, "do not print the decoded text"},
         {"verbose", OPTION_FLAG, &o->verbose, NULL, "print what the library logs"},
     };
@@ -182,6 +188,25 @@ static weft_status_t open_session(run_job_t *job, weft_error_t *error)
     return weft_session_open(&config, &job->session, error);
 }
 
+void run_tell_stop(run_job_t *job)
+{
+    uint32_t leader = weft_plan_num_trainers(job->plan);
+    if (job->told_stop || !stop_asked())
+        return;
+    job->told_stop = true;
+    if (job->rank != leader)
+        MPI_Send(NULL, 0, MPI_BYTE, (int)leader, RUN_TAG_STOP, job->world);
+}
+
+/* Rank 0 knows how many versions there have been when the job was stopped before the last. */
+static void agree_on_versions(run_job_t *job)
+{
+    uint32_t wanted = job->num_loaded + job->options.updates;
+    MPI_Bcast(&job->num_versions, 1, MPI_UINT32_T, 0, job->world);
+    if (job->rank == 0 && job->num_versions < wanted)
+        printf("\nstopped by a signal after %u of %u versions\n", job->num_versions, wanted);
+}
+
 static void split_replicas(run_job_t *job)
 {
     uint32_t trainers = weft_plan_num_trainers(job->plan);
@@ -201,8 +226,10 @@ static int run_roles(run_job_t *job)
     job->records = calloc(job->num_versions, sizeof *job->records);
     if (!job->records)
         run_abort(job, &(weft_error_t){WEFT_ERR_NO_MEMORY, "no memory for the records"});
+    stop_catch("run", job->options.grace_s); /* before, a signal ends the job: nothing is in hand */
     code = weft_session_is_trainer(job->session) ? run_trainer(job) : run_rollout(job);
     weft_session_close(job->session);
+    agree_on_versions(job);
     int reported = run_report(job);
     int traced = job->options.trace ? run_write_trace(job) : EXIT_OK;
     return code != EXIT_OK ? code : reported != EXIT_OK ? reported : traced;
@@ -287,6 +314,7 @@ int command_run(int argc, char **argv)
                     .prompt = "And God said unto Moses, ",
                     .tokens = 100,
                     .updates = RUN_EACH_ONCE,
+                    .grace_s = 10,
                     .timeout_us = 120000000},
         .replica = MPI_COMM_NULL,
     };

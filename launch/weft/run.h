@@ -10,6 +10,7 @@
 
 #include "kernels/queue.h"
 #include "launch/weft/commands.h"
+#include "src/service/keys.h"
 
 #define RUN_MAX_MODELS 64
 #define RUN_EACH_ONCE  UINT32_MAX
@@ -21,6 +22,8 @@ typedef struct run_options {
     uint32_t num_models;
     const char *load; /* a directory that rollouts start from, as version 1; NULL: none */
     const char *transport, *memory, *swap, *dump, *prompt, *json, *trace, *eval, *host;
+    const char *keys, *key_name; /* zmq: the pair that all ranks have */
+    uint32_t grace_s;    /* from a signal to the end of what is orderly */
     double rate, pace;   /* bytes a second, tokens a second; 0: as fast as it goes */
     uint32_t updates;    /* versions to publish, cycling through the models; RUN_EACH_ONCE */
     uint32_t tokens;     /* on each version before the next is published */
@@ -66,6 +69,7 @@ typedef struct run_job {
     weft_plan_t *plan;
     const char *memory;          /* where weights are: "host" or "cuda" */
     int device;                  /* cuda: its number */
+    weft_key_pair_t key_pair;    /* zmq: until the transport is open; all zero without */
     uint32_t workers;            /* threads that pack and quantize, where weights are in host memory */
     weft_transport_t *bootstrap; /* nccl, ipc, zmq: mpi; else NULL */
     weft_transport_t *transport;
@@ -78,13 +82,17 @@ typedef struct run_job {
     run_record_t *records; /* rollout: [num_versions] */
     run_account_t account;
     run_trace_t trace;
+    bool told_stop;
 } run_job_t;
 
 /* Messages of the command itself, on job->world. */
 enum {
     RUN_TAG_GO = 1, /* first leader -> trainers: publish this version (uint32_t index) */
     RUN_TAG_RESULT, /* trainer 0 -> leaders: run_result_t */
+    RUN_TAG_STOP,   /* who was signalled -> first leader: no bytes */
 };
+
+#define RUN_NO_MORE UINT32_MAX /* instead of a version's index: after the one in hand the job ends */
 
 typedef struct run_result {
     uint32_t index; /* of the version, from 0 */
@@ -95,8 +103,10 @@ typedef struct run_result {
 weft_status_t run_prepare(run_job_t *job, weft_error_t *error);
 
 /* run_transport.c: choose the transport and the GPU where that was left open, so that all ranks agree; collective.
+ * Read --keys.
  * Then open both transports and the queue. */
 weft_status_t run_choose(run_job_t *job, weft_error_t *error);
+weft_status_t run_read_keys(run_job_t *job, weft_error_t *error);
 weft_status_t run_open_transport(run_job_t *job, weft_error_t *error);
 
 /* run_workers.c: read --workers, or choose by the cores that are free; collective. */
@@ -115,6 +125,9 @@ void run_free(run_job_t *job, uint8_t *memory);
 
 /* Note how much memory is in use: for the first time after a tenth of the versions, and now. */
 void run_sample_memory(run_job_t *job, uint64_t version);
+
+/* Tell the first leader that this rank was asked to stop; once, and nothing when it was not. */
+void run_tell_stop(run_job_t *job);
 
 /* Where version `index`, counted from 0, comes from. */
 const char *run_source(const run_job_t *job, uint32_t index);

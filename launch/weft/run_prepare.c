@@ -117,6 +117,7 @@ static weft_status_t check_rollout(const run_options_t *o, weft_error_t *error)
 weft_status_t run_prepare(run_job_t *job, weft_error_t *error)
 {
     const run_options_t *o = &job->options;
+    WEFT_TRY(run_read_keys(job, error));
     WEFT_TRY(weft_model_open(o->model_dirs[0], &job->model, error));
     WEFT_TRY(plan_from_arguments(job->model, &o->plan, &job->plan, error));
     WEFT_TRY(check_size(job, error));

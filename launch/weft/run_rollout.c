@@ -9,6 +9,7 @@
 #include "launch/decoder/decoder.h"
 #include "launch/weft/options.h"
 #include "launch/weft/run.h"
+#include "launch/weft/stop.h"
 #include "src/base/clock.h"
 #include "src/base/error.h"
 #include "src/quantize/kernel_file.h"
@@ -48,6 +49,8 @@ typedef struct engine {
     uint32_t asked, concluded;  /* versions asked for, and heard of */
     uint32_t tokens_on_version; /* since the last one was concluded */
     bool scored;                /* the version that is live */
+    bool stopping;              /* first leader: the trainers have been told that there is no more */
+    bool over;                  /* there is no more */
     uint64_t shown_us, paced_us;
     bool line_open;
 } engine_t;
@@ -275,10 +278,15 @@ static void hear_results(engine_t *e)
     int waiting = 1;
     while (waiting) {
         run_result_t result;
-        MPI_Iprobe(0, RUN_TAG_RESULT, e->job->world, &waiting, MPI_STATUS_IGNORE);
+        MPI_Iprobe(MPI_ANY_SOURCE, RUN_TAG_RESULT, e->job->world, &waiting, MPI_STATUS_IGNORE);
         if (!waiting)
             break;
-        MPI_Recv(&result, sizeof result, MPI_BYTE, 0, RUN_TAG_RESULT, e->job->world, MPI_STATUS_IGNORE);
+        MPI_Recv(&result, sizeof result, MPI_BYTE, MPI_ANY_SOURCE, RUN_TAG_RESULT, e->job->world,
+                 MPI_STATUS_IGNORE);
+        if (result.index == RUN_NO_MORE) {
+            e->over = true;
+            continue;
+        }
         e->concluded = result.index + 1;
         if (e->asked < e->concluded) /* another replica was quicker: it has asked for this one */
             e->asked = e->concluded;
@@ -288,12 +296,49 @@ static void hear_results(engine_t *e)
     }
 }
 
-static void ask_for_next(engine_t *e)
+static void tell_trainers(const engine_t *e, uint32_t index)
 {
     uint32_t trainers = weft_plan_num_trainers(e->job->plan);
     for (uint32_t t = 0; e->first_replica && t < trainers; t++)
-        MPI_Send(&e->asked, 1, MPI_UINT32_T, (int)t, RUN_TAG_GO, e->job->world);
+        MPI_Send(&index, 1, MPI_UINT32_T, (int)t, RUN_TAG_GO, e->job->world);
+}
+
+static void ask_for_next(engine_t *e)
+{
+    tell_trainers(e, e->asked);
     e->asked++;
+}
+
+/* Nothing is left to ask for. */
+static bool is_over(const engine_t *e)
+{
+    return e->over || e->concluded == e->job->num_versions;
+}
+
+static void tell_leaders(engine_t *e)
+{
+    const run_result_t no_more = {.index = RUN_NO_MORE};
+    uint32_t first = weft_plan_num_trainers(e->job->plan), tp = weft_plan_tp(e->job->plan);
+    for (uint32_t leader = first + tp; leader < e->job->num_ranks; leader += tp)
+        MPI_Send(&no_more, sizeof no_more, MPI_BYTE, (int)leader, RUN_TAG_RESULT, e->job->world);
+    e->over = true;
+}
+
+/* Some rank was signalled: the version in hand is the last. Leaders hear so from the trainers, behind its
+ * outcome; or from here, when the trainers have nothing left to publish and listen no more. */
+static void stop_after_this(engine_t *e)
+{
+    int told = 0;
+    if (!e->first_replica || e->stopping || e->concluded != e->asked)
+        return;
+    MPI_Iprobe(MPI_ANY_SOURCE, RUN_TAG_STOP, e->job->world, &told, MPI_STATUS_IGNORE);
+    if (!told && !stop_asked())
+        return;
+    e->stopping = true;
+    if (is_over(e))
+        tell_leaders(e);
+    else
+        tell_trainers(e, RUN_NO_MORE);
 }
 
 static uint32_t argmax(const float *logits, uint32_t count)
@@ -337,7 +382,10 @@ static void keep_pace(engine_t *e)
 static engine_command_t decide(engine_t *e)
 {
     hear_results(e);
-    bool rested = e->concluded == e->asked && e->tokens_on_version >= e->job->options.tokens;
+    stop_after_this(e);
+    if (e->over)
+        return (engine_command_t){.order = ORDER_STOP};
+    bool rested = !e->stopping && e->concluded == e->asked && e->tokens_on_version >= e->job->options.tokens;
     if (rested && e->eval_text && e->first_replica && !e->scored) {
         e->scored = true;
         return (engine_command_t){.order = ORDER_SCORE, .record = (uint32_t)e->version - 1};
@@ -387,11 +435,12 @@ static verdict_t look_for_outcome(engine_t *e)
 {
     weft_rollout_status_t status;
     hear_results(e);
+    stop_after_this(e);
     weft_rollout_get_status(e->rollout, &status);
     if (status.phase == WEFT_ROLLOUT_LOST)
         run_abort(e->job,
                   &(weft_error_t){WEFT_ERR_PEER_LOST, "the replica lost a rank before a version was live"});
-    return (verdict_t){e->concluded == e->asked, e->concluded == e->job->num_versions, status.live_version};
+    return (verdict_t){e->concluded == e->asked || e->over, is_over(e), status.live_version};
 }
 
 /* Wait, with no step open, until what was asked for has come; ask on while nothing can serve. */
@@ -408,7 +457,7 @@ static bool await_version(engine_t *e, weft_error_t *error)
             weft_fail(error, WEFT_ERR_NOT_READY, "no version could be applied");
             return false;
         }
-        if (verdict.concluded && e->leader)
+        if (verdict.concluded && e->leader && !e->stopping)
             ask_for_next(e);
         weft_sleep_us(500);
     }
@@ -437,6 +486,7 @@ static bool serve(engine_t *e, weft_error_t *error)
 {
     for (;;) {
         engine_command_t command;
+        run_tell_stop(e->job);
         if (e->leader)
             command = decide(e);
         MPI_Bcast(&command, sizeof command, MPI_BYTE, 0, e->job->replica);

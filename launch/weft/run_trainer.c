@@ -16,8 +16,9 @@ typedef struct trainer_state {
     shards_t shards;
 } trainer_state_t;
 
-/* The first leader says when; the wait gives the core away, because rollouts decode meanwhile. */
-static void wait_for_go(run_job_t *job, uint32_t index)
+/* The first leader says when; the wait gives the core away, because rollouts decode meanwhile. False when
+ * there is to be no more. */
+static bool wait_for_go(run_job_t *job, uint32_t index)
 {
     uint32_t asked;
     int leader = (int)weft_plan_num_trainers(job->plan), arrived = 0;
@@ -27,11 +28,13 @@ static void wait_for_go(run_job_t *job, uint32_t index)
         MPI_Test(&request, &arrived, MPI_STATUS_IGNORE);
         if (arrived)
             break;
+        run_tell_stop(job);
         weft_sleep_us(200);
     }
-    if (asked != index)
+    if (asked != index && asked != RUN_NO_MORE)
         run_abort(job, &(weft_error_t){WEFT_ERR_PROTOCOL,
                                        "the rollout asked for another version than the trainers hold next"});
+    return asked == index;
 }
 
 static void tell_result(run_job_t *job, uint32_t index, bool failed)
@@ -77,8 +80,11 @@ int run_trainer(run_job_t *job)
         status = shards_create(job, state.trainer, &state.shards, &error);
     weft_session_place(job->session, job->account.place, sizeof job->account.place);
     for (uint32_t index = job->num_loaded; index < job->num_versions && status == WEFT_OK; index++) {
-        if (index > 0)
-            wait_for_go(job, index);
+        if (index > 0 && !wait_for_go(job, index)) {
+            tell_result(job, RUN_NO_MORE, false);
+            job->num_versions = index;
+            break;
+        }
         status = publish_one(&state, index, &code, &error);
         run_sample_memory(job, index + 1);
     }

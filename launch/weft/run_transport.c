@@ -97,6 +97,29 @@ weft_status_t run_choose(run_job_t *job, weft_error_t *error)
 
 /* ---- transports ---- */
 
+weft_status_t run_read_keys(run_job_t *job, weft_error_t *error)
+{
+    const run_options_t *o = &job->options;
+    if (!o->keys)
+        return WEFT_OK;
+    if (strcmp(o->transport, "zmq") != 0)
+        return weft_fail(error, WEFT_ERR_ARGUMENT, "--keys are for --transport zmq; %s takes none",
+                         o->transport);
+    return weft_keys_read(o->keys, o->key_name ? o->key_name : WEFT_KEYS_CLIENT, &job->key_pair, error);
+}
+
+/* Every rank has the pair, and proves it to every other: whoever listens to MPI learns no key. */
+static weft_zmq_options_t zmq_options(const run_job_t *job)
+{
+    weft_zmq_options_t zmq = WEFT_ZMQ_OPTIONS;
+    zmq.address = job->options.host;
+    if (job->options.keys) {
+        zmq.public_key = zmq.server_key = job->key_pair.public;
+        zmq.secret_key = job->key_pair.secret;
+    }
+    return zmq;
+}
+
 static weft_status_t open_second(run_job_t *job, weft_error_t *error)
 {
     weft_transport_config_t config = WEFT_TRANSPORT_CONFIG;
@@ -108,7 +131,11 @@ static weft_status_t open_second(run_job_t *job, weft_error_t *error)
     config.memory = job->memory;
     config.max_ctas = job->options.max_ctas;
     config.shared_gpu = job->options.shared_gpu;
-    return weft_transport_open(job->options.transport, &config, &job->transport, error);
+    const weft_zmq_options_t zmq = zmq_options(job);
+    config.zmq = &zmq;
+    weft_status_t status = weft_transport_open(job->options.transport, &config, &job->transport, error);
+    weft_keys_wipe(&job->key_pair);
+    return status;
 }
 
 weft_status_t run_open_transport(run_job_t *job, weft_error_t *error)

@@ -108,11 +108,24 @@ static bool is_local(const char *host)
     return !strncmp(host, local, length) && (host[length] == 0 || host[length] == ':');
 }
 
+/* Every interface: listening where nobody meant to, at an address that no peer can be told. */
+static bool is_wildcard(const char *host)
+{
+    static const char *const all[] = {"*", "0.0.0.0", "[::]", "::"};
+    bool wildcard = *host == '\0';
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        size_t length = strlen(all[i]);
+        wildcard = wildcard || (strncmp(host, all[i], length) == 0 &&
+                                (host[length] == '\0' || (host[length] == ':' && all[i][0] != ':')));
+    }
+    return wildcard;
+}
+
 /* A connection whose other end has gone without a word is given up after GONE_MS by TCP itself, whose peer's
  * kernel no longer answers, and then made anew. ZeroMQ's heartbeats would do that too, but they end the
- * process (an assertion,
- * !_io_error in stream_engine_base.cpp, of 4.3.4 and later) when a connection breaks whose messages nobody
- * takes any more, as that of a rank is which another one has taken over from.
+ * process (an assertion, !_io_error in stream_engine_base.cpp of 4.3.4 and later, its issue 4364) when a
+ * connection breaks whose messages nobody takes any more, as that of a rank is which another one has taken
+ * over from, or when a message was changed on its way.
  *
  * One key pair serves all members of a session. A CURVE server without an authenticator accepts whoever knows
  * its public key, and that can only be computed from the secret one. */
@@ -214,6 +227,11 @@ static weft_status_t bind_router(weft_mailbox_t *mailbox, const char *host, weft
     int length = snprintf(wanted, sizeof wanted, strchr(host, ':') ? "tcp://%s" : "tcp://%s:*", host);
     if (length < 0 || (size_t)length >= sizeof wanted)
         return weft_fail(error, WEFT_ERR_ARGUMENT, "rank %u: mailbox: the host is too long", mailbox->rank);
+    if (is_wildcard(host))
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "rank %u: \"%s\" would listen on every interface: name the address of one, such as "
+                         "127.0.0.1",
+                         mailbox->rank, host);
     if (!mailbox->curve && !is_local(host))
         return weft_fail(error, WEFT_ERR_UNSUPPORTED,
                          "rank %u: mailbox: this libzmq has no CURVE, so it may serve 127.0.0.1 only, not %s",

@@ -15,7 +15,7 @@
 #include "src/base/error.h"
 #include "src/base/log.h"
 #include "src/service/gather.h"
-#include "src/socket/socket.h"
+#include "src/socket/zap.h"
 
 #define MAX_FRAME_BYTES  8192 /* beyond it ZeroMQ cuts the connection */
 #define LINGER_MS        200
@@ -23,10 +23,7 @@
 #define GONE_MS          5000 /* what was sent is not acknowledged, by the peer's kernel */
 #define LOG_INTERVAL_US  1000000
 #define MONITOR_ENDPOINT "inproc://weft-door-monitor"
-#define ZAP_ENDPOINT     "inproc://zeromq.zap.01" /* where libzmq looks for it */
-#define ZAP_PARTS        7u
-#define ZAP_PART_BYTES   256u
-#define KEY_BYTES        32u
+#define ADDRESS_BYTES    256u
 
 _Static_assert(WEFT_WIRE_MAX_QUESTION_BYTES <= MAX_FRAME_BYTES, "a question fits into a frame");
 
@@ -66,49 +63,24 @@ const char *weft_door_endpoint(const weft_door_t *d)
 
 /* ---- who comes in: ZeroMQ asks (RFC 27) ---- */
 
-static bool may_enter(const weft_door_t *d, const weft_socket_part_t *parts, size_t count)
-{
-    char key[WEFT_KEY_TEXT_BYTES];
-    bool curve = count == ZAP_PARTS && parts[5].bytes == 5 && memcmp(parts[5].data, "CURVE", 5) == 0;
-    return curve && parts[6].bytes == KEY_BYTES && zmq_z85_encode(key, parts[6].data, KEY_BYTES) &&
-           weft_keys_have(d->config.clients, key);
-}
-
-static void answer_zap(weft_door_t *d, const weft_socket_part_t *request_id, bool enters)
-{
-    const char *parts[] = {enters ? "200" : "400", enters ? "OK" : "this key is not on the list", "", ""};
-    zmq_send(d->zap, "1.0", 3, ZMQ_SNDMORE);
-    zmq_send(d->zap, request_id->data, request_id->bytes, ZMQ_SNDMORE);
-    for (size_t i = 0; i < 4; i++)
-        zmq_send(d->zap, parts[i], strlen(parts[i]), i < 3 ? ZMQ_SNDMORE : 0);
-}
-
-/* Parts: version, request id, domain, address, identity, mechanism, key. */
 static void serve_zap(weft_door_t *d)
 {
-    uint8_t space[ZAP_PARTS][ZAP_PART_BYTES];
-    weft_socket_part_t parts[ZAP_PARTS];
-    for (size_t i = 0; i < ZAP_PARTS; i++)
-        parts[i] = (weft_socket_part_t){space[i], ZAP_PART_BYTES, 0};
-    for (size_t count; (count = weft_socket_read(d->zap, parts, ZAP_PARTS)) != 0;) {
-        char what[ZAP_PART_BYTES + 64];
-        bool whole = count >= 2 && parts[1].bytes <= ZAP_PART_BYTES;
-        bool enters = whole && may_enter(d, parts, count);
-        int address = count > 3 && parts[3].bytes <= ZAP_PART_BYTES ? (int)parts[3].bytes : 0;
-        snprintf(what, sizeof what, "a connection from %.*s with a key that is not on the list", address,
-                 (const char *)parts[3].data);
+    weft_zap_request_t request;
+    while (weft_zap_read(d->zap, &request)) {
+        char key[WEFT_KEY_TEXT_BYTES], what[WEFT_ZAP_PART_BYTES + 64];
+        bool enters = weft_zap_key(&request, key) && weft_keys_have(d->config.clients, key);
+        snprintf(what, sizeof what, "a connection from %s with a key that is not on the list",
+                 weft_zap_address(&request));
         if (!enters)
             refuse(d, what);
-        if (!whole)
-            parts[1].bytes = 0;
-        answer_zap(d, &parts[1], enters);
+        weft_zap_answer(d->zap, &request, enters);
     }
 }
 
 /* Connections that got no further than the handshake: no keys, another coordinator's key, not ZeroMQ. */
 static void serve_monitor(weft_door_t *d)
 {
-    uint8_t event[8], address[ZAP_PART_BYTES];
+    uint8_t event[8], address[ADDRESS_BYTES];
     weft_socket_part_t parts[2] = {{event, sizeof event, 0}, {address, sizeof address, 0}};
     while (weft_socket_read(d->monitor, parts, 2))
         refuse(d,
@@ -403,15 +375,13 @@ weft_status_t weft_door_check_address(const char *address, weft_error_t *error)
 
 static bool set_options(const weft_door_t *d)
 {
-    const weft_socket_int_t at_once = {ZMQ_LINGER, 0};
     /* Not ZeroMQ's heartbeats: src/control/mailbox.c says why. */
     const weft_socket_int_t options[] = {
         {ZMQ_LINGER, LINGER_MS},    {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS}, {ZMQ_TCP_MAXRT, GONE_MS},
         {ZMQ_TCP_KEEPALIVE, 1},     {ZMQ_TCP_KEEPALIVE_IDLE, 1},       {ZMQ_TCP_KEEPALIVE_INTVL, 1},
         {ZMQ_TCP_KEEPALIVE_CNT, 5}, {ZMQ_ROUTER_MANDATORY, 1},
     };
-    return weft_socket_set(d->zap, &at_once, 1, -1) &&
-           weft_socket_set(d->router, options, sizeof options / sizeof *options, MAX_FRAME_BYTES) &&
+    return weft_socket_set(d->router, options, sizeof options / sizeof *options, MAX_FRAME_BYTES) &&
            zmq_setsockopt(d->router, ZMQ_ZAP_DOMAIN, "weft", 4) == 0 &&
            weft_socket_serve_with_key(d->router, d->config.keys->secret);
 }
@@ -422,13 +392,12 @@ static weft_status_t open_sockets(weft_door_t *d, weft_error_t *error)
     int events = ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL;
     snprintf(wanted, sizeof wanted, "tcp://%s", d->config.bind);
     d->context = zmq_ctx_new();
-    d->zap = d->context ? zmq_socket(d->context, ZMQ_REP) : NULL;
+    d->zap = d->context ? weft_zap_open(d->context) : NULL;
     d->router = d->zap ? zmq_socket(d->context, ZMQ_ROUTER) : NULL;
     d->monitor = d->router ? zmq_socket(d->context, ZMQ_PAIR) : NULL;
     if (!d->monitor || !set_options(d))
         return weft_fail(error, WEFT_ERR_SYSTEM, "coordinator: %s", zmq_strerror(zmq_errno()));
-    if (zmq_bind(d->zap, ZAP_ENDPOINT) || zmq_socket_monitor(d->router, MONITOR_ENDPOINT, events) ||
-        zmq_connect(d->monitor, MONITOR_ENDPOINT))
+    if (zmq_socket_monitor(d->router, MONITOR_ENDPOINT, events) || zmq_connect(d->monitor, MONITOR_ENDPOINT))
         return weft_fail(error, WEFT_ERR_SYSTEM, "coordinator: %s", zmq_strerror(zmq_errno()));
     if (zmq_bind(d->router, wanted))
         return weft_fail(error, WEFT_ERR_SYSTEM, "coordinator: cannot bind to %s: %s", d->config.bind,

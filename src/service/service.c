@@ -184,6 +184,11 @@ static bool is_present(const weft_transport_t *transport, uint32_t rank)
            weft_members_has(s->members, weft_topology_replica(&s->join.topology, rank));
 }
 
+static bool meeting_is_given_up(const weft_transport_t *transport)
+{
+    return is_given_up(((const bootstrap_t *)transport)->service);
+}
+
 static weft_status_t gather(weft_transport_t *transport, const void *mine, size_t bytes, void *all,
                             weft_error_t *error)
 {
@@ -213,6 +218,7 @@ static const weft_transport_ops_t bootstrap_ops = {
     .name = "service",
     .allgather = gather,
     .present = is_present,
+    .given_up = meeting_is_given_up,
 };
 
 weft_transport_t *weft_service_bootstrap(weft_service_t *s)
@@ -241,6 +247,7 @@ static bool set_options(const weft_service_t *s)
         {ZMQ_LINGER, 0},           {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS},
         {ZMQ_RECONNECT_IVL, 50},   {ZMQ_RECONNECT_IVL_MAX, 1000},
         {ZMQ_HEARTBEAT_IVL, 1000}, {ZMQ_HEARTBEAT_TIMEOUT, 5000},
+        {ZMQ_HEARTBEAT_TTL, 5000},
     };
     return weft_socket_set(s->socket, options, sizeof options / sizeof *options, (int64_t)s->answer_bytes);
 }

@@ -1,7 +1,7 @@
-/* The suite on ZeroMQ; started by mpirun, over an mpi bootstrap. `conformance_zmq suite` runs it twice, with
- * new sockets each time; `curve` runs it with keys; `abort` gives up operations that will never end;
- * `deadline` waits for a rank that stays away; `refuse` meets what open refuses. Peers that die:
- * tests/unit/transport/test_zmq.c. WEFT_SEED repeats a run, WEFT_CASE names the only case to run. */
+/* The suite on ZeroMQ; started by mpirun, over an mpi bootstrap. `conformance_zmq suite` runs it twice,
+ * renewed in between; `curve` runs it with keys; `abort` gives up operations that will never end, which
+ * renewing mends; `deadline` waits for a rank that stays away; `refuse` meets what open refuses. Peers that
+ * die: tests/unit/transport/test_zmq.c. WEFT_SEED repeats a run, WEFT_CASE names the only case to run. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,28 +64,49 @@ static void meet(void *user)
     MPI_Barrier(MPI_COMM_WORLD);
 }
 
-static bool run_once(const weft_zmq_options_t *options, uint64_t seed)
+static bool run_open(weft_transport_t *transport, uint64_t seed)
 {
     const suite_options_t suite_options = {.meet = meet};
-    weft_transport_t *transport = open_said(options, 0);
-    if (!transport)
-        return false;
     suite_t suite;
     bool passed = suite_run(&suite, transport, &suite_options, seed, getenv("WEFT_CASE"));
     if (!passed)
         fprintf(stderr, "%s\n", suite.note);
+    return passed;
+}
+
+static bool renew(weft_transport_t *transport)
+{
+    weft_error_t error;
+    if (weft_transport_table(transport)->renew(transport, &error) == WEFT_OK)
+        return true;
+    fprintf(stderr, "%s\n", error.message);
+    return false;
+}
+
+static bool run_once(const weft_zmq_options_t *options, uint64_t seed)
+{
+    weft_transport_t *transport = open_said(options, 0);
+    bool passed = transport && run_open(transport, seed);
+    weft_transport_close(transport);
+    return passed;
+}
+
+static bool run_renewed(const weft_zmq_options_t *options, uint64_t seed)
+{
+    weft_transport_t *transport = open_said(options, 0);
+    bool passed = transport && run_open(transport, seed);
+    passed = transport && renew(transport) && run_open(transport, seed + 1) && passed;
     weft_transport_close(transport);
     return passed;
 }
 
 static bool run_suite(void)
 {
-    uint64_t seed = agree_on_seed();
-    return run_once(NULL, seed) && run_once(NULL, seed + 1);
+    return run_renewed(NULL, agree_on_seed());
 }
 
-/* Keys of each rank's own, told over the bootstrap; then one pair for all, which every peer must prove to
- * have. */
+/* Keys of each rank's own, told over the bootstrap; one pair for all, which every peer must prove to have;
+ * keys that the transport makes. */
 static bool run_curve(void)
 {
     if (!zmq_has("curve"))
@@ -99,7 +120,10 @@ static bool run_curve(void)
     MPI_Bcast(public, sizeof public, MPI_BYTE, 0, MPI_COMM_WORLD);
     MPI_Bcast(secret, sizeof secret, MPI_BYTE, 0, MPI_COMM_WORLD);
     options.server_key = public;
-    return run_once(&options, seed + 1) && passed;
+    passed = run_once(&options, seed + 1) && passed;
+    options = WEFT_ZMQ_OPTIONS;
+    options.new_keys = true;
+    return run_renewed(&options, seed + 2) && passed;
 }
 
 /* Another server's key is found out, well before the deadline of ZeroMQ's own handshake. */
@@ -150,6 +174,8 @@ static bool run_refuse(void)
     passed = refuses(&options, WEFT_ERR_ARGUMENT, "keys come in pairs") && passed;
     options.secret_key = "short";
     passed = refuses(&options, WEFT_ERR_ARGUMENT, "public_key is not a key") && passed;
+    options.new_keys = true;
+    passed = refuses(&options, WEFT_ERR_ARGUMENT, "new_keys are made by the transport") && passed;
     options.struct_size = 3;
     passed = refuses(&options, WEFT_ERR_ARGUMENT, "WEFT_ZMQ_OPTIONS") && passed;
     bootstrap = (weft_transport_close(bootstrap), NULL);
@@ -216,14 +242,15 @@ static bool hears_of_abort(weft_transport_t *transport)
 
 static bool run_abort(void)
 {
-    bool passed = true;
-    for (int what = 0; what < 3; what++) {
-        weft_transport_t *transport = open_said(NULL, 0);
-        passed =
-            transport && (what < 2 ? gives_up(transport, what == 1) : hears_of_abort(transport)) && passed;
+    weft_transport_t *transport = open_said(NULL, 0);
+    bool passed = transport != NULL;
+    for (int what = 0; transport && what < 3; what++) {
+        passed = (what < 2 ? gives_up(transport, what == 1) : hears_of_abort(transport)) && passed;
         MPI_Barrier(world);
-        weft_transport_close(transport);
+        passed = renew(transport) && passed;
     }
+    passed = passed && run_open(transport, agree_on_seed());
+    weft_transport_close(transport);
     return passed;
 }
 

@@ -33,11 +33,11 @@ OPTIONS = {
     "verify": "help",
     "gen": "list config recipe set random seed help",
     "coordinator": "bind control-port keys trainers rollouts tp state wait transfer-timeout verbose help",
-    "join": "coordinator keys key-name rank model trainer rollout scheme recipe profile engine memory host timeout updates first pause swap step until grace dump verbose help",
+    "join": "coordinator keys key-name rank model trainer rollout scheme recipe profile engine transport memory host timeout updates first rate pause swap step until grace dump verbose help",
     "keygen": "out client help",
     "doctor": "help",
     "run": "model load trainer rollout scheme recipe profile engine swap transport shared-gpu memory workers ctas budget bucket max-groups rate updates tokens pace prompt "
-           "eval eval-bytes dump json trace host quiet verbose help",
+           "eval eval-bytes dump json trace host keys key-name grace quiet verbose help",
 }
 
 

@@ -2,7 +2,7 @@
 """Service mode with real processes, without mpirun: a coordinator, ranks that join it by address, what they serve against
 `weft quantize`, who is let in and who is not, ranks that come late, leave and come back, a coordinator that does.
 
-    service.py WEFT [--only TEXT]"""
+    service.py WEFT [--only TEXT] [--transport ipc|zmq]"""
 
 import argparse
 import os
@@ -83,9 +83,12 @@ class Process:
 class Session:
     """A coordinator and its ranks, in a folder of their own."""
 
-    def __init__(self, weft, folder, trainer="fsdp:2", rollout="tp:2", trainers=2, rollouts=2, tp=2, scheme="fp8-block", wait=30):
+    transport = "ipc"
+
+    def __init__(self, weft, folder, trainer="fsdp:2", rollout="tp:2", trainers=2, rollouts=2, tp=2, scheme="fp8-block", wait=30, transport=None):
         self.weft, self.folder = weft.path, folder
-        self.layout = ["--trainer", trainer, "--rollout", rollout, "--scheme", scheme, "--memory", "host"]
+        self.transport = transport or self.transport
+        self.layout = ["--trainer", trainer, "--rollout", rollout, "--scheme", scheme, "--memory", "host", "--transport", self.transport]
         self.scheme, self.rollout_layout = scheme, rollout
         self.topology = ["--trainers", trainers, "--rollouts", rollouts, "--tp", tp]
         self.keys = os.path.join(folder, "keys")
@@ -137,6 +140,13 @@ def served(t, session, dump, model, what):
     t.that(result.code == OK and "equal" in result.out, f"{what}: the bytes of weft quantize", f"{result}\n{session}")
 
 
+def grows(count, to, seconds=PATIENCE):
+    end = time.monotonic() + seconds
+    while count() < to and time.monotonic() < end:
+        time.sleep(0.02)
+    return count() >= to
+
+
 def version_says(rollouts, version, seconds=PATIENCE):
     return all(process.says(f"version {version} is live", seconds) for process in rollouts)
 
@@ -145,8 +155,8 @@ def version_says(rollouts, version, seconds=PATIENCE):
 
 
 def check_sync(t, folder):
-    """By flags and by the environment; two versions, then all leave."""
-    with Session(t.weft, folder) as s:
+    """By flags and by the environment; two versions, then all leave. Over zmq, where what follows is over ipc."""
+    with Session(t.weft, folder, transport="zmq") as s:
         coordinator = s.coordinator()
         rollouts = [s.join(rank, "--until", 2, "--dump", s.dump("dump")) for rank in (2, 3)]
         environment = {"WEFT_COORDINATOR": s.address, "WEFT_KEYS": s.keys}
@@ -161,6 +171,28 @@ def check_sync(t, folder):
         start = time.monotonic()
         t.that(coordinator.wait(5) == OK and time.monotonic() - start < 2, "the coordinator ends within 2 s of SIGTERM", s)
         t.that(os.stat(s.state).st_mode & 0o777 == 0o600, "the state file is private")
+
+
+def check_zmq(t, folder):
+    """Weights over TCP: a rank that is killed in the middle comes back, while another goes on."""
+    with Session(t.weft, folder, trainer="fsdp:1", rollout="tp:1x2", trainers=1, rollouts=2, tp=1, transport="zmq") as s:
+        coordinator = s.coordinator()
+        rollouts = [s.join(rank) for rank in (1, 2)]
+        trainer = s.join(0, "--updates", 100000)
+        t.that(version_says(rollouts, 2), "two replicas over zmq", s)
+        places = listening(rollouts[0])
+        t.that(len(places) == 2 and all(address == "127.0.0.1" for address, _ in places), "a rank listens on loopback, for control and for weights", places)
+        for _, port in places:
+            told = talk(port, GREETING + b"NULL".ljust(20, b"\0") + bytes(32) + b"\x04\x05\x05READY")
+            t.that(told is not None and len(told) <= 64, "who has no keys gets no further than ZeroMQ's greeting at a rank", told)
+        rollouts[1].send(signal.SIGKILL)
+        t.that(coordinator.says("rank 2 was silent", where="err"), "one of them is killed", s)
+        again = s.join(2)
+        t.that(again.says("incarnation 2") and again.says("is live"), "and comes back", s)
+        live = rollouts[0].out.count("is live")
+        t.that(grows(lambda: rollouts[0].out.count("is live"), live + 3), "the other goes on", s)
+        again.send(signal.SIGTERM)
+        t.that(again.wait(10) == OK and "left" in again.out, "it leaves on SIGTERM", s)
 
 
 # ---- Ranks that come and go ----
@@ -281,10 +313,11 @@ def talk(port, data, seconds=4.0):
 
 
 class Recorder(threading.Thread):
-    """Passes one connection on to `port`, and keeps what the client said."""
+    """Passes one connection on to `port`, and keeps what the client said; the bit at byte `flip` of it is turned round."""
 
-    def __init__(self, port):
+    def __init__(self, port, flip=None):
         super().__init__(daemon=True)
+        self.flip = flip
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port, self.to, self.said = self.listener.getsockname()[1], port, b""
         self.start()
@@ -301,7 +334,11 @@ class Recorder(threading.Thread):
         try:
             while piece := source.recv(65536):
                 if keep:
+                    at = len(self.said)
                     self.said += piece
+                    if self.flip is not None and at <= self.flip < at + len(piece):
+                        piece = bytearray(piece)
+                        piece[self.flip - at] ^= 4
                 target.sendall(piece)
         except OSError:
             pass
@@ -312,14 +349,55 @@ class Recorder(threading.Thread):
                 pass
 
 
+FLIPS = (300, 640)  # in the handshake, in what follows it
+
+
+def heard(connection, seconds):
+    """What a connection is told until it is cut, None when it is not."""
+    told = b""
+    connection.settimeout(seconds)
+    try:
+        while piece := connection.recv(4096):
+            told += piece
+    except socket.timeout:
+        return None
+    except OSError:
+        pass
+    return told
+
+
+def secrets_of(s):
+    words = [open(os.path.join(s.keys, f"{name}.key")).read().split()[1] for name in ("server", "client")]
+    return words + [line.split()[1] for line in open(s.state) if line.startswith("token ")]
+
+
+def listening(process):
+    """[(address, port)] that a process listens on, IPv4."""
+    inodes = set()
+    for fd in os.listdir(f"/proc/{process.process.pid}/fd"):
+        try:
+            target = os.readlink(f"/proc/{process.process.pid}/fd/{fd}")
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            inodes.add(target[8:-1])
+    rows = [line.split() for line in open("/proc/net/tcp")][1:]
+    found = [row[1].split(":") for row in rows if row[3] == "0A" and row[9] in inodes]
+    return [(".".join(map(str, bytes.fromhex(address)[::-1])), int(port, 16)) for address, port in found]
+
+
 def check_strangers(t, folder):
     """Who has no key on the list is told nothing, is logged, and does no harm; nor does what was recorded and is said again."""
     with Session(t.weft, folder) as s:
         coordinator = s.coordinator()
         before = open(s.state).read()
+        silent = [socket.create_connection(("127.0.0.1", port)) for port in (s.port, s.port + 1)]
         wrong = s.join(0, "--timeout", 5, keys=keys_of(t, s, "stranger", s.keys))
         t.that(wrong.wait(20) == ENVIRONMENT and "refuses the key" in wrong.err, "a key that is not on the list is refused", s)
         t.that(coordinator.says("a key that is not on the list", where="err"), "and logged", s)
+        flips = [Recorder(s.port, flip) for flip in FLIPS]
+        changed = [s.start("changed", ["join", "--coordinator", f"127.0.0.1:{flip.port}", "--keys", s.keys, "--rank", 1, "--timeout", 2, "--model", V1, *s.layout])
+                   for flip in flips]
         lost = s.join(0, "--timeout", 2, keys=keys_of(t, s, "elsewhere"))
         t.that(lost.wait(20) == PEER and "did not answer" in lost.err, "a coordinator with another key is not believed", s)
         for port, what in ((s.port, "the door"), (s.port + 1, "the control port")):
@@ -330,7 +408,12 @@ def check_strangers(t, folder):
             told = talk(port, GREETING + b"CURVE".ljust(20, b"\0") + bytes(32) + b"\x06" + b"\xff" * 8 + bytes(100))
             t.that(told is not None and len(told) <= 64, f"a handshake of 2^64 bytes is cut at {what}", told)
         t.that(coordinator.says("failed its handshake", where="err"), "connections without keys are logged", s)
+        t.that([process.wait() for process in changed] == [PEER] * len(FLIPS), "a message that was changed on its way is no message", s)
+        t.that(all(len(flip.said) > flip.flip for flip in flips), "and one was", [len(flip.said) for flip in flips])
         t.that(open(s.state).read() == before, "nobody has come in", s)
+        for connection in silent:
+            told = heard(connection, 8)
+            t.that(told is not None and len(told) <= 64, "a connection that says nothing is cut", told)
         recorder = Recorder(s.port)
         first = s.start("recorded", ["join", "--coordinator", f"127.0.0.1:{recorder.port}", "--keys", s.keys, "--rank", 2, "--model", V1, *s.layout])
         t.that(first.says("incarnation 1") or coordinator.says("rank 2 has come", where="err"), "a rank joins through a proxy", s)
@@ -348,6 +431,9 @@ def check_strangers(t, folder):
         t.that(all(process.says("incarnation 2") for process in rollouts), "ranks of a replica agree on which life it is", s)
         trainers = [s.join(rank) for rank in (0, 1)]
         t.that([process.wait() for process in trainers + rollouts] == [OK] * 4, "the session goes its way", s)
+        said = "".join(process.out + process.err + " ".join(map(str, process.process.args)) for process in s.processes)
+        found = [word for word in secrets_of(s) if word in said]
+        t.that(len(secrets_of(s)) == 3 and "incarnation" in said and not found, "no secret stands in a log or a command line", s)
 
 
 def check_keys(t, folder):
@@ -482,7 +568,9 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("weft")
     parser.add_argument("--only", default="")
+    parser.add_argument("--transport", default="ipc", choices=["ipc", "zmq"])
     arguments = parser.parse_args()
+    Session.transport = arguments.transport
     t = Run(Weft(arguments.weft))
     for name, check in CHECKS.items():
         if arguments.only in name:

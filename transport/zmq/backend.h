@@ -3,7 +3,7 @@
  * Each rank binds one socket (PULL) that all others send to, and connects one (PUSH) to each rank that it
  * exchanges something with. So a pair has two connections, one for what each of them sends, and a rank learns
  * from its own connection that the peer is gone. Connections are made once: what breaks stays broken until
- * the transport is opened anew, with new sockets and a new generation.
+ * the transport is opened anew or renewed, with new sockets and a new generation.
  *
  * Between two ranks, one way, operations travel one after the other in the order started, as one stream of
  * frames (frame.h). A broadcast is a chain: the root sends to the next member, each member passes on from its
@@ -30,6 +30,7 @@
 
 #include "transport/transport.h"
 #include "transport/zmq/frame.h"
+#include "transport/zmq/gate.h"
 
 #define WEFT_ZMQ_ENDPOINT_BYTES 128
 #define WEFT_ZMQ_KEY_BYTES      41 /* a key in Z85, with its NUL */
@@ -43,7 +44,7 @@
 
 /* What a rank tells all others over the bootstrap before it connects. */
 typedef struct weft_zmq_introduction {
-    uint8_t generation[WEFT_ZMQ_GENERATION_BYTES]; /* rank 0's counts */
+    uint8_t generation[WEFT_ZMQ_GENERATION_BYTES]; /* that of the first rank present counts */
     char endpoint[WEFT_ZMQ_ENDPOINT_BYTES];        /* such as tcp://127.0.0.1:41231 */
     char key[WEFT_ZMQ_KEY_BYTES];                  /* public, "" without CURVE */
     uint8_t failed;                                /* it could not bind: nobody goes on */
@@ -105,9 +106,13 @@ struct weft_transport {
     uint64_t timeout_us;
     weft_transport_t *bootstrap;
     weft_zmq_world_t world;
-    weft_zmq_introduction_t *all; /* [num_ranks] */
+    weft_zmq_introduction_t *all;    /* [num_ranks] */
+    uint32_t *present, num_present;  /* ranks that the bootstrap joins, this one among them */
+    char address[64];
+    bool new_keys; /* made with each meeting */
     char public[WEFT_ZMQ_KEY_BYTES], secret[WEFT_ZMQ_KEY_BYTES], server[WEFT_ZMQ_KEY_BYTES];
     bool curve;
+    weft_zmq_gate_t *gate; /* with keys */
     void *context, *inbox;
     weft_zmq_peer_t *peers;             /* [num_ranks] */
     uint32_t *connected, num_connected; /* ranks that have a socket */
@@ -126,10 +131,10 @@ void weft_zmq_disconnect(weft_zmq_peer_t *peer, int linger_ms);
 /* Close all sockets, without waiting for what they hold. Afterwards ZeroMQ holds nothing of ours. */
 void weft_zmq_shut(weft_transport_t *transport);
 weft_zmq_counters_t weft_zmq_counters(const weft_transport_t *transport);
-/* Check what the ranks said of themselves, `all` [count].
- * **Returns** WEFT_OK; WEFT_ERR_PEER_LOST naming one that failed; WEFT_ERR_PROTOCOL. */
-weft_status_t weft_zmq_check_introductions(const weft_zmq_introduction_t *all, uint32_t count, bool curve,
-                                           weft_error_t *error);
+/* Check what `rank` said of itself.
+ * **Returns** WEFT_OK; WEFT_ERR_PEER_LOST when it failed; WEFT_ERR_PROTOCOL. */
+weft_status_t weft_zmq_check_introduction(const weft_zmq_introduction_t *of, uint32_t rank, bool curve,
+                                          weft_error_t *error);
 
 /* group.c */
 weft_status_t weft_zmq_allgather(weft_transport_t *transport, const void *mine, size_t bytes, void *all,

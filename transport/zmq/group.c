@@ -23,6 +23,12 @@ typedef struct exchange {
     uint64_t deadline_us;
 } exchange_t;
 
+static bool is_given_up(const weft_transport_t *t)
+{
+    const weft_transport_ops_t *ops = weft_transport_table(t->bootstrap);
+    return ops->given_up && ops->given_up(t->bootstrap);
+}
+
 static weft_status_t wait_for(const exchange_t *x, weft_op_t *op, weft_error_t *error)
 {
     for (unsigned round = 0;; round++) {
@@ -32,6 +38,9 @@ static weft_status_t wait_for(const exchange_t *x, weft_op_t *op, weft_error_t *
         weft_status_t status = weft_zmq_test(x->transport, op, &done, error);
         if (done)
             return status == WEFT_OK ? status : weft_error_prefix(error, "%s", x->what);
+        if (is_given_up(x->transport))
+            return weft_fail(error, WEFT_ERR_ABORTED, "rank %u: zmq: %s: given up meanwhile: %s",
+                             x->transport->base.rank, x->what, at);
         if (weft_now_us() >= x->deadline_us)
             return weft_fail(error, WEFT_ERR_TIMEOUT,
                              "rank %u: zmq: %s: not all ranks came within %.1f s: %s",
@@ -109,20 +118,16 @@ weft_status_t weft_zmq_allgather(weft_transport_t *t, const void *mine, size_t b
         return weft_fail(error, WEFT_ERR_ARGUMENT,
                          "rank %u: zmq: allgather of %zu bytes of each of %u ranks is too much", t->base.rank,
                          bytes, t->base.num_ranks);
-    uint32_t *ranks = malloc(t->base.num_ranks * sizeof *ranks);
-    if (!ranks)
-        return weft_fail(error, WEFT_ERR_NO_MEMORY, "rank %u: zmq: allgather: out of memory", t->base.rank);
-    for (uint32_t i = 0; i < t->base.num_ranks; i++)
-        ranks[i] = i;
     const exchange_t x = new_exchange(t, "allgather", WEFT_ZMQ_CHANNEL_GATHER);
+    uint32_t position = 0;
+    while (t->present[position] != t->base.rank)
+        position++;
     uint8_t *gathered;
-    weft_status_t status =
-        exchange_new(&x, ranks, t->base.num_ranks, t->base.rank, mine, bytes, &gathered, error);
-    free(ranks);
-    if (status != WEFT_OK)
-        return status;
+    WEFT_TRY(exchange_new(&x, t->present, t->num_present, position, mine, bytes, &gathered, error));
     if (bytes)
-        memcpy(all, gathered, bytes * t->base.num_ranks);
+        memset(all, 0, bytes * t->base.num_ranks);
+    for (uint32_t i = 0; i < t->num_present && bytes; i++)
+        memcpy((uint8_t *)all + t->present[i] * bytes, gathered + i * bytes, bytes);
     free(gathered);
     return WEFT_OK;
 }

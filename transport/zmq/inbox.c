@@ -291,7 +291,6 @@ static const char *name_event(uint16_t event)
 {
     switch (event) {
     case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-    case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:
     case ZMQ_EVENT_HANDSHAKE_FAILED_AUTH:
         return "the handshake failed: its keys are others, or it is not weft";
     case ZMQ_EVENT_CLOSED:

@@ -19,9 +19,12 @@
 #define CURVE_BYTES     64   /* and more than a part grows by when it is encrypted (33) */
 #define MOST_PENDING    1024 /* connections not accepted yet */
 #define MONITOR_BYTES   48
+/* Not ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL, which says too little and costs too much: telling it, libzmq 4.3.4
+ * forgets that the connection is over, and ends the process with the next heartbeat (!_io_error, its issue
+ * 4364). */
 #define CONNECTION_IS_OVER                                                                                   \
     (ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_CLOSED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |                      \
-     ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH)
+     ZMQ_EVENT_HANDSHAKE_FAILED_AUTH)
 
 _Static_assert(QUEUE_PARTS >= 4 * WEFT_ZMQ_WINDOW, "a window of two-part frames never fills a queue");
 
@@ -46,7 +49,8 @@ static weft_status_t check_key(uint32_t rank, const char *name, const char *text
 static bool is_address(const char *text)
 {
     size_t length = strlen(text);
-    bool plain = length > 0 && length < 64 && strcmp(text, "0.0.0.0") != 0;
+    bool plain =
+        length > 0 && length < sizeof((weft_transport_t *)0)->address && strcmp(text, "0.0.0.0") != 0;
     for (size_t i = 0; i < length; i++)
         plain = plain && (isalnum((unsigned char)text[i]) || strchr(".-_@", text[i]));
     return plain;
@@ -64,6 +68,9 @@ static weft_status_t check_options(uint32_t rank, const weft_zmq_options_t *o, w
             "rank %u: zmq: \"%s\" is no address to listen on: expected an IPv4 address of this host or the "
             "name of an interface, such as eth0, without a port",
             rank, o->address);
+    if (o->new_keys && (o->public_key || o->secret_key || o->server_key))
+        return weft_fail(error, WEFT_ERR_ARGUMENT,
+                         "rank %u: zmq: new_keys are made by the transport: give no others with them", rank);
     if (!o->public_key != !o->secret_key || (o->server_key && !o->secret_key))
         return weft_fail(
             error, WEFT_ERR_ARGUMENT,
@@ -73,7 +80,7 @@ static weft_status_t check_options(uint32_t rank, const weft_zmq_options_t *o, w
     WEFT_TRY(check_key(rank, "public_key", o->public_key, error));
     WEFT_TRY(check_key(rank, "secret_key", o->secret_key, error));
     WEFT_TRY(check_key(rank, "server_key", o->server_key, error));
-    if (o->secret_key && !zmq_has("curve"))
+    if ((o->secret_key || o->new_keys) && !zmq_has("curve"))
         return weft_fail(
             error, WEFT_ERR_UNSUPPORTED,
             "rank %u: zmq: this libzmq has no CURVE, and keys were given: use one that has, or loopback "
@@ -82,15 +89,19 @@ static weft_status_t check_options(uint32_t rank, const weft_zmq_options_t *o, w
     return WEFT_OK;
 }
 
-static void take_keys(weft_transport_t *t, const weft_zmq_options_t *o)
+static weft_status_t take_options(weft_transport_t *t, const weft_zmq_options_t *o, weft_error_t *error)
 {
-    t->curve = o->secret_key != NULL;
-    if (!t->curve)
-        return;
-    memcpy(t->public, o->public_key, WEFT_ZMQ_KEY_BYTES);
-    memcpy(t->secret, o->secret_key, WEFT_ZMQ_KEY_BYTES);
+    WEFT_TRY(check_options(t->base.rank, o, error));
+    snprintf(t->address, sizeof t->address, "%s", o->address ? o->address : "127.0.0.1");
+    t->new_keys = o->new_keys;
+    t->curve = o->new_keys || o->secret_key;
+    if (o->secret_key) {
+        memcpy(t->public, o->public_key, WEFT_ZMQ_KEY_BYTES);
+        memcpy(t->secret, o->secret_key, WEFT_ZMQ_KEY_BYTES);
+    }
     if (o->server_key)
         memcpy(t->server, o->server_key, WEFT_ZMQ_KEY_BYTES);
+    return WEFT_OK;
 }
 
 /* ---- Sockets ---- */
@@ -103,7 +114,10 @@ static void *new_socket(weft_transport_t *t, int type, const char *server_key)
         {ZMQ_BACKLOG, MOST_PENDING}, {ZMQ_LINGER, 0},
     };
     const weft_socket_int_t of_peers[] = {
-        {ZMQ_RECONNECT_IVL, -1}, {ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS}, {ZMQ_HEARTBEAT_TIMEOUT, DEAD_AFTER_MS}};
+        {ZMQ_RECONNECT_IVL, -1},
+        {ZMQ_CONNECT_TIMEOUT, HANDSHAKE_MS}, /* the system's own is minutes */
+        {ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS},
+        {ZMQ_HEARTBEAT_TIMEOUT, DEAD_AFTER_MS}};
     const int64_t most = WEFT_ZMQ_CHUNK_BYTES + CURVE_BYTES;
     const bool inbox = type == ZMQ_PULL;
     void *socket = zmq_socket(t->context, type);
@@ -135,6 +149,9 @@ static weft_status_t listen_on(weft_transport_t *t, const char *address, char *e
     if (!t->context)
         return fail_system(t, "starting", "ZeroMQ", error);
     zmq_ctx_set(t->context, ZMQ_MAX_SOCKETS, (int)(3 * t->base.num_ranks + 16));
+    t->gate = t->curve ? weft_zmq_gate_open(t->context) : NULL;
+    if (t->curve && !t->gate)
+        return fail_system(t, "asking", "who connects", error);
     t->inbox = new_socket(t, ZMQ_PULL, NULL);
     if (!t->inbox)
         return fail_system(t, "making", "a socket", error);
@@ -146,7 +163,7 @@ static weft_status_t listen_on(weft_transport_t *t, const char *address, char *e
         return weft_fail(
             error, WEFT_ERR_ARGUMENT,
             "rank %u: zmq: without keys it listens on loopback addresses only, not on %s: give keys "
-            "(weft_zmq_options_t), so that others on the network can neither read nor send",
+            "(weft_zmq_options_t, weft run --keys), so that others on the network can neither read nor send",
             t->base.rank, endpoint);
     return WEFT_OK;
 }
@@ -205,6 +222,8 @@ static void shut(weft_transport_t *t, int linger_ms)
     }
     if (t->inbox)
         zmq_close(t->inbox);
+    weft_zmq_gate_close(t->gate);
+    t->gate = NULL;
     while (t->context && zmq_ctx_term(t->context) != 0 && errno == EINTR)
         ;
     t->inbox = t->context = NULL;
@@ -233,21 +252,41 @@ static bool is_text(const char *text, size_t bytes)
     return length < bytes;
 }
 
-weft_status_t weft_zmq_check_introductions(const weft_zmq_introduction_t *all, uint32_t count, bool curve,
-                                           weft_error_t *error)
+weft_status_t weft_zmq_check_introduction(const weft_zmq_introduction_t *of, uint32_t rank, bool curve,
+                                          weft_error_t *error)
 {
-    for (uint32_t i = 0; i < count; i++) {
-        if (all[i].failed)
-            return weft_fail(error, WEFT_ERR_PEER_LOST,
-                             "zmq: rank %u could not open; its own message says why", i);
-        if (!is_text(all[i].endpoint, sizeof all[i].endpoint) || strncmp(all[i].endpoint, "tcp://", 6) != 0)
-            return weft_fail(error, WEFT_ERR_PROTOCOL, "zmq: rank %u's address is not like tcp://host:port",
-                             i);
-        if (!is_text(all[i].key, sizeof all[i].key) || (curve ? !is_key(all[i].key) : all[i].key[0] != 0))
-            return weft_fail(error, WEFT_ERR_PROTOCOL,
-                             "zmq: rank %u has %s, this one %s: give keys to all ranks or to none", i,
-                             all[i].key[0] ? "keys" : "no keys", curve ? "has" : "has none");
-    }
+    if (of->failed)
+        return weft_fail(error, WEFT_ERR_PEER_LOST, "zmq: rank %u could not open; its own message says why",
+                         rank);
+    if (!is_text(of->endpoint, sizeof of->endpoint) || strncmp(of->endpoint, "tcp://", 6) != 0)
+        return weft_fail(error, WEFT_ERR_PROTOCOL, "zmq: rank %u's address is not like tcp://host:port",
+                         rank);
+    if (!is_text(of->key, sizeof of->key) || (curve ? !is_key(of->key) : of->key[0] != 0))
+        return weft_fail(error, WEFT_ERR_PROTOCOL,
+                         "zmq: rank %u has %s, this one %s: give keys to all ranks or to none", rank,
+                         of->key[0] ? "keys" : "no keys", curve ? "has" : "has none");
+    return WEFT_OK;
+}
+
+static void list_present(weft_transport_t *t)
+{
+    t->num_present = 0;
+    for (uint32_t i = 0; i < t->base.num_ranks; i++)
+        if (weft_transport_has(t->bootstrap, i))
+            t->present[t->num_present++] = i;
+}
+
+/* The keys of those that are present may connect. */
+static weft_status_t admit_present(weft_transport_t *t, weft_error_t *error)
+{
+    if (!t->curve)
+        return WEFT_OK;
+    char(*keys)[WEFT_ZMQ_KEY_BYTES] = malloc(t->num_present * sizeof *keys);
+    if (!keys)
+        return weft_fail(error, WEFT_ERR_NO_MEMORY, "rank %u: zmq: out of memory", t->base.rank);
+    for (uint32_t i = 0; i < t->num_present; i++)
+        memcpy(keys[i], t->all[t->present[i]].key, sizeof keys[i]);
+    weft_zmq_gate_admit(t->gate, keys, t->num_present);
     return WEFT_OK;
 }
 
@@ -263,21 +302,31 @@ static weft_status_t introduce(weft_transport_t *t, weft_zmq_introduction_t *min
         return status;
     if (met != WEFT_OK)
         return weft_fail(error, met, "%s", second.message);
-    memcpy(t->world.generation, t->all[0].generation, sizeof t->world.generation);
-    return weft_zmq_check_introductions(t->all, t->base.num_ranks, t->curve, error);
+    memcpy(t->world.generation, t->all[t->present[0]].generation, sizeof t->world.generation);
+    for (uint32_t i = 0; i < t->num_present; i++)
+        WEFT_TRY(weft_zmq_check_introduction(&t->all[t->present[i]], t->present[i], t->curve, error));
+    return admit_present(t, error);
 }
 
+/* What this rank makes by itself: random bytes, keys, a socket that listens. */
+static weft_status_t prepare(weft_transport_t *t, weft_zmq_introduction_t *mine, weft_error_t *error)
+{
+    if (getrandom(mine->generation, sizeof mine->generation, 0) != sizeof mine->generation)
+        return weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: zmq: no random bytes", t->base.rank);
+    if (t->new_keys && zmq_curve_keypair(t->public, t->secret) != 0)
+        return fail_system(t, "making", "keys", error);
+    memcpy(mine->key, t->public, sizeof mine->key);
+    return listen_on(t, t->address, mine->endpoint, error);
+}
+
+/* `options`: NULL when it is not the first time. */
 static weft_status_t join(weft_transport_t *t, const weft_zmq_options_t *options, weft_error_t *error)
 {
     weft_zmq_introduction_t mine = {0};
-    weft_status_t status = check_options(t->base.rank, options, error);
-    if (status == WEFT_OK && getrandom(mine.generation, sizeof mine.generation, 0) != sizeof mine.generation)
-        status = weft_fail(error, WEFT_ERR_SYSTEM, "rank %u: zmq: no random bytes", t->base.rank);
-    if (status == WEFT_OK) {
-        take_keys(t, options);
-        memcpy(mine.key, t->public, sizeof mine.key);
-        status = listen_on(t, options->address ? options->address : "127.0.0.1", mine.endpoint, error);
-    }
+    weft_status_t status = options ? take_options(t, options, error) : WEFT_OK;
+    if (status == WEFT_OK)
+        status = prepare(t, &mine, error);
+    list_present(t);
     WEFT_TRY(introduce(t, &mine, status, error));
     uint8_t *all = malloc(t->base.num_ranks);
     if (!all)
@@ -288,14 +337,17 @@ static weft_status_t join(weft_transport_t *t, const weft_zmq_options_t *options
     return status == WEFT_OK ? status : weft_error_prefix(error, "opening zmq");
 }
 
+static void free_groups(weft_transport_t *t)
+{
+    while (t->groups)
+        weft_zmq_group_destroy(t, t->groups);
+}
+
 static void free_all(weft_transport_t *t)
 {
-    for (weft_group_t *group = t->groups, *next; group; group = next) {
-        next = group->next;
-        free(group->ranks);
-        free(group);
-    }
+    free_groups(t);
     free(t->all);
+    free(t->present);
     free(t->peers);
     free(t->connected);
     explicit_bzero(t, sizeof *t);
@@ -308,6 +360,21 @@ static void weft_zmq_close(weft_transport_t *t)
         weft_zmq_abort(t);
     shut(t, CLOSE_LINGER_MS);
     free_all(t);
+}
+
+/* New sockets, keys of their own if they are the transport's, another generation: what an earlier one still
+ * has under way is a stranger's to this one. */
+static weft_status_t weft_zmq_renew(weft_transport_t *t, weft_error_t *error)
+{
+    weft_zmq_abort(t);
+    free_groups(t);
+    memset(t->peers, 0, t->base.num_ranks * sizeof *t->peers);
+    t->num_connected = 0;
+    t->failed = false;
+    weft_status_t status = join(t, NULL, error);
+    if (status != WEFT_OK)
+        weft_zmq_abort(t);
+    return status;
 }
 
 static weft_status_t weft_zmq_open(const weft_transport_config_t *config, weft_transport_t **transport,
@@ -329,10 +396,11 @@ static weft_status_t weft_zmq_open(const weft_transport_config_t *config, weft_t
     made->bootstrap = config->bootstrap;
     made->timeout_us = weft_transport_timeout_us(config);
     made->all = calloc(base->num_ranks, sizeof *made->all);
+    made->present = calloc(base->num_ranks, sizeof *made->present);
     made->peers = calloc(base->num_ranks, sizeof *made->peers);
     made->connected = calloc(base->num_ranks, sizeof *made->connected);
     weft_status_t status =
-        made->all && made->peers && made->connected
+        made->all && made->present && made->peers && made->connected
             ? join(made, config->zmq ? config->zmq : &defaults, error)
             : weft_fail(error, WEFT_ERR_NO_MEMORY, "rank %u: zmq: out of memory", base->rank);
     if (status != WEFT_OK) {
@@ -365,5 +433,6 @@ const weft_transport_ops_t weft_zmq_ops = {
     .describe = weft_zmq_describe,
     .abort = weft_zmq_abort,
     .close = weft_zmq_close,
+    .renew = weft_zmq_renew,
     .about = about,
 };

@@ -111,6 +111,30 @@ static void test_other_keys_and_places(void **state)
     weft_lanes_close(server);
 }
 
+/* The kernel says who connects. Root alone can be somebody else. */
+static void test_other_user(void **state)
+{
+    (void)state;
+    if (geteuid() != 0)
+        skip();
+    weft_lanes_t *server = open_lanes("key", endpoint);
+    uint32_t number, lane;
+    pid_t child = fork();
+    if (child == 0) {
+        weft_lanes_t *client = setuid(65534) == 0 ? weft_lanes_open("key", NULL) : NULL;
+        if (!client)
+            _exit(1);
+        weft_lanes_connect(client, 0, endpoint);
+        send_number(client, 0, 17);
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    assert_false(take_number(server, &number, &lane));
+    weft_lanes_close(server);
+}
+
 /* What fits is there, in order, when the lane has been given up; nothing after it is. */
 static void test_a_full_lane_is_closed(void **state)
 {
@@ -206,6 +230,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_there_and_back),
         cmocka_unit_test(test_other_keys_and_places),
+        cmocka_unit_test(test_other_user),
         cmocka_unit_test(test_a_full_lane_is_closed),
         cmocka_unit_test(test_both_full_and_nothing_lost),
         cmocka_unit_test(test_a_peer_that_goes_with_mail_unread),

@@ -401,6 +401,12 @@ static void test_bad_addresses(void **state)
     weft_mailbox_config_t config = {.rank = 9, .host = weft_mailbox_endpoint(mailbox) + strlen("tcp://")};
     assert_int_equal(weft_mailbox_open(&config, &other, &error), WEFT_ERR_SYSTEM);
     assert_null(other);
+    static const char *const wildcards[] = {"*", "0.0.0.0", "0.0.0.0:7000", "*:7000", "::", "[::]:7000", ""};
+    for (size_t i = 0; i < sizeof wildcards / sizeof *wildcards; i++) {
+        config.host = wildcards[i];
+        assert_int_equal(weft_mailbox_open(&config, &other, &error), WEFT_ERR_ARGUMENT);
+        assert_non_null(strstr(error.message, "every interface"));
+    }
     weft_mailbox_close(mailbox);
     weft_mailbox_close(NULL);
 }

@@ -1,5 +1,5 @@
-/* The door, from the outside: ZeroMQ sockets with and without keys, and whatever bytes an authorized one may send. Everything is
- * in one thread: the door is served while the client waits. */
+/* The door, from the outside: ZeroMQ sockets with and without keys, and whatever bytes an authorized one may
+ * send. Everything is in one thread: the door is served while the client waits. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -49,7 +49,8 @@ static int setup(void **state)
     assert_int_equal(weft_keys_read_clients(dir, &clients, NULL), WEFT_OK);
     assert_int_equal(weft_roster_open(NULL, &topology, &roster, NULL), WEFT_OK);
     strcpy(roster.control, "tcp://127.0.0.1:1");
-    const weft_door_config_t config = {.bind = "127.0.0.1:0", .keys = &server, .clients = &clients, .roster = &roster};
+    const weft_door_config_t config = {
+        .bind = "127.0.0.1:0", .keys = &server, .clients = &clients, .roster = &roster};
     if (weft_door_open(&config, &door, &error) != WEFT_OK)
         fail_msg("%s", error.message);
     context = zmq_ctx_new();
@@ -110,9 +111,14 @@ typedef struct asked {
     size_t bytes;
 } asked_t;
 
-static asked_t question(weft_wire_type_t type, uint32_t rank, uint64_t incarnation, const void *body, size_t bytes)
+static asked_t question(weft_wire_type_t type, uint32_t rank, uint64_t incarnation, const void *body,
+                        size_t bytes)
 {
-    asked_t q = {.head = {.version = WEFT_WIRE_VERSION, .type = type, .rank = rank, .incarnation = incarnation, .serial = 77},
+    asked_t q = {.head = {.version = WEFT_WIRE_VERSION,
+                          .type = type,
+                          .rank = rank,
+                          .incarnation = incarnation,
+                          .serial = 77},
                  .bytes = bytes};
     weft_wire_set_magic(q.head.magic);
     if (bytes)
@@ -299,7 +305,8 @@ static uint32_t next_random(uint32_t *seed)
     return *seed;
 }
 
-/* Questions of every type and size, with bytes changed; whatever is said, the roster stays one of this session. */
+/* Questions of every type and size, with bytes changed; whatever is said, the roster stays one of this
+ * session. */
 static void test_malformed_questions(void **state)
 {
     (void)state;
@@ -308,8 +315,10 @@ static void test_malformed_questions(void **state)
     join_as(socket, 0, 1);
     for (int round = 0; round < 3000; round++) {
         uint8_t bytes[WEFT_WIRE_MAX_QUESTION_BYTES + 64], data[8192];
-        asked_t q = question((weft_wire_type_t)(next_random(&seed) % 6), next_random(&seed) % 6, next_random(&seed) % 3, NULL, 0);
-        size_t size = next_random(&seed) % 4 ? sizeof q.head + next_random(&seed) % 160 : next_random(&seed) % sizeof bytes;
+        asked_t q = question((weft_wire_type_t)(next_random(&seed) % 6), next_random(&seed) % 6,
+                             next_random(&seed) % 3, NULL, 0);
+        size_t size = next_random(&seed) % 4 ? sizeof q.head + next_random(&seed) % 160
+                                             : next_random(&seed) % sizeof bytes;
         for (size_t i = 0; i < size; i++)
             bytes[i] = next_random(&seed) % 3 ? 0 : (uint8_t)next_random(&seed);
         memcpy(bytes, &q.head, sizeof q.head < size ? sizeof q.head : size);
@@ -341,8 +350,9 @@ static void test_oversized_frame(void **state)
 static void test_addresses(void **state)
 {
     (void)state;
-    static const char *const refused[] = {"", ":", "7000", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536",
-                                          "0.0.0.0:1", "*:1", "::1:1", "host:1", "127.0.0.1:1 ", "256.0.0.1:1"};
+    static const char *const refused[] = {
+        "",          ":",   "7000",  "127.0.0.1", "127.0.0.1:",   "127.0.0.1:x", "127.0.0.1:65536",
+        "0.0.0.0:1", "*:1", "::1:1", "host:1",    "127.0.0.1:1 ", "256.0.0.1:1"};
     for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
         assert_int_equal(weft_door_check_address(refused[i], NULL), WEFT_ERR_ARGUMENT);
     assert_int_equal(weft_door_check_address("10.1.2.3:65535", NULL), WEFT_OK);

@@ -100,6 +100,20 @@ static void test_secret_that_others_can_read(void **state)
     assert_int_equal(weft_keys_read(dir, "client", &pair, NULL), WEFT_OK);
 }
 
+/* Root alone can give a file away. */
+static void test_secret_of_another_user(void **state)
+{
+    (void)state;
+    weft_key_pair_t pair;
+    weft_error_t error;
+    if (geteuid() != 0)
+        skip();
+    write_key("client");
+    assert_int_equal(chown(path_of("client.key"), 65534, 65534), 0);
+    assert_int_equal(weft_keys_read(dir, "client", &pair, &error), WEFT_ERR_IO);
+    assert_non_null(strstr(error.message, "belongs to user 65534"));
+}
+
 static void test_public_that_others_can_write(void **state)
 {
     (void)state;
@@ -148,8 +162,8 @@ static void test_malformed(void **state)
 static void test_names(void **state)
 {
     (void)state;
-    static const char *const refused[] = {"", "a/b", "..", "a.b", "a b",
-                                          "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+    static const char *const refused[] = {
+        "", "a/b", "..", "a.b", "a b", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
     for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
         assert_int_equal(weft_keys_write(dir, refused[i], NULL), WEFT_ERR_ARGUMENT);
     write_key("rollout-0_A");
@@ -180,6 +194,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_is_written_over, setup, teardown),
         cmocka_unit_test_setup_teardown(test_secret_that_others_can_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_secret_of_another_user, setup, teardown),
         cmocka_unit_test_setup_teardown(test_public_that_others_can_write, setup, teardown),
         cmocka_unit_test_setup_teardown(test_malformed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_names, setup, teardown),

@@ -126,6 +126,24 @@ static void test_damage(void **state)
     weft_roster_close(&roster);
 }
 
+/* The file holds the session's token. */
+static void test_other_users(void **state)
+{
+    (void)state;
+    weft_roster_t roster;
+    assert_int_equal(open_roster(&roster), WEFT_OK);
+    weft_roster_close(&roster);
+    assert_int_equal(chmod(path, 0640), 0);
+    assert_int_equal(open_roster(&roster), WEFT_ERR_IO);
+    weft_roster_close(&roster);
+    assert_int_equal(chmod(path, 0600), 0);
+    if (geteuid() == 0) {
+        assert_int_equal(chown(path, 65534, 65534), 0);
+        assert_int_equal(open_roster(&roster), WEFT_ERR_IO);
+        weft_roster_close(&roster);
+    }
+}
+
 static void test_other_topology(void **state)
 {
     (void)state;
@@ -145,6 +163,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
         cmocka_unit_test_setup_teardown(test_one_at_a_time, setup, teardown),
         cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_other_users, setup, teardown),
         cmocka_unit_test_setup_teardown(test_other_topology, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -62,6 +62,8 @@ typedef struct side {
     uint8_t *data;
 } side_t;
 
+static weft_zmq_options_t options; /* of both */
+
 static bool open_side(side_t *side, uint32_t rank, int fd)
 {
     static pair_t pair; /* one in each process */
@@ -70,6 +72,7 @@ static bool open_side(side_t *side, uint32_t rank, int fd)
     pair = (pair_t){{&pair_ops, rank, 2, "host", -1}, fd};
     weft_transport_config_t config = WEFT_TRANSPORT_CONFIG;
     config.bootstrap = (weft_transport_t *)&pair;
+    config.zmq = &options;
     *side = (side_t){.fd = fd, .data = calloc(1, BIG_BYTES)};
     return side->data && weft_transport_open("zmq", &config, &side->transport, &error) == WEFT_OK &&
            ops->group_create(side->transport, 4, ranks, 2, &side->group, &error) == WEFT_OK;
@@ -405,31 +408,96 @@ static void test_too_many(void **state)
     end(&side, child);
 }
 
+/* Who knows the inbox's public key, but is no rank, is refused before it can send a byte. */
+static void test_gate(void **state)
+{
+    (void)state;
+    if (!zmq_has("curve"))
+        skip();
+    side_t side;
+    weft_error_t error;
+    char public[41], secret[41];
+    options.new_keys = true;
+    pid_t child = start(&side, be_root);
+    options.new_keys = false;
+    forger_t forger = {.context = zmq_ctx_new()};
+    forger.socket = zmq_socket(forger.context, ZMQ_PUSH);
+    assert_int_equal(zmq_curve_keypair(public, secret), 0);
+    assert_true(weft_socket_set(forger.socket, &(weft_socket_int_t){ZMQ_LINGER, 0}, 1, -1));
+    assert_true(weft_socket_connect_with_keys(forger.socket, public, secret, side.transport->all[0].key));
+    assert_int_equal(zmq_connect(forger.socket, side.transport->all[0].endpoint), 0);
+    zmq_send(forger.socket, "hello", 5, 0);
+    uint64_t deadline_us = weft_now_us() + LONG_US;
+    while (!weft_zmq_gate_refused(side.transport->gate) && weft_now_us() < deadline_us)
+        weft_zmq_progress(side.transport);
+    assert_true(weft_zmq_gate_refused(side.transport->gate) > 0);
+    assert_true(move_all(side.fd, (char[]){1}, 1, true));
+    assert_int_equal(broadcast(&side, 1, BIG_BYTES / 3 + 1, &error), WEFT_OK);
+    assert_int_equal(weft_zmq_counters(side.transport).dropped, 0);
+    leave(&forger);
+    end(&side, child);
+}
+
+/* ---- Meeting ---- */
+
+static bool says_given_up;
+
+static bool is_given_up(const weft_transport_t *transport)
+{
+    (void)transport;
+    return says_given_up;
+}
+
+/* A meeting that nobody waits for any more ends at once, not at its deadline. */
+static void test_given_up(void **state)
+{
+    (void)state;
+    static weft_transport_ops_t giving_up;
+    static const uint32_t ranks[] = {0, 1};
+    side_t side;
+    weft_group_t *group;
+    weft_error_t error;
+    pid_t child = start(&side, be_idle);
+    pair_t *bootstrap = (pair_t *)side.transport->bootstrap;
+    giving_up = pair_ops;
+    giving_up.given_up = is_given_up;
+    bootstrap->base.ops = &giving_up;
+    says_given_up = true;
+    uint64_t start_us = weft_now_us();
+    assert_int_equal(ops->group_create(side.transport, 5, ranks, 2, &group, &error), WEFT_ERR_ABORTED);
+    assert_true(weft_now_us() - start_us < LONG_US);
+    assert_non_null(strstr(error.message, "given up"));
+    end(&side, child);
+}
+
 /* Introductions come from other processes too. */
 static void test_introductions(void **state)
 {
     (void)state;
     weft_error_t error;
-    weft_zmq_introduction_t all[2] = {{.endpoint = "tcp://127.0.0.1:1"}, {.endpoint = "tcp://127.0.0.1:2"}};
-    assert_int_equal(weft_zmq_check_introductions(all, 2, false, &error), WEFT_OK);
-    assert_int_equal(weft_zmq_check_introductions(all, 2, true, &error), WEFT_ERR_PROTOCOL);
-    memset(all[1].endpoint, 'x', sizeof all[1].endpoint);
-    assert_int_equal(weft_zmq_check_introductions(all, 2, false, &error), WEFT_ERR_PROTOCOL);
-    strcpy(all[1].endpoint, "ipc:///tmp/x");
-    assert_int_equal(weft_zmq_check_introductions(all, 2, false, &error), WEFT_ERR_PROTOCOL);
-    strcpy(all[1].endpoint, "tcp://127.0.0.1:2");
-    memset(all[1].key, 'k', sizeof all[1].key);
-    assert_int_equal(weft_zmq_check_introductions(all, 2, false, &error), WEFT_ERR_PROTOCOL);
-    all[1].failed = 1;
-    assert_int_equal(weft_zmq_check_introductions(all, 2, false, &error), WEFT_ERR_PEER_LOST);
+    weft_zmq_introduction_t of = {.endpoint = "tcp://127.0.0.1:2"};
+    assert_int_equal(weft_zmq_check_introduction(&of, 1, false, &error), WEFT_OK);
+    assert_int_equal(weft_zmq_check_introduction(&of, 1, true, &error), WEFT_ERR_PROTOCOL);
+    memset(of.endpoint, 'x', sizeof of.endpoint);
+    assert_int_equal(weft_zmq_check_introduction(&of, 1, false, &error), WEFT_ERR_PROTOCOL);
+    strcpy(of.endpoint, "ipc:///tmp/x");
+    assert_int_equal(weft_zmq_check_introduction(&of, 1, false, &error), WEFT_ERR_PROTOCOL);
+    strcpy(of.endpoint, "tcp://127.0.0.1:2");
+    memset(of.key, 'k', sizeof of.key);
+    assert_int_equal(weft_zmq_check_introduction(&of, 1, false, &error), WEFT_ERR_PROTOCOL);
+    of.failed = 1;
+    assert_int_equal(weft_zmq_check_introduction(&of, 1, false, &error), WEFT_ERR_PEER_LOST);
 }
 
 int main(void)
 {
     signal(SIGPIPE, SIG_IGN);
+    options = WEFT_ZMQ_OPTIONS;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_killed),        cmocka_unit_test(test_stopped), cmocka_unit_test(test_window),
-        cmocka_unit_test(test_strangers),     cmocka_unit_test(test_faults),  cmocka_unit_test(test_too_many),
+        cmocka_unit_test(test_killed),        cmocka_unit_test(test_stopped),
+        cmocka_unit_test(test_window),        cmocka_unit_test(test_strangers),
+        cmocka_unit_test(test_faults),        cmocka_unit_test(test_too_many),
+        cmocka_unit_test(test_gate),          cmocka_unit_test(test_given_up),
         cmocka_unit_test(test_introductions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
