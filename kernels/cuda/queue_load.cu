@@ -10,7 +10,7 @@ constexpr uint32_t COLS = 128;
 /* fp8-channel: other kernels for longer rows */
 constexpr uint32_t MIDDLE_COLS = 8192 + 128, LONG_COLS = 12288 + 128, WIDE_COLS = 16384 + 128;
 constexpr size_t SOURCE_BYTES = 4 * WIDE_COLS, OUT_BYTES = 2 * WIDE_COLS, SMALL_BYTES = 1024;
-constexpr uint32_t NUM_DTYPES = 3, NUM_SHAPES = 11, NUM_UNITS = NUM_DTYPES * NUM_SHAPES;
+constexpr uint32_t NUM_DTYPES = 3, NUM_SHAPES = 18, NUM_UNITS = NUM_DTYPES * NUM_SHAPES;
 
 static const weft_dtype_t dtypes[NUM_DTYPES] = {WEFT_DTYPE_BF16, WEFT_DTYPE_F16, WEFT_DTYPE_F32};
 
@@ -29,10 +29,17 @@ static const struct {
     {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, 1, LONG_COLS},
     {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, 1, WIDE_COLS},
     {WEFT_KERNEL_INT8_CHANNEL, WEFT_DTYPE_I8, 1, COLS},
+    {WEFT_KERNEL_INT8_CHANNEL, WEFT_DTYPE_I8, 1, MIDDLE_COLS},
+    {WEFT_KERNEL_INT8_CHANNEL, WEFT_DTYPE_I8, 1, LONG_COLS},
+    {WEFT_KERNEL_INT8_CHANNEL, WEFT_DTYPE_I8, 1, WIDE_COLS},
     {WEFT_KERNEL_MXFP8, WEFT_DTYPE_F8_E4M3, 1, COLS},
     {WEFT_KERNEL_INT4_GROUP_128, WEFT_DTYPE_I32, 64, COLS, WEFT_ARRANGE_MARLIN},
+    {WEFT_KERNEL_FP8_BLOCK, WEFT_DTYPE_F8_E4M3, 64, COLS, WEFT_ARRANGE_MARLIN},
+    {WEFT_KERNEL_FP8_CHANNEL, WEFT_DTYPE_F8_E4M3, 64, COLS, WEFT_ARRANGE_MARLIN},
+    {WEFT_KERNEL_INT8_CHANNEL, WEFT_DTYPE_I8, 64, COLS, WEFT_ARRANGE_MARLIN},
+    {WEFT_KERNEL_FP8_TENSOR, WEFT_DTYPE_F8_E4M3, 64, COLS, WEFT_ARRANGE_MARLIN},
 };
-static_assert(64 * COLS * 4 <= SOURCE_BYTES && 64 * COLS / 2 <= OUT_BYTES && 64 * 2 <= SMALL_BYTES, "a tile of marlin");
+static_assert(64 * COLS * 4 <= SOURCE_BYTES && 64 * COLS <= OUT_BYTES && 64 * 4 <= SMALL_BYTES, "a tile of marlin");
 
 static weft_unit_job_t unit_of(uint32_t index, uint8_t *scratch, weft_segment_t *segment)
 {
@@ -46,10 +53,12 @@ static weft_unit_job_t unit_of(uint32_t index, uint8_t *scratch, weft_segment_t 
     job.unit.num_segments = 1;
     job.unit.dtype = moves ? shape.out_dtype : dtypes[index % NUM_DTYPES];
     job.unit.rows = job.unit.matrix_rows = shape.rows;
-    job.unit.cols = shape.cols;
+    job.unit.cols = job.unit.matrix_cols = shape.cols;
     job.unit.arrange = shape.arrange;
     job.unit.out_dtype = shape.out_dtype;
     job.unit.out = scratch + SOURCE_BYTES;
+    if (shape.kernel == WEFT_KERNEL_FP8_TENSOR) /* whatever it is */
+        job.unit.tensor_amax = (const uint16_t *)(void *)scratch;
     if (shape.kernel != WEFT_KERNEL_CAST)
         job.unit.scale = (float *)(void *)(scratch + SOURCE_BYTES + OUT_BYTES);
     return job;

@@ -22,6 +22,7 @@
 #define MAX_WIRE_BYTES   16384 /* more than any message of ours: beyond it ZeroMQ cuts the connection */
 #define LINGER_MS        100
 #define HANDSHAKE_MS     5000 /* a connection that says nothing is cut */
+#define GONE_MS          1500 /* what was sent is not acknowledged, by the peer's kernel */
 #define LOG_INTERVAL_US  1000000
 #define LONGEST_WAIT_US  3600000000u /* what one zmq_poll is asked to wait at most */
 #define MONITOR_ENDPOINT "inproc://weft-mailbox-monitor"
@@ -107,14 +108,21 @@ static bool is_local(const char *host)
     return !strncmp(host, local, length) && (host[length] == 0 || host[length] == ':');
 }
 
-/* One key pair serves all members of a session. A CURVE server without an authenticator accepts whoever knows
+/* A connection whose other end has gone without a word is given up after GONE_MS by TCP itself, whose peer's
+ * kernel no longer answers, and then made anew. ZeroMQ's heartbeats would do that too, but they end the
+ * process (an assertion,
+ * !_io_error in stream_engine_base.cpp, of 4.3.4 and later) when a connection breaks whose messages nobody
+ * takes any more, as that of a rank is which another one has taken over from.
+ *
+ * One key pair serves all members of a session. A CURVE server without an authenticator accepts whoever knows
  * its public key, and that can only be computed from the secret one. */
 static bool set_options(const weft_mailbox_t *mailbox, void *socket, int type)
 {
     const weft_socket_int_t options[] = {
         {ZMQ_LINGER, LINGER_MS},           {ZMQ_SNDHWM, QUEUE_MESSAGES},  {ZMQ_RCVHWM, QUEUE_MESSAGES},
-        {ZMQ_HEARTBEAT_IVL, 250},          {ZMQ_HEARTBEAT_TIMEOUT, 1500}, {ZMQ_HEARTBEAT_TTL, 1500},
-        {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS}, {ZMQ_RECONNECT_IVL, 50},       {ZMQ_RECONNECT_IVL_MAX, 1000},
+        {ZMQ_TCP_MAXRT, GONE_MS},          {ZMQ_TCP_KEEPALIVE, 1},        {ZMQ_TCP_KEEPALIVE_IDLE, 1},
+        {ZMQ_TCP_KEEPALIVE_INTVL, 1},      {ZMQ_TCP_KEEPALIVE_CNT, 2},    {ZMQ_RECONNECT_IVL, 50},
+        {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS}, {ZMQ_RECONNECT_IVL_MAX, 1000},
     };
     const weft_socket_int_t of_routers[] = {{ZMQ_ROUTER_MANDATORY, 1}, {ZMQ_ROUTER_HANDOVER, 1}};
     const bool router = type == ZMQ_ROUTER;

@@ -20,6 +20,7 @@
 #define MAX_FRAME_BYTES  8192 /* beyond it ZeroMQ cuts the connection */
 #define LINGER_MS        200
 #define HANDSHAKE_MS     3000 /* a connection that says nothing is cut */
+#define GONE_MS          5000 /* what was sent is not acknowledged, by the peer's kernel */
 #define LOG_INTERVAL_US  1000000
 #define MONITOR_ENDPOINT "inproc://weft-door-monitor"
 #define ZAP_ENDPOINT     "inproc://zeromq.zap.01" /* where libzmq looks for it */
@@ -403,9 +404,11 @@ weft_status_t weft_door_check_address(const char *address, weft_error_t *error)
 static bool set_options(const weft_door_t *d)
 {
     const weft_socket_int_t at_once = {ZMQ_LINGER, 0};
+    /* Not ZeroMQ's heartbeats: src/control/mailbox.c says why. */
     const weft_socket_int_t options[] = {
-        {ZMQ_LINGER, LINGER_MS},       {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS}, {ZMQ_HEARTBEAT_IVL, 1000},
-        {ZMQ_HEARTBEAT_TIMEOUT, 5000}, {ZMQ_ROUTER_MANDATORY, 1},
+        {ZMQ_LINGER, LINGER_MS},    {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS}, {ZMQ_TCP_MAXRT, GONE_MS},
+        {ZMQ_TCP_KEEPALIVE, 1},     {ZMQ_TCP_KEEPALIVE_IDLE, 1},       {ZMQ_TCP_KEEPALIVE_INTVL, 1},
+        {ZMQ_TCP_KEEPALIVE_CNT, 5}, {ZMQ_ROUTER_MANDATORY, 1},
     };
     return weft_socket_set(d->zap, &at_once, 1, -1) &&
            weft_socket_set(d->router, options, sizeof options / sizeof *options, MAX_FRAME_BYTES) &&

@@ -211,9 +211,10 @@ class Play:
         return report[0] >= self.time and report[1] == "step" and report[2].startswith("ERR_PEER_LOST")
 
     def hears(self, rank):
-        """Whether it is not cut off, as far as it has said."""
-        said = [text for _, kind, text in self.world.ranks[rank].reports if kind == "log" and " the coordinator" in text]
-        return not said or said[-1].endswith("heard again")
+        """Whether it has not said that it is cut off, or then that it is so no more."""
+        said = [text for when, _, text in self.world.ranks[rank].reports if when >= self.time]
+        cut = [n for n, text in enumerate(said) if "was last heard" in text]
+        return not cut or any(text.endswith("heard again") for text in said[cut[0]:])
 
     def learn_fence(self, rank):
         """A rollout begins no step any more; a trainer's version, in hand or next, does not go through."""

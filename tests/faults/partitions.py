@@ -34,7 +34,7 @@ INSIDE = "WEFT_FAULTS_INSIDE"  # set in the namespace
 ROLES, DIRECTIONS, PHASES = faults.ROLES, ("both", "out", "in"), ("quantize", "armed", "after")
 KNOW = {"both": 2.0, "out": 2.0, "in": 3.5}  # seconds; who hears nothing more is heard until it gives its connections up, 1.5 s
 FENCED = 2.0
-SHORT = ("cut leader both armed",)
+SHORT = ("cut leader both quantize",)
 
 
 def enter_namespace():

@@ -323,6 +323,33 @@ static void test_reconnect(void **state)
     weft_mailbox_close(server);
 }
 
+/* One that another has taken over from speaks on, and then its connection breaks: nobody takes its messages any more, and
+ * nothing else comes of it. (ZeroMQ's heartbeats end the process here.) */
+static void test_one_that_was_taken_over_from(void **state)
+{
+    (void)state;
+    weft_mailbox_t *server = open_bound(0);
+    weft_mailbox_t *first = open_connected(1, 0, weft_mailbox_endpoint(server));
+    send_text(first, 0, "first life");
+    expect_text(server, 1, "first life");
+    weft_mailbox_t *second = open_connected(1, 0, weft_mailbox_endpoint(server));
+    send_text(second, 0, "second life");
+    expect_text(server, 1, "second life");
+    send_text(first, 0, "to nobody");
+    if (no_lanes)
+        weft_sleep_us(100000); /* it has come */
+    else
+        expect_text(server, 1, "to nobody"); /* a lane is listened to until it ends */
+    weft_mailbox_close(first);
+    for (uint64_t end_us = weft_now_us() + 800000; weft_now_us() < end_us;) { /* three heartbeats, if there were any */
+        send_text(second, 0, "on and on");
+        expect_text(server, 1, "on and on");
+        weft_sleep_us(20000);
+    }
+    weft_mailbox_close(second);
+    weft_mailbox_close(server);
+}
+
 static void test_restarted_rank_takes_over(void **state)
 {
     (void)state;
@@ -612,6 +639,7 @@ int main(void)
         cmocka_unit_test(test_full_queue),
         cmocka_unit_test(test_reconnect),
         cmocka_unit_test(test_restarted_rank_takes_over),
+        cmocka_unit_test(test_one_that_was_taken_over_from),
         cmocka_unit_test(test_moved_peer),
         cmocka_unit_test(test_bad_addresses),
         cmocka_unit_test(test_wrong_token),
