@@ -28,7 +28,8 @@ target_include_directories(weft_flags INTERFACE
 target_link_libraries(weft_flags INTERFACE m)
 set(weft_sanitizer_options) # of all that is compiled here
 if(WEFT_SANITIZE)
-  list(APPEND weft_sanitizer_options -fsanitize=${WEFT_SANITIZE} -fno-omit-frame-pointer)
+  list(APPEND weft_sanitizer_options -fsanitize=${WEFT_SANITIZE} -fno-omit-frame-pointer
+    -Wno-format-truncation -Wno-maybe-uninitialized) # these guess wrong below -O2; the other builds have them
   target_link_options(weft_flags INTERFACE -fsanitize=${WEFT_SANITIZE})
   if(WEFT_SANITIZE MATCHES undefined)
     list(APPEND weft_sanitizer_options -fno-sanitize-recover=all)

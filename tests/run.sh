@@ -11,7 +11,7 @@ usage: tests/run.sh [--quick | PRESET...]
 
 Installs what is missing, builds, and runs the tests of each preset: cpu, asan (with UndefinedBehaviorSanitizer; the
 preset ubsan is that one alone) and tsan (there only the tests labelled tsan: MPI is not built for it). With a CUDA
-toolkit the cuda preset is built too, and the tests labelled gpu run.
+toolkit that of the cuda preset is built too which the tests labelled gpu run, and they run.
 
 Tests labelled slow run in the cpu preset only: under a sanitizer they would take many minutes.
 
@@ -78,7 +78,9 @@ run_ctest() { # PRESET
 }
 
 test_preset() {
-    if setup_configure "$1" && setup_build "$1"; then
+    local target=
+    [ "$1" != cuda ] || target=gpu
+    if setup_configure "$1" && setup_build "$1" $target; then
         run_ctest "$1"
     else
         failed=$((failed + 1))
