@@ -324,8 +324,12 @@ bool weft_sender_idle(const weft_sender_t *s)
     return s->count == 0;
 }
 
+/* Workers, or a GPU, may still pack what was started. */
 void weft_sender_clear(weft_sender_t *s, bool buffers_free)
 {
+    uint64_t ticket;
+    if (s->queue->ops->mark(s->queue, &ticket) == WEFT_OK)
+        weft_queue_wait(s->queue, ticket);
     s->count = 0;
     if (!buffers_free)
         s->memory = NULL;

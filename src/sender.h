@@ -35,7 +35,7 @@ weft_status_t weft_sender_poll(weft_sender_t *sender, weft_error_t *error);
 bool weft_sender_idle(const weft_sender_t *sender);
 
 /* Forget what was in flight after the transport was aborted. Unless its buffers are free, they are never used
- * nor freed again. */
+ * nor freed again. **Blocks** until the queue has ended what was started: it reads the shards no more. */
 void weft_sender_clear(weft_sender_t *sender, bool buffers_free);
 
 /* Bytes of pack buffers; microseconds of this thread spent packing since the last call. */

@@ -469,8 +469,8 @@ static bool wait_over(weft_session_t *s, uint64_t version, weft_publish_state_t 
     *status = WEFT_OK;
     if (open && s->cut_off && !(state == WEFT_PUBLISH_RELEASED && found->released))
         return fail_cut_off(s, version, status, error);
-    if (found && found->version == s->transferring && !found->released)
-        return false; /* its memory is still being read, whatever has become of it */
+    if (found && found->version == s->transferring && (!found->released || s->given_up == version))
+        return false; /* its memory, or its snapshot, is still being read, whatever has become of it */
     if (!found)
         *status = weft_fail(error, WEFT_ERR_ARGUMENT,
                             "trainer rank %u: version %llu was not published, or long ago", s->rank,

@@ -39,6 +39,6 @@ uint32_t weft_transfer_limit(const weft_transfer_t *transfer)
 void weft_transfer_obey_all(weft_session_t *session, weft_transfer_t *transfer)
 {
     weft_command_t command;
-    while (weft_session_next_command(session, 0, &command))
+    while (!transfer->aborted && weft_session_next_command(session, 0, &command))
         weft_transfer_obey(session, transfer, &command);
 }

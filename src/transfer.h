@@ -24,7 +24,8 @@ void weft_transfer_obey(weft_session_t *session, weft_transfer_t *transfer, cons
 /* Rounds below this one may start now. */
 uint32_t weft_transfer_limit(const weft_transfer_t *transfer);
 
-/* Take all commands that wait. While a transfer is active no other kind of command comes. */
+/* Take the commands that wait, up to one that aborts the transfer: what comes behind is of the next version. Until then
+ * none of another kind comes that counts. */
 void weft_transfer_obey_all(weft_session_t *session, weft_transfer_t *transfer);
 
 #endif
