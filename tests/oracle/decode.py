@@ -46,8 +46,9 @@ class Weights:
 
     def plain(self, name):
         dtype, array = self.tensors[name]
-        assert dtype == "BF16", (name, dtype)
-        return quantize.bf16_to_f32(np.asarray(array)).astype(np.float64)
+        assert dtype in ("BF16", "F16", "F32"), (name, dtype)
+        array = np.asarray(array)
+        return (quantize.bf16_to_f32(array) if dtype == "BF16" else array).astype(np.float64)
 
     def whole(self, name):
         """One scale for all, of experts each: [1] or [E], to multiply with [N, K] or [E, N, K]."""
@@ -57,7 +58,7 @@ class Weights:
     def matrix(self, name):
         """float64 [N, K] or [E, N, K]."""
         scheme = self.scheme
-        if scheme == "bf16":
+        if scheme in ("bf16", "fp16", "fp32"):
             return self.plain(name)
         if scheme == "mxfp4":
             codes = E2M1_VALUES[nibbles(self.array(name + "_packed"))]
