@@ -56,10 +56,9 @@ count_results() { # FILE
     passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + off))
 }
 
-# One test more than a small machine has cores: many wait for deadlines.
 run_ctest() { # PRESET
     local preset=$1 results=$root/build/$1/results.xml before=$failed
-    local -a command=(ctest --test-dir "$root/build/$preset" --output-on-failure -j3 --output-junit "$results")
+    local -a command=(ctest --test-dir "$root/build/$preset" --output-on-failure -j2 --output-junit "$results")
     case $preset in
     tsan) command+=(-L '^tsan$') ;;
     cuda) command+=(-L '^gpu$') ;;
